@@ -1,0 +1,1 @@
+"""Studies; each module answers one question and names its command."""

@@ -1,0 +1,1 @@
+"""Anomalous machine-sound detection in JAX."""

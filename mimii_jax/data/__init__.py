@@ -1,0 +1,1 @@
+"""Recordings: clips, the DCASE folder, the simulated slide rail."""

@@ -1,0 +1,1 @@
+"""Neural models, one file each."""

@@ -1,0 +1,45 @@
+"""A strict set-up: 8 virtual CPU devices, checked shapes, NaNs and rank promotion raise."""
+
+import os
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Leaf modules only: dataclasses that are vmapped must stay out of the hook.
+install_import_hook(
+    ["mimii_jax.features", "mimii_jax.metrics", "mimii_jax.scoring"],
+    "beartype.beartype",
+)
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_debug_nans", True)
+
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def real_sample() -> Path:
+    """Root of 81 real slide-rail recordings; tests that use it skip without it."""
+    root = SHARED / "slider_sample"
+    if not root.is_dir():
+        pytest.skip("the real recordings are not on this machine")
+    return root
+
+
+@pytest.fixture(scope="session")
+def published_scores() -> Path:
+    """Folder of published per-clip scores with the result.csv computed from them."""
+    root = SHARED / "published_scores"
+    if not root.is_dir():
+        pytest.skip("the published scores are not on this machine")
+    return root
