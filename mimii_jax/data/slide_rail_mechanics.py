@@ -1,0 +1,172 @@
+"""What the simulated slide rails and their factory are: the numbers, no signals.
+
+Levels are in dB. Those of the parts of a machine are relative to each other (the
+machine as a whole is set against the factory by `Mechanics.snr_db`); those of the
+factory are relative to full scale.
+"""
+
+from dataclasses import dataclass, replace
+
+DAMAGE, BELT, GREASE = FAULT_KINDS = ("rail_damage", "loose_belt", "no_grease")
+
+
+@dataclass(frozen=True, eq=False)  # its responses are cached by identity
+class Mechanics:
+    """One slide rail, named by its machine ID.
+
+    Attributes
+    ----------
+    stroke_m, speed_m_s : length of a stroke and full speed
+    ramp_s, dwell_s : time to reach full speed; pause at each of the two end stops
+    motor_hz : fundamental of the motor at full speed
+    motor_db : levels of its harmonics, from the first
+    friction_db : level of the friction at full speed
+    friction_tilt_db : slope of its excitation per octave above 1 kHz
+    modes : resonances of rail and carriage: (Hz, Q, dB above the direct sound)
+    tick_pitch_m, tick_db : travel between two ball ticks; level at full speed
+    knock_db : energy of an end-stop knock, of one second at 0 dB
+    frame_hz : resonances of the frame that the knocks and slaps excite
+    belt_hz : slap rate of a loose belt, and the wobble of its speed
+    squeal_hz : stick-slip frequency of a rail without grease
+    snr_db : level of the faultless machine against the factory
+    fault_db : for each kind of fault its level at severity 0 and at severity 1
+    """
+
+    stroke_m: float
+    speed_m_s: float
+    ramp_s: float
+    dwell_s: tuple[float, float]
+    motor_hz: float
+    motor_db: tuple[float, ...]
+    friction_db: float
+    friction_tilt_db: float
+    modes: tuple[tuple[float, float, float], ...]
+    tick_pitch_m: float
+    tick_db: float
+    knock_db: float
+    frame_hz: tuple[float, ...]
+    belt_hz: float
+    squeal_hz: float
+    snr_db: float
+    fault_db: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What else sounds in the factory: a spectrum at `OCTAVES_HZ` and lines in it.
+
+    Attributes
+    ----------
+    octaves_db : power density at `OCTAVES_HZ`
+    lines : tones of other machines: (Hz, width in Hz, dB above the spectrum)
+    """
+
+    octaves_db: tuple[float, ...]
+    lines: tuple[tuple[float, float, float], ...]
+
+
+OCTAVES_HZ = (31.5, 63.0, 125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)
+FACTORY_DBFS, FACTORY_SD_DB = -41.4, 0.75  # level of the factory, over clips
+
+SCENES = (
+    Scene((-17, -15, -15, -17, -22, -28, -32, -38, -48), ((1450, 8, 8),)),
+    Scene((-14, -13, -14, -17, -24, -29, -33, -39, -50), ((1480, 8, 10), (300, 6, 6))),
+    Scene(
+        (-20, -18, -18, -20, -24, -30, -33, -36, -42),
+        ((905, 25, 20), (430, 15, 12), (1860, 12, 8), (7000, 60, 4)),
+    ),
+    Scene((-17, -15, -16, -18, -24, -28, -30, -34, -40), ((2100, 200, 4),)),
+)
+SCENE_WEIGHTS = (0.4, 0.25, 0.15, 0.2)
+
+_00 = Mechanics(
+    stroke_m=0.50,
+    speed_m_s=0.45,
+    ramp_s=0.12,
+    dwell_s=(0.45, 0.70),
+    motor_hz=118.0,
+    motor_db=(-6, 0, -9, -4, -14, -12, -18, -20),
+    friction_db=-14,
+    friction_tilt_db=-2,
+    modes=((480, 14, 12), (1750, 20, 8), (3000, 15, 8), (4600, 12, 6), (6600, 8, 4)),
+    tick_pitch_m=0.012,
+    tick_db=-18,
+    knock_db=-12,
+    frame_hz=(140, 310, 520),
+    belt_hz=6.0,
+    squeal_hz=2600,
+    snr_db=-6,
+    fault_db={DAMAGE: (0, 10), BELT: (0, 10), GREASE: (0, 10)},
+)
+_02 = Mechanics(
+    stroke_m=0.40,
+    speed_m_s=0.60,
+    ramp_s=0.08,
+    dwell_s=(0.30, 0.30),
+    motor_hz=96.0,
+    motor_db=(-4, 0, -6, -10, -8, -16, -14, -20),
+    friction_db=-14,
+    friction_tilt_db=-2,
+    modes=((620, 12, 10), (1320, 18, 8), (2400, 15, 8), (4100, 12, 6), (5900, 8, 4)),
+    tick_pitch_m=0.015,
+    tick_db=-18,
+    knock_db=-14,
+    frame_hz=(115, 260, 610),
+    belt_hz=8.0,
+    squeal_hz=3300,
+    snr_db=-6,
+    fault_db={DAMAGE: (-10, 0), BELT: (-10, 0), GREASE: (-10, 0)},
+)
+_04 = Mechanics(
+    stroke_m=0.70,
+    speed_m_s=0.50,
+    ramp_s=0.20,
+    dwell_s=(0.60, 0.90),
+    motor_hz=140.0,
+    motor_db=(-2, 0, -8, -6, -12, -10, -16, -18),
+    friction_db=-6,
+    friction_tilt_db=0,
+    modes=((820, 12, 8), (1900, 16, 8), (3500, 12, 8), (5200, 10, 8), (6900, 8, 6)),
+    tick_pitch_m=0.010,
+    tick_db=-12,
+    knock_db=-14,
+    frame_hz=(165, 350, 700),
+    belt_hz=5.0,
+    squeal_hz=2000,
+    snr_db=-6,
+    fault_db={DAMAGE: (-10, 0), BELT: (-10, 0), GREASE: (-10, 0)},
+)
+_06 = Mechanics(
+    stroke_m=0.60,
+    speed_m_s=0.55,
+    ramp_s=0.18,
+    dwell_s=(0.70, 0.70),
+    motor_hz=131.0,
+    motor_db=(-4, 0, -5, -8, -10, -14, -12, -18),
+    friction_db=-6,
+    friction_tilt_db=0,
+    modes=((740, 12, 8), (2100, 16, 8), (3200, 12, 8), (4900, 10, 8), (6400, 8, 6)),
+    tick_pitch_m=0.011,
+    tick_db=-12,
+    knock_db=-14,
+    frame_hz=(150, 330, 640),
+    belt_hz=5.5,
+    squeal_hz=2250,
+    snr_db=-6,
+    fault_db={DAMAGE: (-14, -4), BELT: (-14, -4), GREASE: (-14, -4)},
+)
+
+# The evaluation IDs, of which no measured values are published: sisters of 00, 02, 04.
+_01 = replace(_00, stroke_m=0.55, motor_hz=109.0, dwell_s=(0.55, 0.60), squeal_hz=2900)
+_03 = replace(_02, stroke_m=0.36, motor_hz=104.0, dwell_s=(0.25, 0.40), squeal_hz=3000)
+_05 = replace(_04, stroke_m=0.64, motor_hz=127.0, dwell_s=(0.75, 0.75), squeal_hz=2350)
+
+MECHANICS = {
+    "00": _00,
+    "01": _01,
+    "02": _02,
+    "03": _03,
+    "04": _04,
+    "05": _05,
+    "06": _06,
+}
