@@ -1,0 +1,112 @@
+"""Tables of results, for the terminal and for Markdown; no JAX."""
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich import box
+from rich.table import Table
+
+from mimii_jax.evaluate import AVERAGE, POOLED, Row
+from mimii_jax.metrics import Estimate
+from mimii_jax.scores import NO_SEED
+
+_PART = {
+    "all": "all test clips",
+    "validation": "validation part, 40 % of the test clips",
+    "test": "test part, 60 % of the test clips",
+}
+
+
+def part_title(part: str) -> str:
+    """What a title says about the part of the test set that its numbers are from."""
+    return _PART[part]
+
+
+def results_table(rows: Sequence[Row], title: str) -> Table:
+    """A table of at most 80 columns, a block per machine type and detector.
+
+    Means over several seeds are shown with their SD; notes stand below the table.
+    """
+    table = Table(
+        title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left"
+    )
+    for heading in ("", "AUC", "95 %", "pAUC", "95 %", "clips"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    several = len({row.machine_type for row in rows}) > 1
+    for (machine_type, detector), block in groupby(rows, _block):
+        lines = list(block)
+        name = f"{machine_type} {detector}" if several else detector
+        table.add_row(f"[bold]{name}[/bold]", _seeds(lines[0]))
+        for line in lines:
+            table.add_row(f"  {line.machine_id}", *_cells(line))
+        table.add_section()
+    notes = {_note(row, several): None for row in rows if row.note}
+    if notes:
+        table.caption = "\n".join(notes)
+        table.caption_justify = "left"
+    return table
+
+
+def markdown_table(rows: Sequence[Row]) -> str:
+    """A Markdown table, one line per machine type and detector: AUC per ID, averages.
+
+    The averages have their 95 % interval; several seeds are shown as mean ± SD.
+    """
+    ids = sorted({row.machine_id for row in rows} - {AVERAGE, POOLED})
+    heads = ["detector", *(f"AUC {i}" for i in ids)]
+    heads += ["AUC average (95 %)", "pAUC average (95 %)", "AUC pooled"]
+    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    several = len({row.machine_type for row in rows}) > 1
+    for (machine_type, detector), block in groupby(rows, _block):
+        by_id = {row.machine_id: row for row in block}
+        name = f"{machine_type} {detector}" if several else detector
+        cells = [_mean(by_id[i].auc) if i in by_id else "" for i in ids]
+        average = by_id[AVERAGE]
+        for estimate in (average.auc, average.pauc):
+            interval = _interval(estimate)
+            cells.append(_mean(estimate) + (f" ({interval})" if interval else ""))
+        lines.append([name, *cells, _mean(by_id[POOLED].auc)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def _block(row: Row) -> tuple[str, str]:
+    return row.machine_type, row.detector
+
+
+def _note(row: Row, several: bool) -> str:
+    return f"{f'{row.machine_type} ' if several else ''}{row.machine_id}: {row.note}"
+
+
+def _seeds(row: Row) -> str:
+    """How many seeds; nothing for a detector that has none."""
+    if row.seeds == (NO_SEED,):
+        return ""
+    return f"{len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''}"
+
+
+def _cells(row: Row) -> list[str]:
+    return [
+        _mean(row.auc),
+        _interval(row.auc),
+        _mean(row.pauc),
+        _interval(row.pauc),
+        f"{row.n_normal}+{row.n_anomalous}",
+    ]
+
+
+def _mean(estimate: Estimate | None) -> str:
+    if estimate is None:
+        return "-"
+    sd = "" if estimate.sd is None else f" ± {_digits(estimate.sd)}"
+    return _digits(estimate.mean) + sd
+
+
+def _interval(estimate: Estimate | None) -> str:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return ""
+    return f"{_digits(estimate.low)}-{_digits(estimate.high)}"
+
+
+def _digits(value: float) -> str:
+    """Three decimals without a leading zero: .954, 1.000."""
+    return f"{value:.3f}".removeprefix("0")
