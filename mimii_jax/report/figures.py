@@ -1,8 +1,212 @@
-"""Figures of a workdir, from its files only; no JAX, no display."""
+"""Figures of a workdir, drawn from its files only; no JAX, no display."""
 
+import json
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-def write_figures(workdir: Path) -> list[Path]:
-    """Write the figures of a workdir into its folder figures; returns their paths."""
-    return []
+from mimii_jax.report.score_figures import BLUE, GREY, VERMILION, score_figures
+from mimii_jax.report.tables import part_title
+from mimii_jax.scores import csv_lines, read_scores, split_part
+
+DOTS_PER_INCH = 120
+COLOUR_MAP = "viridis"
+
+
+def write_figures(workdir: Path, *, part: str = "all", seed: int = 0) -> list[Path]:
+    """Write the figures of a workdir into its folder figures; returns their paths.
+
+    One file per figure and machine type. A figure whose source is not there (such as
+    the training curve of a detector that has none) is left out. `part` and `seed` say
+    of which test clips the scores are shown, as for `split_part`.
+    """
+    folder = workdir / "figures"
+    folder.mkdir(exist_ok=True)
+    sources = (
+        ("clips.csv", _clip_figures),
+        ("examples.npz", _example_figures),
+        ("scores.csv", lambda path: _score_figures(path, part, seed)),
+        ("metrics.jsonl", _training_figures),
+    )
+    written = []
+    for source, draw in sources:
+        if not (workdir / source).is_file():
+            continue
+        for name, figure in draw(workdir / source):
+            path = folder / f"{name}.png"
+            figure.savefig(path, dpi=DOTS_PER_INCH)
+            written.append(path)
+    return written
+
+
+def _score_figures(path: Path, part: str, seed: int) -> Iterator[tuple[str, Figure]]:
+    """ROC and histograms for this part of the test clips."""
+    return score_figures(split_part(read_scores(path), part, seed), part_title(part))
+
+
+def _clip_figures(path: Path) -> Iterator[tuple[str, Figure]]:
+    """Clips per ID and split; normal against anomalous test clips per ID."""
+    lines = [line for _, line in csv_lines(path)]
+    clips = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    for machine_type in sorted({clip["machine_type"] for clip in clips}):
+        of_type = [clip for clip in clips if clip["machine_type"] == machine_type]
+        ids = sorted({clip["machine_id"] for clip in of_type})
+        split = Counter((clip["split"], clip["machine_id"]) for clip in of_type)
+        bars = {name: [split[name, i] for i in ids] for name in ("train", "test")}
+        title = f"{machine_type}: clips per machine ID"
+        yield f"clips_{machine_type}", _bars(title, ids, bars)
+
+        test = [clip for clip in of_type if clip["split"] == "test"]
+        label = Counter((clip["label"], clip["machine_id"]) for clip in test)
+        kinds = (("normal", "0"), ("anomalous", "1"), ("unlabelled", "-1"))
+        bars = {kind: [label[value, i] for i in ids] for kind, value in kinds}
+        if not any(bars["unlabelled"]):
+            del bars["unlabelled"]
+        title = f"{machine_type}: test clips per machine ID"
+        yield f"labels_{machine_type}", _bars(title, ids, bars)
+
+
+def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
+    """Bars of counts side by side, each with its number."""
+    figure = Figure(figsize=(max(5.0, 1.4 * len(ids) + 1), 3.6), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(series)
+    for number, (name, counts) in enumerate(series.items()):
+        places = np.arange(len(ids)) + width * (number - (len(series) - 1) / 2)
+        colour = (BLUE, VERMILION, GREY)[number]
+        bars = axes.bar(places, counts, 0.92 * width, label=name, color=colour)
+        axes.bar_label(bars, padding=1, fontsize=9)
+    axes.set_xticks(np.arange(len(ids)), ids)
+    axes.set(title=title, xlabel="machine ID", ylabel="clips")
+    axes.margins(y=0.12)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=len(series), frameon=False)
+    return figure
+
+
+def _example_figures(path: Path) -> Iterator[tuple[str, Figure]]:
+    """Pictures of a normal and an anomalous clip per ID, on one colour scale."""
+    with np.load(path) as file:
+        arrays = dict(file)
+    seconds = float(arrays.pop("seconds_per_frame"))
+    frequency = arrays.pop("frequency", None)
+    for machine_type in sorted({key.split("/")[0] for key in arrays}):
+        pictures = {
+            (machine_id, kind): array
+            for key, array in arrays.items()
+            for of_type, machine_id, kind in [key.split("/")]
+            if of_type == machine_type
+        }
+        figure = _log_mel(pictures, seconds, frequency)
+        figure.suptitle(f"{machine_type}: what the detector sees of a clip")
+        yield f"log_mel_{machine_type}", figure
+
+
+def _log_mel(
+    pictures: dict[tuple[str, str], Float[np.ndarray, "frame bin"]],
+    seconds_per_frame: float,
+    frequency: Float[np.ndarray, " bin"] | None,
+) -> Figure:
+    """A row of pictures per ID; `frequency`, in Hz, gives the axis on the right."""
+    ids = sorted({machine_id for machine_id, _ in pictures})
+    kinds = [k for k in ("normal", "anomalous") if any((i, k) in pictures for i in ids)]
+    values = np.concatenate([picture.ravel() for picture in pictures.values()])
+    scale = Normalize(*np.percentile(values, [0.5, 99.9]))
+    size = (4.6 * len(kinds) + 1, 2.3 * len(ids) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.subplots(
+        len(ids), len(kinds), sharex=True, sharey=True, squeeze=False
+    )
+    for row, machine_id in zip(grid, ids, strict=True):
+        for axes, kind in zip(row, kinds, strict=True):
+            axes.set_title(f"id {machine_id}, {kind}", fontsize=10)
+            if (machine_id, kind) in pictures:
+                _picture(axes, pictures[machine_id, kind], seconds_per_frame, scale)
+        row[0].set_ylabel("bin")
+        if frequency is not None:
+            _kilohertz(row[-1], frequency)
+    for axes in grid[-1]:
+        axes.set_xlabel("time (s)")
+    colours = ScalarMappable(scale, COLOUR_MAP)
+    figure.colorbar(colours, ax=grid, label="dB", aspect=14 * len(ids), pad=0.02)
+    return figure
+
+
+def _picture(
+    axes: Axes,
+    picture: Float[np.ndarray, "frame bin"],
+    seconds_per_frame: float,
+    scale: Normalize,
+) -> None:
+    """Time to the right, frequency upwards."""
+    frames, bins = picture.shape
+    axes.imshow(
+        picture.T,
+        origin="lower",
+        aspect="auto",
+        extent=(0, frames * seconds_per_frame, 0, bins),
+        norm=scale,
+        cmap=COLOUR_MAP,
+        interpolation="nearest",
+    )
+
+
+def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " bin"]) -> None:
+    """An axis on the right that says which frequency a bin is at."""
+    ticks = np.array([f for f in (500, 1000, 2000, 4000, 8000) if f <= frequency[-1]])
+    # Bin b is drawn from b to b + 1.
+    places = np.interp(ticks, frequency, np.arange(len(frequency)) + 0.5)
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(places, [f"{tick / 1000:g}" for tick in ticks])
+    right.set_ylabel("kHz")
+
+
+def _training_figures(path: Path) -> Iterator[tuple[str, Figure]]:
+    """Loss of each seed over the epochs."""
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    for machine_type in sorted({line["machine_type"] for line in lines}):
+        # After a resumed run the last line of an epoch holds.
+        epochs = {x["epoch"]: x for x in lines if x["machine_type"] == machine_type}
+        figure = _training_curve(epochs)
+        figure.suptitle(f"{machine_type}: training")
+        yield f"training_{machine_type}", figure
+
+
+def _training_curve(epochs: dict[int, dict]) -> Figure:
+    """Training and validation loss, a line for each seed: all epochs, and the end.
+
+    The first epochs often fall so far that nothing can be seen of the others.
+    """
+    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    whole, end = figure.subplots(1, 2)
+    half = sorted(epochs)[len(epochs) // 2]
+    late = {epoch: line for epoch, line in epochs.items() if epoch >= half}
+    for axes, shown in ((whole, epochs), (end, late)):
+        for field, name, *look in (
+            ("train_loss", "train", BLUE, "-"),
+            ("validation_loss", "validation", VERMILION, "--"),
+        ):
+            known = {e: line[field] for e, line in shown.items() if line.get(field)}
+            if known:
+                loss = np.array(list(known.values()), float)  # [epoch, seed]
+                colour, style = look
+                lines = axes.plot(list(known), loss, style, color=colour, lw=1.3)
+                seeds = f", each of {len(lines)} seeds" if len(lines) > 1 else ""
+                lines[0].set_label(name + seeds)
+        axes.set(xlabel="epoch", ylabel="loss")
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+    whole.set_title("all epochs", fontsize=10)
+    end.set_title(f"from epoch {half}", fontsize=10)
+    handles, labels = whole.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    return figure
