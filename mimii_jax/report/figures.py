@@ -13,12 +13,19 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mimii_jax.report.score_figures import BLUE, GREY, VERMILION, score_figures
+from mimii_jax.report.score_figures import BLUE, GREEN, GREY, VERMILION, score_figures
 from mimii_jax.report.tables import part_title
 from mimii_jax.scores import csv_lines, read_scores, split_part
 
 DOTS_PER_INCH = 120
 COLOUR_MAP = "viridis"
+COLOURS = {
+    "train": GREY,
+    "test": GREEN,
+    "normal": BLUE,
+    "anomalous": VERMILION,
+    "unlabelled": GREY,
+}
 
 
 def write_figures(workdir: Path, *, part: str = "all", seed: int = 0) -> list[Path]:
@@ -81,8 +88,7 @@ def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
     width = 0.8 / len(series)
     for number, (name, counts) in enumerate(series.items()):
         places = np.arange(len(ids)) + width * (number - (len(series) - 1) / 2)
-        colour = (BLUE, VERMILION, GREY)[number]
-        bars = axes.bar(places, counts, 0.92 * width, label=name, color=colour)
+        bars = axes.bar(places, counts, 0.92 * width, label=name, color=COLOURS[name])
         axes.bar_label(bars, padding=1, fontsize=9)
     axes.set_xticks(np.arange(len(ids)), ids)
     axes.set(title=title, xlabel="machine ID", ylabel="clips")
@@ -107,14 +113,14 @@ def _example_figures(path: Path) -> Iterator[tuple[str, Figure]]:
             if of_type == machine_type
         }
         figure = _log_mel(pictures, seconds, frequency)
-        figure.suptitle(f"{machine_type}: what the detector sees of a clip")
+        figure.suptitle(f"{machine_type}: log-mel of a normal and an anomalous clip")
         yield f"log_mel_{machine_type}", figure
 
 
 def _log_mel(
-    pictures: dict[tuple[str, str], Float[np.ndarray, "frame bin"]],
+    pictures: dict[tuple[str, str], Float[np.ndarray, "frame mel"]],
     seconds_per_frame: float,
-    frequency: Float[np.ndarray, " bin"] | None,
+    frequency: Float[np.ndarray, " mel"] | None,
 ) -> Figure:
     """A row of pictures per ID; `frequency`, in Hz, gives the axis on the right."""
     ids = sorted({machine_id for machine_id, _ in pictures})
@@ -131,7 +137,7 @@ def _log_mel(
             axes.set_title(f"id {machine_id}, {kind}", fontsize=10)
             if (machine_id, kind) in pictures:
                 _picture(axes, pictures[machine_id, kind], seconds_per_frame, scale)
-        row[0].set_ylabel("bin")
+        row[0].set_ylabel("mel bin")
         if frequency is not None:
             _kilohertz(row[-1], frequency)
     for axes in grid[-1]:
@@ -143,24 +149,24 @@ def _log_mel(
 
 def _picture(
     axes: Axes,
-    picture: Float[np.ndarray, "frame bin"],
+    picture: Float[np.ndarray, "frame mel"],
     seconds_per_frame: float,
     scale: Normalize,
 ) -> None:
     """Time to the right, frequency upwards."""
-    frames, bins = picture.shape
+    frames, mels = picture.shape
     axes.imshow(
         picture.T,
         origin="lower",
         aspect="auto",
-        extent=(0, frames * seconds_per_frame, 0, bins),
+        extent=(0, frames * seconds_per_frame, 0, mels),
         norm=scale,
         cmap=COLOUR_MAP,
         interpolation="nearest",
     )
 
 
-def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " bin"]) -> None:
+def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " mel"]) -> None:
     """An axis on the right that says which frequency a bin is at."""
     ticks = np.array([f for f in (500, 1000, 2000, 4000, 8000) if f <= frequency[-1]])
     # Bin b is drawn from b to b + 1.

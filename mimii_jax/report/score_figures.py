@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
@@ -14,7 +15,8 @@ from mimii_jax.official import MAX_FPR
 from mimii_jax.scores import CONTROLS, NO_SEED, Scores
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
-BLUE, VERMILION, YELLOW, GREY = "#0072B2", "#D55E00", "#F0E442", "#888888"
+BLUE, VERMILION, GREEN, YELLOW = "#0072B2", "#D55E00", "#009E73", "#F0E442"
+GREY = "#888888"
 BINS = 30
 
 
@@ -51,7 +53,7 @@ def _panels(per_id: list[Scores], draw: Callable[[Axes, Scores], None]) -> Figur
     columns = 2 if len(per_id) == 4 else min(3, len(per_id))
     rows = -(-len(per_id) // columns)
     size = (max(5.6, 3.5 * columns), 3.6 * rows + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.1))
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, of_id in zip(panels, per_id, strict=False):
         draw(axes, of_id)
@@ -59,7 +61,11 @@ def _panels(per_id: list[Scores], draw: Callable[[Axes, Scores], None]) -> Figur
         axes.set_axis_off()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(
-        handles, labels, loc="outside lower center", ncols=columns, frameon=False
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=2 if columns == 1 else 3,
+        frameon=False,
     )
     return figure
 
@@ -100,14 +106,16 @@ def _roc(axes: Axes, of_id: Scores) -> None:
     )
     axes.set_title(f"id {of_id.ids[0]}: AUC {whole:.3f}, pAUC {part:.3f}", fontsize=10)
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
-    axes.set(xlim=(0, 1), ylim=(0, 1.01), aspect="equal")
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
 
 
 def _histogram(axes: Axes, of_id: Scores) -> None:
     """Scores of normal and of anomalous clips, of the main detector's first seed."""
     label, score = _runs(of_id, _main_detector(of_id))[0]
-    # A single wild clip would otherwise squeeze all others into one bar.
-    low, high = np.percentile(score, [1, 99])
+    # A few wild clips would otherwise squeeze all others into one bar.
+    lower, upper = np.percentile(score, [25, 75])
+    low = max(score.min(), lower - 3 * (upper - lower))
+    high = min(score.max(), upper + 3 * (upper - lower))
     edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
     for name, value, colour in (("normal", 0, BLUE), ("anomalous", 1, VERMILION)):
         counts, _ = np.histogram(np.clip(score[label == value], low, high), edges)
