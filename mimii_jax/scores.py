@@ -5,7 +5,6 @@ Needs no JAX.
 """
 
 import csv
-import hashlib
 import math
 import os
 from collections.abc import Iterable, Iterator
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from mimii_jax.data.clips import Clips
 
@@ -23,9 +22,6 @@ CONTROLS = ("level", "bandwidth_sd", "flatness", "zero_crossings")
 
 NO_SEED = -1
 """The seed of a detector that has no randomness."""
-
-PARTS = ("all", "validation", "test")
-"""The parts of the test set that numbers can be from; see `part_mask`."""
 
 COLUMNS = (
     "detector",
@@ -241,51 +237,3 @@ def finite(text: str, where: str) -> float:
     if not math.isfinite(score):
         raise ScoreError(f"{where}: score {text!r} is not finite")
     return score
-
-
-def part_mask(
-    machine_type: Shaped[np.ndarray, " row"],
-    machine_id: Shaped[np.ndarray, " row"],
-    label: Int[np.ndarray, " row"],
-    name: Shaped[np.ndarray, " row"],
-    *,
-    part: str,
-    seed: int,
-) -> Bool[np.ndarray, " row"]:
-    """Which rows belong to this part of the test set.
-
-    The validation part is 40 % of the clips of every machine type, ID and label,
-    rounded; the test part is the rest. A clip's part depends only on the seed and on
-    the set of clips, not on their order: rows of one clip (of several detectors and
-    seeds) stay together.
-    """
-    if part not in PARTS:
-        raise ValueError(f"part {part!r} is not one of {', '.join(PARTS)}")
-    if part == "all":
-        return np.ones(len(name), bool)
-    columns = (machine_type, machine_id, label, name)
-    rows = list(zip(*(column.tolist() for column in columns), strict=True))
-    strata: dict[tuple, list[str]] = {}
-    for *stratum, clip in set(rows):
-        strata.setdefault(tuple(stratum), []).append(clip)
-    chosen = set()
-    for stratum, clips in strata.items():
-        # A hash shuffles alike on every machine and with every version of NumPy.
-        clips.sort(key=lambda clip: hashlib.sha256(f"{seed}/{clip}".encode()).digest())
-        chosen |= {(*stratum, clip) for clip in clips[: round(0.4 * len(clips))]}
-    validation = np.array([row in chosen for row in rows], bool)
-    return validation if part == "validation" else ~validation
-
-
-def split_part(scores: Scores, part: str, seed: int) -> Scores:
-    """The rows of this part of the test set; see `part_mask`."""
-    return scores[
-        part_mask(
-            scores.machine_type,
-            scores.machine_id,
-            scores.label,
-            scores.name,
-            part=part,
-            seed=seed,
-        )
-    ]

@@ -13,9 +13,9 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.score_figures import BLUE, GREEN, GREY, VERMILION, score_figures
-from mimii_jax.report.tables import part_title
-from mimii_jax.scores import csv_lines, read_scores, split_part
+from mimii_jax.scores import csv_lines, read_scores
 
 DOTS_PER_INCH = 120
 COLOUR_MAP = "viridis"

@@ -5,21 +5,11 @@ from itertools import groupby
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
-from mimii_jax.evaluate import AVERAGE, POOLED, Row
 from mimii_jax.metrics import Estimate
+from mimii_jax.results import AVERAGE, POOLED, Row
 from mimii_jax.scores import NO_SEED
-
-_PART = {
-    "all": "all test clips",
-    "validation": "validation part, 40 % of the test clips",
-    "test": "test part, 60 % of the test clips",
-}
-
-
-def part_title(part: str) -> str:
-    """What a title says about the part of the test set that its numbers are from."""
-    return _PART[part]
 
 
 def results_table(rows: Sequence[Row], title: str) -> Table:
@@ -28,7 +18,7 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
     Means over several seeds are shown with their SD; notes stand below the table.
     """
     table = Table(
-        title=title, box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left"
+        title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left"
     )
     for heading in ("", "AUC", "95 %", "pAUC", "95 %", "clips"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
@@ -36,13 +26,13 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
     for (machine_type, detector), block in groupby(rows, _block):
         lines = list(block)
         name = f"{machine_type} {detector}" if several else detector
-        table.add_row(f"[bold]{name}[/bold]", _seeds(lines[0]))
+        table.add_row(Text(name, "bold"), _seeds(lines[0]))
         for line in lines:
-            table.add_row(f"  {line.machine_id}", *_cells(line))
+            table.add_row(Text(f"  {line.machine_id}"), *_cells(line))
         table.add_section()
     notes = {_note(row, several): None for row in rows if row.note}
     if notes:
-        table.caption = "\n".join(notes)
+        table.caption = Text("\n".join(notes))
         table.caption_justify = "left"
     return table
 
