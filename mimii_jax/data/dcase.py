@@ -11,13 +11,11 @@ case, are no recordings and are passed over; everything else has to be in order.
 import os
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from mimii_jax.data import wav
 from mimii_jax.data.clips import (
@@ -58,7 +56,6 @@ def parse_name(name: str) -> tuple[int, str, str]:
     Raises
     ------
     ValueError : the name has another form; the message is the reason
-
     """
     match = _NAME.fullmatch(name)
     if match is None:
@@ -106,26 +103,26 @@ def read(
     DataError : a folder or ID is missing, a split is empty, or files are unusable:
         empty, truncated, no wav, misnamed, duplicate, unreadable, anomalous in train,
         not at 16 kHz, not as long as most. The message names each file (up to 20).
-
     """
+    if not splits or set(splits) - {"train", "test"}:
+        raise ValueError(f"splits are {splits!r}; use 'train', 'test' or both")
     if on_bad_file not in ("error", "skip"):
         raise ValueError(f"on_bad_file is {on_bad_file!r}; use 'error' or 'skip'")
     folder = _machine_folder(Path(root), machine_type)
     bad: dict[str, str] = {}
     splits = [split for split in ("train", "test") if split in splits]
-    files = [file for split in splits for file in _find(folder, split, bad)]
+    files = [file for split in splits for file in _find(folder, split, ids, bad)]
     if not bad:
         _require(files, ids, splits, folder)
     files = [file for file in files if not ids or file.machine_id in ids]
-    found = len(files) + len(bad)
-    files, headers = _check(files, bad, workers, progress)
-    audio = np.empty((len(files), headers[0].frames if headers else 0), np.int16)
-    kept = _fill(audio, files, headers, bad, workers, progress)
-    _judge(bad, found, folder, on_bad_file)
-    files = [files[row] for row in kept]
+    audio, unusable = wav.load(
+        [file.path for file in files], SAMPLE_RATE, workers, progress
+    )
+    _judge(bad | unusable, len(files) + len(bad), folder, on_bad_file)
+    files = [file for file in files if file.path not in unusable]
     _require(files, ids, splits, folder)
     return Clips(
-        audio=audio[: len(files)],
+        audio=audio,
         machine_id=np.array([file.machine_id for file in files]),
         split=np.array([file.split for file in files]),
         label=np.array([file.label for file in files], np.int8),
@@ -147,48 +144,63 @@ def _machine_folder(root: Path, machine_type: str) -> Path:
             f"{root}: no folder {machine_type}; this is a machine's own folder, "
             "the data root is the folder above it"
         )
-    present = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    present = ", ".join(
+        sorted(entry.name for entry in root.iterdir() if entry.is_dir())
+    )
     raise DataError(
-        f"{root}: no machine type {machine_type}; present: {', '.join(present) or 'none'}"
+        f"{root}: no machine type {machine_type}; present: {present or 'none'}"
     )
 
 
-def _find(folder: Path, split: str, bad: dict[str, str]) -> list[_File]:
-    """Files of a split with names in order, sorted by ID and name; the rest into `bad`."""
+def _find(
+    folder: Path, split: str, ids: Sequence[str], bad: dict[str, str]
+) -> list[_File]:
+    """Well-named files of a split, sorted by ID and name.
+
+    Misnamed ones, and those of a wanted ID that cannot be clips, go into `bad`.
+    """
     files, seen = [], {}
+    for name, path, is_file in _wav_entries(folder / split):
+        reason = ""
+        try:
+            label, machine_id, _ = key = parse_name(name)
+        except ValueError as error:
+            bad[path] = str(error)
+            continue
+        if not is_file:
+            reason = "unreadable: a folder, a dangling link or not a plain file"
+        elif split == "train" and label == ANOMALOUS:
+            reason = "an anomalous clip in the training set"
+        elif key in seen:
+            reason = f"same id and number as {seen[key]}"
+        if not reason:
+            seen[key] = name
+            files.append(_File(path, name, split, label, machine_id))
+        elif not ids or machine_id in ids:
+            bad[path] = reason
+    return sorted(files, key=lambda file: (file.machine_id, file.name))
+
+
+def _wav_entries(folder: Path) -> list[tuple[str, str, bool]]:
+    """Name, path and whether it is a file, of what looks like wav in a folder."""
     try:
-        with os.scandir(folder / split) as entries:
+        with os.scandir(folder) as entries:
             found = sorted(
                 (entry.name, entry.path, entry.is_file())
                 for entry in entries
                 if entry.name.lower().endswith(".wav") and entry.name[0] != "."
             )
     except OSError as error:
-        raise DataError(f"{folder / split}: {error.strerror}") from error
+        raise DataError(f"{folder}: {error.strerror}") from error
     if not found:
-        raise DataError(f"{folder / split}: no wav files")
-    for name, path, is_file in found:
-        try:
-            label, machine_id, number = key = parse_name(name)
-        except ValueError as error:
-            bad[path] = str(error)
-            continue
-        if not is_file:
-            bad[path] = "unreadable: a folder, a dangling link or not a plain file"
-        elif split == "train" and label == ANOMALOUS:
-            bad[path] = "an anomalous clip in the training set"
-        elif key in seen:
-            bad[path] = f"same id and number as {seen[key]}"
-        else:
-            seen[key] = name
-            files.append(_File(path, name, split, label, machine_id))
-    return sorted(files, key=lambda file: (file.machine_id, file.name))
+        raise DataError(f"{folder}: no wav files, so the {folder.name} set is empty")
+    return found
 
 
 def _require(
     files: list[_File], ids: Sequence[str], splits: Sequence[str], folder: Path
 ) -> None:
-    """Raise `DataError` when a split has no files or an ID that is asked for none."""
+    """Raise `DataError` when a split, or an ID that is asked for, has no files."""
     require_ids(sorted({file.machine_id for file in files}), ids, str(folder))
     for split in splits:
         chosen = (
@@ -199,70 +211,8 @@ def _require(
             raise DataError(f"{folder / split}: the {split} set has no clips{of}")
 
 
-def _check(
-    files: list[_File], bad: dict[str, str], workers: int, progress: bool
-) -> tuple[list[_File], list[wav.Wav]]:
-    """Files with headers in order and of the length that most have; the rest into `bad`."""
-    good = []
-    headers = in_parallel(_header, files, workers, "checking", progress)
-    for file, header in zip(files, headers, strict=True):
-        if isinstance(header, str):
-            bad[file.path] = header
-        elif header.rate != SAMPLE_RATE:
-            bad[file.path] = f"sampling rate {header.rate} Hz, expected {SAMPLE_RATE}"
-        else:
-            good.append((file, header))
-    if not good:
-        return [], []
-    [(usual, count)] = Counter(header.frames for _, header in good).most_common(1)
-    for file, header in good:
-        if header.frames != usual:
-            bad[file.path] = (
-                f"wrong length: {header.frames} samples ({header.frames / SAMPLE_RATE:g} s)"
-                f", {count} files have {usual} ({usual / SAMPLE_RATE:g} s)"
-            )
-    good = [(file, header) for file, header in good if header.frames == usual]
-    return [file for file, _ in good], [header for _, header in good]
-
-
-def _header(file: _File) -> wav.Wav | str:
-    """Header of a file, or the reason why it cannot be used."""
-    try:
-        return wav.inspect(file.path)
-    except wav.WavError as error:
-        return str(error)
-
-
-def _fill(
-    audio: np.ndarray,
-    files: list[_File],
-    headers: list[wav.Wav],
-    bad: dict[str, str],
-    workers: int,
-    progress: bool,
-) -> list[int]:
-    """Read files into the rows of `audio`; indices of those that could be read.
-
-    Their rows are moved to the front, in place: a second copy may not fit the memory.
-    """
-
-    def load(row: int) -> str | None:
-        try:
-            wav.decode(files[row].path, headers[row], audio[row])
-        except wav.WavError as error:
-            return str(error)
-
-    reasons = in_parallel(load, range(len(files)), workers, "reading", progress)
-    bad |= {files[row].path: why for row, why in enumerate(reasons) if why}
-    kept = [row for row, why in enumerate(reasons) if not why]
-    for to, row in enumerate(kept):
-        if to != row:
-            audio[to] = audio[row]
-    return kept
-
-
 def _judge(bad: dict[str, str], found: int, folder: Path, on_bad_file: str) -> None:
-    """Raise `DataError` with the unusable files, or warn when they are to be skipped."""
+    """Raise `DataError` that names unusable files, or warn when they are skipped."""
     if not bad:
         return
     lines = [
@@ -288,21 +238,30 @@ def _judge(bad: dict[str, str], found: int, folder: Path, on_bad_file: str) -> N
 def write(clips: Clips, root: Path) -> None:
     """Write clips as 16-bit wav files <root>/<machine_type>/<split>/<name>.
 
-    Existing files are replaced. A file appears under its name only when it is complete.
+    Files that exist are replaced; each has its name only once it is complete.
+
+    Raises
+    ------
+    ValueError : a name contradicts the clip's label or ID, or occurs twice in a split
     """
     folder = Path(root) / clips.machine_type
-    for split in set(clips.split.tolist()):
-        (folder / split).mkdir(parents=True, exist_ok=True)
-
-    def store(row: int) -> None:
-        path = folder / str(clips.split[row]) / str(clips.name[row])
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            soundfile.write(
-                part, clips.audio[row], clips.sample_rate, "PCM_16", format="WAV"
+    paths = [
+        folder / split / name
+        for split, name in zip(clips.split.tolist(), clips.name.tolist(), strict=True)
+    ]
+    if len(set(paths)) < len(paths):
+        raise ValueError("two clips of a split have the same name")
+    for path, label, machine_id in zip(
+        paths, clips.label.tolist(), clips.machine_id.tolist(), strict=True
+    ):
+        if parse_name(path.name)[:2] != (label, machine_id):
+            raise ValueError(
+                f"{path.name} is no name for label {label}, ID {machine_id}"
             )
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
 
-    in_parallel(store, range(len(clips)), 0, "writing", True)
+    def write_row(row: int) -> None:
+        wav.write(paths[row], clips.audio[row], clips.sample_rate)
+
+    in_parallel(write_row, range(len(paths)), 0, "writing", True)

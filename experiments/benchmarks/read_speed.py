@@ -1,0 +1,117 @@
+"""Speed of `dcase.read` against a bare soundfile.read loop on the same files.
+
+python -m experiments.benchmarks.read_speed                  1.1 GB of int16 noise
+python -m experiments.benchmarks.read_speed --root DIR       slider recordings in DIR
+
+Both readers take turns in one process, with the same number of threads, on files that
+the operating system has in its cache (`--cold` drops them from it first). The loop
+keeps its arrays of int16, as a program that wants the data must, but checks nothing.
+"""
+
+import argparse
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from mimii_jax.data import dcase
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
+
+MACHINE = "slider"
+IDS = {"00": (968, 356), "02": (968, 267), "04": (434, 178)}  # train, anomalous test
+SECONDS = 10
+
+
+def write_noise(root: Path, scale: float) -> None:
+    """Write noise with the number of clips that the slider has, times `scale`."""
+    rng = np.random.default_rng(0)
+    for machine_id, (train, anomalous) in IDS.items():
+        parts = [("train", NORMAL, train), ("test", NORMAL, 100)]
+        for split, label, count in [*parts, ("test", ANOMALOUS, anomalous)]:
+            count = max(1, round(scale * count))
+            shape = (count, SECONDS * dcase.SAMPLE_RATE)
+            word = "normal" if label == NORMAL else "anomaly"
+            names = [f"{word}_id_{machine_id}_{number:08d}.wav" for number in range(count)]
+            noise = Clips(
+                audio=rng.integers(-(2**15), 2**15, shape, np.int16),
+                machine_id=np.full(count, machine_id),
+                split=np.full(count, split),
+                label=np.full(count, label, np.int8),
+                name=np.array(names),
+                machine_type=MACHINE,
+                sample_rate=dcase.SAMPLE_RATE,
+            )
+            dcase.write(noise, root)
+
+
+def bare_loop(paths: list[Path], workers: int) -> list[np.ndarray]:
+    """Read every file with soundfile.read, by threads."""
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda path: soundfile.read(path, dtype="int16")[0], paths))
+
+
+def forget(paths: list[Path]) -> None:
+    """Drop files from the operating system's cache."""
+    for path in paths:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def seconds(read: Callable[[], object]) -> float:
+    """Time of one call."""
+    started = time.perf_counter()
+    read()
+    return time.perf_counter() - started
+
+
+def compare(root: Path, workers: int, rounds: int, cold: bool) -> None:
+    """Let both readers take turns and print the medians."""
+    paths = sorted((root / MACHINE).glob("t*/*.wav"))
+    readers = {
+        "soundfile.read": lambda: bare_loop(paths, workers),
+        "dcase.read": lambda: dcase.read(root, MACHINE, workers=workers, progress=False),
+    }
+    times: dict[str, list[float]] = {name: [] for name in readers}
+    for turn in range(1 + rounds):
+        for name, read in readers.items():
+            if cold:
+                forget(paths)
+            took = seconds(read)
+            if turn:  # the first turn warms up
+                times[name].append(took)
+    medians = {name: float(np.median(took)) for name, took in times.items()}
+    for name, took in times.items():
+        print(
+            f"{workers} threads  {name:15} median {medians[name]:6.2f} s "
+            f"({len(paths) / medians[name]:6.0f} files/s), "
+            f"from {min(took):.2f} to {max(took):.2f} s"
+        )
+    ratio = medians["soundfile.read"] / medians["dcase.read"]
+    print(f"{workers} threads  dcase.read has {ratio:.2f} x the speed of soundfile.read")
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--root", type=Path, help="folder with slider/{train,test}")
+    parser.add_argument("--scale", type=float, default=1.0, help="part of 3,471 files")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--cold", action="store_true", help="empty the file cache")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as made:
+        root = args.root or Path(made)
+        if args.root is None:
+            write_noise(root, args.scale)
+        for workers in args.workers:
+            compare(root, workers, args.rounds, args.cold)
+
+
+if __name__ == "__main__":
+    main()
