@@ -185,16 +185,16 @@ def _wav_entries(folder: Path) -> list[tuple[str, str, bool]]:
     """Name, path and whether it is a file, of what looks like wav in a folder."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted(
+            found = [
                 (entry.name, entry.path, entry.is_file())
                 for entry in entries
                 if entry.name.lower().endswith(".wav") and entry.name[0] != "."
-            )
+            ]
     except OSError as error:
         raise DataError(f"{folder}: {error.strerror}") from error
     if not found:
         raise DataError(f"{folder}: no wav files, so the {folder.name} set is empty")
-    return found
+    return sorted(found, key=lambda entry: entry[0].swapcase())  # x.wav before x.WAV
 
 
 def _require(

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from mimii_jax.data.clips import (
+    ANOMALOUS,
+    NORMAL,
+    Clips,
+    DataError,
+    require_ids,
+)
+
+
+def some_clips() -> Clips:
+    return Clips(
+        audio=np.arange(50, dtype=np.int16).reshape(5, 10),
+        machine_id=np.array(["00", "00", "02", "00", "02"]),
+        split=np.array(["train", "train", "train", "test", "test"]),
+        label=np.array([NORMAL, NORMAL, NORMAL, ANOMALOUS, NORMAL], np.int8),
+        name=np.array(list("abcde")),
+        machine_type="slider",
+        sample_rate=16000,
+    )
+
+
+def test_train_and_test_are_views_of_the_audio():
+    clips = some_clips()
+    assert len(clips) == 5
+    assert clips.train.name.tolist() == ["a", "b", "c"]
+    assert clips.test.name.tolist() == ["d", "e"]
+    assert np.shares_memory(clips.train.audio, clips.audio)
+    assert np.shares_memory(clips.test.audio, clips.audio)
+
+
+def test_splits_that_lie_scattered_are_selected_too():
+    clips = some_clips()[np.array([3, 0, 4, 1])]
+    assert clips.train.name.tolist() == ["a", "b"]
+    assert clips.test.audio[:, 0].tolist() == [30, 40]
+
+
+def test_selection_by_mask_keeps_the_rows_together():
+    clips = some_clips()
+    of_02 = clips[clips.machine_id == "02"]
+    assert of_02.name.tolist() == ["c", "e"]
+    assert of_02.split.tolist() == ["train", "test"]
+    assert of_02.audio[:, 0].tolist() == [20, 40]
+    assert (of_02.machine_type, of_02.sample_rate) == ("slider", 16000)
+
+
+def test_a_split_without_clips_is_empty():
+    assert len(some_clips().train.test) == 0
+
+
+def test_ids_and_counts():
+    clips = some_clips()
+    assert clips.ids == ["00", "02"]
+    assert clips.count("train", "00", NORMAL) == 2
+    assert clips.count("test", "00", NORMAL) == 0
+    assert clips.count("test", "00", ANOMALOUS) == 1
+
+
+@pytest.mark.parametrize("field", ["machine_id", "split", "label", "name"])
+def test_a_field_of_another_length_is_refused(field):
+    clips = some_clips()
+    fields = vars(clips) | {field: getattr(clips, field)[:-1]}
+    with pytest.raises(ValueError, match=field):
+        Clips(**fields)
+
+
+def test_missing_ids_are_named_beside_those_present():
+    require_ids(["00", "02"], ["02"], "data")
+    with pytest.raises(
+        DataError, match=r"data: no clips of id 04, 06; present: 00, 02"
+    ):
+        require_ids(["00", "02"], ["06", "00", "04"], "data")
+    with pytest.raises(DataError, match="present: none"):
+        require_ids([], ["06"], "data")
