@@ -51,13 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         for machine_type in scores.machine_types:
             of_type = [row for row in rows if row.machine_type == machine_type]
             title = f"{machine_type}: {part_title(args.split)}"
-            console.print(results_table(of_type, title))
+            console.print(results_table(of_type, title), end="\n\n")
         for line in _compare(args.path):
             console.print(line, markup=False, soft_wrap=True)
         if args.out:
-            args.out.write_text(text, encoding="utf-8", newline="\n")
+            _write(args.out, text)
             console.print(f"wrote {args.out}", markup=False, soft_wrap=True)
-    except (ScoreError, OSError) as error:
+    except ScoreError as error:
         parser.exit(1, f"error: {error}\n")
 
 
@@ -80,6 +80,13 @@ def _result_to_write(scores: Scores, max_fpr: float) -> str:
     return result_text(scores, max_fpr)
 
 
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ScoreError(f"{path}: cannot be written: {error.strerror}") from None
+
+
 def _compare(path: Path) -> list[str]:
     """Lines about each result.csv that lies beside official score files in a folder."""
     if not path.is_dir() or (path / "scores.csv").is_file():
@@ -88,11 +95,9 @@ def _compare(path: Path) -> list[str]:
     for folder in sorted({file.parent for file in score_files(path)}):
         if (folder / RESULT).is_file():
             differences = compare_result(folder)
-            found = (
-                f"{len(differences)} differences from"
-                if differences
-                else "identical to"
-            )
+            count = len(differences)
+            plural = "" if count == 1 else "s"
+            found = f"{count} difference{plural} from" if count else "identical to"
             inside = folder.relative_to(path).as_posix()
             where = "" if inside == "." else f"{inside}: "
             lines += [f"{where}{found} {RESULT} beside the scores", *differences]

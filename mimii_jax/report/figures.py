@@ -168,11 +168,16 @@ def _picture(
 
 def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " mel"]) -> None:
     """An axis on the right that says which frequency a bin is at."""
-    ticks = np.array([f for f in (500, 1000, 2000, 4000, 8000) if f <= frequency[-1]])
-    # Bin b is drawn from b to b + 1.
-    places = np.interp(ticks, frequency, np.arange(len(frequency)) + 0.5)
+    mels = len(frequency)
+    ticks: dict[float, str] = {}
+    for hertz in (8000, 4000, 2000, 1000, 500):
+        # Bin b is drawn from b to b + 1.
+        place = float(np.interp(hertz, frequency, np.arange(mels) + 0.5))
+        far = all(abs(place - other) > mels / 12 for other in ticks)
+        if frequency[0] <= hertz <= frequency[-1] and far:
+            ticks[place] = f"{hertz / 1000:g}"
     right = axes.secondary_yaxis("right")
-    right.set_yticks(places, [f"{tick / 1000:g}" for tick in ticks])
+    right.set_yticks(list(ticks), list(ticks.values()))
     right.set_ylabel("kHz")
 
 

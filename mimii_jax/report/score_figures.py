@@ -102,7 +102,7 @@ def _roc(axes: Axes, of_id: Scores) -> None:
     mean = np.r_[0, np.mean(curves, axis=0)]
     axes.plot(np.r_[0, grid], mean, color=BLUE, lw=2, label=name)
     whole, part = (
-        np.mean([auc(*run, limit) for run in runs]) for limit in (1, MAX_FPR)
+        np.mean([auc(*run, limit) for run in runs]) for limit in (1.0, MAX_FPR)
     )
     axes.set_title(f"id {of_id.ids[0]}: AUC {whole:.3f}, pAUC {part:.3f}", fontsize=10)
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -123,7 +123,7 @@ def _histogram(axes: Axes, of_id: Scores) -> None:
         axes.stairs(share, edges, fill=True, color=colour, alpha=0.3)
         axes.stairs(share, edges, color=colour, lw=1.4, label=name)
     axes.set_title(f"id {of_id.ids[0]}", fontsize=10)
-    axes.set_xlabel("anomaly score (bars at the ends: and beyond)", fontsize=9)
+    axes.set_xlabel("anomaly score (end bars: and beyond)", fontsize=9)
     axes.set_ylabel("% of the clips of each kind", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.spines[["top", "right"]].set_visible(False)

@@ -18,7 +18,12 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
     Means over several seeds are shown with their SD; notes stand below the table.
     """
     table = Table(
-        title=Text(title), box=box.SIMPLE_HEAD, pad_edge=False, title_justify="left"
+        title=Text(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for heading in ("", "AUC", "95 %", "pAUC", "95 %", "clips"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
@@ -87,7 +92,7 @@ def _cells(row: Row) -> list[str]:
 def _mean(estimate: Estimate | None) -> str:
     if estimate is None:
         return "-"
-    sd = "" if estimate.sd is None else f" ± {_digits(estimate.sd)}"
+    sd = "" if estimate.sd is None else f" ±{_digits(estimate.sd)}"
     return _digits(estimate.mean) + sd
 
 
