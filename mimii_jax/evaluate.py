@@ -107,7 +107,7 @@ def _compare(path: Path) -> list[str]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mimii_jax.evaluate",
-        description="AUC and pAUC per machine ID, with bootstrap 95 %% intervals, from "
+        description="AUC and pAUC per machine ID, with bootstrap 95 % intervals, from "
         "anomaly scores. Trains nothing and needs no GPU.",
     )
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""A strict set-up: 8 virtual CPU devices, checked shapes, NaNs and rank promotion raise."""
+"""A strict set-up: 8 virtual CPU devices, checked shapes; NaNs raise."""
 
 import os
 

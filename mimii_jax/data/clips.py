@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
-from jaxtyping import Int8, Int16, Shaped
+from jaxtyping import Bool, Int8, Int16, Shaped
 
 NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
 
@@ -90,3 +90,27 @@ def require_ids(present: Sequence[str], wanted: Sequence[str], where: str) -> No
             f"{where}: no clips of id {', '.join(missing)}; "
             f"present: {', '.join(present) or 'none'}"
         )
+
+
+def hold_out(
+    machine_id: Shaped[np.ndarray, " clip"], fraction: float
+) -> Bool[np.ndarray, " clip"]:
+    """Choose a fraction of each machine ID's clips; always the same ones.
+
+    Parameters
+    ----------
+    machine_id : str [shape=(clip,)]
+    fraction : float in [0, 1); rounded to whole clips per ID, never all of an ID
+
+    Returns
+    -------
+    held_out : bool [shape=(clip,)]
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"a held-out fraction of {fraction}: must be in [0, 1)")
+    held_out = np.zeros(len(machine_id), bool)
+    for value in np.unique(machine_id):
+        rows = np.flatnonzero(machine_id == value)
+        n = min(round(fraction * len(rows)), len(rows) - 1)
+        held_out[np.random.default_rng(0).permutation(rows)[:n]] = True
+    return held_out

@@ -1,0 +1,48 @@
+"""What every experiment has: data, front end, evaluation. No experiment of its own."""
+
+from ml_collections import ConfigDict
+
+
+def base_config() -> ConfigDict:
+    """The sections that all configs share; each config adds its detector."""
+    c = ConfigDict()
+    c.seeds = (0, 1, 2)  # one model each, trained together
+
+    c.data = ConfigDict()
+    c.data.root = ""  # folder of machine types in the DCASE 2020 layout; "": simulated
+    c.data.machine_types = ("slider",)  # (): all that there are
+    c.data.ids = ()  # (): all that there are; simulated: 00, 02 and 04
+    c.data.on_bad_file = "error"  # or "skip"
+    c.data.workers = 0  # 0: as many as are sensible
+    c.data.scale = 0.1  # simulated: share of the official number of clips
+    c.data.simulation_seed = 0
+
+    c.features = ConfigDict()
+    c.features.name = "log_mel"  # or "linear", without mel filters and n_mels
+    c.features.sample_rate = 16000  # Hz
+    c.features.n_fft = 1024  # samples
+    c.features.hop = 512  # samples
+    c.features.n_mels = 128
+    c.features.fmin = 0.0  # Hz
+    c.features.fmax = 0.0  # Hz; 0: half the sample rate
+    c.features.power = 2.0
+    c.features.pad_mode = "reflect"  # or "constant"
+    c.features.standardise = False  # per bin, by training statistics
+
+    c.scoring = ConfigDict()
+    c.scoring.name = "mean"  # over a clip's windows; or "max", "top_k", "gwrp"
+    c.scoring.top_k = 10  # windows
+    c.scoring.gwrp_r = 0.99
+
+    c.eval = ConfigDict()
+    c.eval.split = "all"  # or "validation" (40 % of the test clips), "test" (60 %)
+    c.eval.split_seed = 0
+    c.eval.bootstrap = 1000  # replicates for the 95 % intervals
+    c.eval.max_fpr = 0.1  # of pAUC
+    return c
+
+
+def require_variant(variant: str, known: tuple[str, ...]) -> None:
+    """Refuse a variant that a config does not have."""
+    if variant not in known:
+        raise ValueError(f"variant ':{variant}' is not one of {', '.join(known)}")

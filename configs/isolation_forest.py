@@ -1,0 +1,34 @@
+"""Isolation Forest on the flattened log-mel spectrogram of the whole clip.
+
+python -m mimii_jax.main --config configs/isolation_forest.py
+Variants: `:windows` (windows of 5 frames in place of whole clips), `:quick` (seconds)
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import base_config, require_variant
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The experiment; `:variant` after the file name chooses another one."""
+    require_variant(variant, ("default", "windows", "quick"))
+    c = base_config()
+    c.windows = ConfigDict()
+    c.windows.width = 0  # frames; 0: the whole clip
+    c.windows.hop = 1  # frames
+    c.windows.max_examples = 100_000  # more are subsampled
+
+    c.detector = ConfigDict()
+    c.detector.name = "isolation_forest"
+    c.detector.n_estimators = 100
+    c.detector.max_samples = 0  # examples per tree; 0: 256, or all if there are fewer
+    c.detector.max_features = 1.0  # share of the features per tree
+    c.detector.contamination = 0.0  # 0: unknown; moves the threshold, never the AUC
+    c.detector.bootstrap = False
+
+    if variant == "windows":
+        c.windows.width = 5
+    if variant == "quick":
+        c.data.scale = 0.02
+        c.eval.bootstrap = 100
+    return c

@@ -1,0 +1,37 @@
+"""Dense autoencoder of the official baseline's widths, one model for all IDs.
+
+python -m mimii_jax.main --config configs/mlp_ae.py
+Variants: `:quick` (seconds)
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import base_config, require_variant
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The experiment; `:variant` after the file name chooses another one."""
+    require_variant(variant, ("default", "quick"))
+    c = base_config()
+    c.windows = ConfigDict()
+    c.windows.width = 5  # frames
+    c.windows.hop = 1  # frames
+
+    c.detector = ConfigDict()
+    c.detector.name = "mlp_ae"
+    c.detector.hidden = (128, 128, 128, 128)
+    c.detector.latent = 8
+
+    c.train = ConfigDict()
+    c.train.epochs = 100
+    c.train.batch_size = 512
+    c.train.learning_rate = 1e-3
+    c.train.schedule = "constant"
+    c.train.warmup = 0.0
+    c.train.validation_fraction = 0.1  # of the training clips of each ID
+
+    if variant == "quick":
+        c.data.scale = 0.02
+        c.train.epochs = 2
+        c.eval.bootstrap = 100
+    return c

@@ -1,0 +1,44 @@
+"""One-class SVM: SGD on a Nystroem RBF map of the standardised log-mel of the clip.
+
+python -m mimii_jax.main --config configs/one_class_svm.py
+Variants: `:linear` (the first report's: no map, not standardised), `:windows` (windows
+of 5 frames in place of whole clips), `:exact` (libsvm's RBF kernel), `:quick` (seconds)
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import base_config, require_variant
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The experiment; `:variant` after the file name chooses another one."""
+    require_variant(variant, ("default", "linear", "windows", "exact", "quick"))
+    c = base_config()
+    c.features.standardise = True  # else the RBF kernel is zero between any two clips
+    c.windows = ConfigDict()
+    c.windows.width = 0  # frames; 0: the whole clip
+    c.windows.hop = 1  # frames
+    c.windows.max_examples = 100_000  # more are subsampled
+
+    c.detector = ConfigDict()
+    c.detector.name = "sgd_one_class_svm"
+    c.detector.nu = 0.5
+    c.detector.gamma = 0.0  # 0: 1 / number of features
+    c.detector.kernel = "rbf"
+    c.detector.n_components = 200
+
+    if variant == "linear":
+        c.features.standardise = False
+        c.detector.kernel = "linear"
+    if variant == "windows":
+        c.windows.width = 5
+    if variant == "exact":
+        c.detector = ConfigDict()
+        c.detector.name = "exact_one_class_svm"
+        c.detector.nu = 0.5
+        c.detector.gamma = 0.0  # 0: 1 / number of features
+        c.seeds = (0,)  # its solution is unique
+    if variant == "quick":
+        c.data.scale = 0.02
+        c.eval.bootstrap = 100
+    return c

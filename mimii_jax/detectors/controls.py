@@ -1,0 +1,57 @@
+"""Controls: one number per clip, with no learning.
+
+A detector that does not beat them has learned nothing. Definitions are those of
+librosa 0.11 with its defaults (n_fft 2048, hop 512, zero padding), at the clip's own
+sample rate. Each number is expected to grow with a fault.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import librosa
+import numpy as np
+from jaxtyping import Float, Int16
+
+from mimii_jax.data.clips import Clips
+from mimii_jax.scores import CONTROLS, NO_SEED, Scores
+from mimii_jax.watch import Watch
+
+
+def measure(
+    audio: Int16[np.ndarray, " time"], sample_rate: int
+) -> Float[np.ndarray, " control"]:
+    """The controls of one clip, in the order of `CONTROLS`.
+
+    Returns
+    -------
+    level : root mean square, in dB of full scale; -156.5 for digital silence
+    bandwidth_sd : standard deviation over frames of the spectral bandwidth, in Hz
+    flatness : mean over frames of the spectral flatness, in (0, 1]
+    zero_crossings : sign changes per sample, zero counting as positive, in [0, 1)
+    """
+    wave = audio.astype(np.float32) / 32768
+    magnitude = np.abs(librosa.stft(wave))
+    bandwidth = librosa.feature.spectral_bandwidth(S=magnitude, sr=sample_rate)
+    energy = np.mean(np.square(wave, dtype=np.float64))
+    return np.array(
+        [
+            10 * np.log10(energy + np.finfo(np.float64).eps),
+            np.std(bandwidth),
+            np.mean(librosa.feature.spectral_flatness(S=magnitude)),
+            np.mean(np.diff(np.signbit(audio))),
+        ],
+        np.float64,
+    )
+
+
+def score_controls(clips: Clips, watch: Watch) -> Scores:
+    """Every control of every clip, as rows of the score table."""
+    values = np.empty((len(clips), len(CONTROLS)))
+    with watch.bar("controls", len(clips)) as advance, ThreadPoolExecutor() as pool:
+        rows = pool.map(lambda row: measure(row, clips.sample_rate), clips.audio)
+        for i, row in enumerate(rows):
+            values[i] = row
+            advance(1)
+    return Scores.concatenate(
+        Scores.of_clips(name, NO_SEED, clips, score)
+        for name, score in zip(CONTROLS, values.T, strict=True)
+    )

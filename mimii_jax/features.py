@@ -1,0 +1,362 @@
+"""Front ends: int16 recordings in, time-frequency features out, on the device.
+
+The conventions are those of the DCASE 2020 Task 2 baseline (librosa's defaults with
+reflect padding): centred frames, periodic Hann window, no normalisation of the FFT,
+Slaney mel scale with Slaney area norm, decibels over a floor of the float64 epsilon.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import NamedTuple, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float, Float32, Int, Int16
+
+# Decibels of a power of zero: the float64 epsilon, as in the official baseline.
+FLOOR = float(np.finfo(np.float64).eps)
+# Clips per step of the mapped front end: few enough that spectra stay in the cache.
+CLIPS_IN_CACHE = 4
+# Clips sent to the device at once: 20 MB of audio.
+CLIPS_PER_TRANSFER = 64
+
+
+class FrontEnd(Protocol):
+    """A frozen dataclass that maps one waveform to frames of features."""
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        ...
+
+    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+        """Features of one clip."""
+        ...
+
+
+def power_spectrogram(
+    wave: Float32[Array, " time"],
+    *,
+    n_fft: int,
+    hop: int,
+    pad_mode: str = "reflect",
+    power: float = 2.0,
+) -> Float32[Array, "frame frequency"]:
+    """Magnitude to the `power` of centred frames under a periodic Hann window.
+
+    Frame t is centred on sample t * hop: the wave is padded by n_fft // 2 samples on
+    both sides. Equal to `abs(librosa.stft(...).T) ** power` of librosa 0.11.
+
+    Parameters
+    ----------
+    wave : f32 [shape=(time,)], in [-1, 1]; time > n_fft // 2 with reflect padding
+    n_fft, hop : int > 0, in samples
+    pad_mode : "reflect" or "constant" (zeros), as in `numpy.pad`
+    power : float > 0; 2 for power, 1 for magnitude
+
+    Returns
+    -------
+    spectrum : f32 [shape=(1 + time // hop, 1 + n_fft // 2)]
+
+    Raises
+    ------
+    ValueError
+        If the wave is too short to be padded by reflection.
+    """
+    if pad_mode == "reflect" and wave.shape[0] <= n_fft // 2:
+        raise ValueError(
+            f"a clip of {wave.shape[0]} samples is too short for reflect padding at "
+            f"n_fft={n_fft}: it needs more than {n_fft // 2}"
+        )
+    padded = jnp.pad(wave, n_fft // 2, mode=pad_mode)
+    n_frames = 1 + (padded.shape[0] - n_fft) // hop
+    frames = padded[np.arange(n_frames)[:, None] * hop + np.arange(n_fft)]
+    spectrum = jnp.fft.rfft(frames * _hann(n_fft))
+    energy = spectrum.real**2 + spectrum.imag**2
+    return energy if power == 2.0 else energy ** (power / 2)
+
+
+def decibels(x: Float[Array, "..."], power: float = 2.0) -> Float[Array, "..."]:
+    """Level in dB of a spectrum that is a magnitude to the `power`: 20 / power * log10.
+
+    A spectrum of zeros gives 20 / power * log10(2.2e-16), which is -156.5 dB for
+    power 2 and finite for every power.
+    """
+    return np.float32(20 / power / np.log(10)) * jnp.log(x + np.float32(FLOOR))
+
+
+@dataclass(frozen=True)
+class LogMel:
+    """Log-mel spectrogram in dB.
+
+    Attributes
+    ----------
+    sample_rate : int > 0, in Hz
+    n_fft, hop : int > 0, in samples
+    n_mels : int > 0
+    fmin, fmax : float, band limits in Hz; fmax 0 is half the sample rate
+    power : float > 0, exponent of the magnitude before the mel filters
+    pad_mode : "reflect" or "constant"
+    """
+
+    sample_rate: int
+    n_fft: int
+    hop: int
+    n_mels: int
+    fmin: float
+    fmax: float
+    power: float
+    pad_mode: str
+
+    def __post_init__(self) -> None:
+        _check_front_end(self)
+        if self.n_mels < 1:
+            raise ValueError(f"features.n_mels={self.n_mels}: must be at least 1")
+
+    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
+        """Log-mel spectrogram of one clip, in dB."""
+        spectrum = power_spectrogram(
+            wave,
+            n_fft=self.n_fft,
+            hop=self.hop,
+            pad_mode=self.pad_mode,
+            power=self.power,
+        )
+        mel = _mel_filters(
+            self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.fmax
+        )
+        # highest: a GPU would otherwise round the inputs to 10 bits (TF32).
+        return decibels(jnp.dot(spectrum, mel, precision="highest"), self.power)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """Spectrogram in dB on the FFT's own bins: what log-mel has before the mel filters.
+
+    Attributes
+    ----------
+    sample_rate : int > 0, in Hz
+    n_fft, hop : int > 0, in samples
+    fmin, fmax : float, band limits in Hz, both included; fmax 0 is half the sample rate
+    power : float > 0, exponent of the magnitude
+    pad_mode : "reflect" or "constant"
+    """
+
+    sample_rate: int
+    n_fft: int
+    hop: int
+    fmin: float
+    fmax: float
+    power: float
+    pad_mode: str
+
+    def __post_init__(self) -> None:
+        _check_front_end(self)
+
+    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+        """Spectrogram of one clip, in dB."""
+        spectrum = power_spectrogram(
+            wave,
+            n_fft=self.n_fft,
+            hop=self.hop,
+            pad_mode=self.pad_mode,
+            power=self.power,
+        )
+        bins = np.fft.rfftfreq(self.n_fft, 1 / self.sample_rate)
+        band = (bins >= self.fmin) & (bins <= (self.fmax or self.sample_rate / 2))
+        rows = np.flatnonzero(band)
+        if not len(rows):
+            raise ValueError(
+                f"features: no FFT bin lies in {self.fmin} to {self.fmax} Hz; "
+                "widen the band or raise n_fft"
+            )
+        return decibels(spectrum[:, rows[0] : rows[-1] + 1], self.power)
+
+
+FRONT_ENDS = {"log_mel": LogMel, "linear": Linear}
+
+
+def extract(
+    front_end: FrontEnd,
+    audio: Int16[np.ndarray, "clip time"],
+    rows: Int[np.ndarray, " row"],
+    advance: Callable[[int], None],
+) -> Float32[Array, "row frame bin"]:
+    """Features of the chosen clips, as one array on the device.
+
+    Audio crosses to the device as int16, in chunks; only the features are ever whole.
+
+    Parameters
+    ----------
+    front_end : one of `FRONT_ENDS`
+    audio : i16 [shape=(clip, time)], full scale is 32768
+    rows : int [shape=(row,)], which clips, at least one
+    advance : told after each chunk how many more clips are done
+
+    Returns
+    -------
+    features : f32 [shape=(row, frame, bin)]
+    """
+    chunk = min(CLIPS_PER_TRANSFER, len(rows))
+    wave = jax.ShapeDtypeStruct(audio.shape[1:], np.float32)
+    shape = jax.eval_shape(front_end, wave).shape
+    features = jnp.zeros((len(rows), *shape), np.float32)
+    for start in range(0, len(rows), chunk):
+        # The last chunk overlaps the one before it: one shape, one compilation.
+        first = min(start, len(rows) - chunk)
+        waves = audio[rows[first : first + chunk]]
+        features = _extract_chunk(front_end, features, waves, first)
+        advance(first + chunk - start)
+    return features
+
+
+@partial(jax.jit, static_argnums=0, donate_argnums=1)
+def _extract_chunk(
+    front_end: FrontEnd, features: Array, audio: Array, first: Array
+) -> Array:
+    chunk = lax.map(
+        lambda clip: front_end(clip.astype(np.float32) / 32768),
+        audio,
+        batch_size=CLIPS_IN_CACHE,
+    )
+    return lax.dynamic_update_slice(features, chunk, (first, 0, 0))
+
+
+class Standardiser(NamedTuple):
+    """Shift and scale per bin; a pytree, so that it is kept with the model.
+
+    Attributes
+    ----------
+    mean : f32 [shape=(bin,)], in dB
+    scale : f32 [shape=(bin,)], positive, in dB
+    """
+
+    mean: Float32[Array, " bin"]
+    scale: Float32[Array, " bin"]
+
+    @classmethod
+    def identity(cls, n_bins: int) -> Self:
+        """Leaves features as they are."""
+        return cls(jnp.zeros(n_bins), jnp.ones(n_bins))
+
+    @classmethod
+    def fit(cls, features: Float32[Array, "clip frame bin"]) -> Self:
+        """Mean and standard deviation per bin; a bin that never changes gets scale 1.
+
+        Statistics per clip are combined on the host in float64: a float32 sum over
+        all frames would lose digits.
+        """
+        mean, variance = map(np.float64, _clip_moments(features))
+        total = np.mean(variance + (mean - mean.mean(0)) ** 2, axis=0)
+        scale = np.where(total > 0, np.sqrt(total), 1.0)
+        return cls(jnp.float32(mean.mean(0)), jnp.float32(scale))
+
+    def apply(self, features: Float32[Array, "... bin"]) -> Float32[Array, "... bin"]:
+        """Standardise features of any leading shape."""
+        shape = (1,) * (features.ndim - 1) + self.mean.shape
+        return (features - self.mean.reshape(shape)) / self.scale.reshape(shape)
+
+
+@jax.jit
+def _clip_moments(features: Array) -> tuple[Array, Array]:
+    return jnp.mean(features, axis=1), jnp.var(features, axis=1)
+
+
+@partial(jax.jit, donate_argnums=1)
+def standardise_in_place(standardiser: Standardiser, features: Array) -> Array:
+    """`Standardiser.apply` that reuses the memory of its features."""
+    return standardiser.apply(features)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Windows of consecutive frames; they are gathered where used and never stored.
+
+    Attributes
+    ----------
+    width : int > 0, frames per window
+    hop : int > 0, frames from one window to the next
+    """
+
+    width: int
+    hop: int = 1
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.hop < 1:
+            raise ValueError(f"{self}: width and hop must be at least 1")
+
+    def per_clip(self, n_frames: int) -> int:
+        """Number of windows in a clip of `n_frames`; ValueError if none fits."""
+        if n_frames < self.width:
+            raise ValueError(
+                f"a window of {self.width} frames does not fit into clips of "
+                f"{n_frames}; use fewer frames per window or a smaller features.hop"
+            )
+        return 1 + (n_frames - self.width) // self.hop
+
+    def gather(
+        self,
+        features: Float32[Array, "clip frame bin"],
+        index: Int[Array, " window"],
+    ) -> Float32[Array, "window width_x_bin"]:
+        """Windows by index, flattened frame by frame.
+
+        Parameters
+        ----------
+        features : f32 [shape=(clip, frame, bin)]
+        index : int [shape=(window,)], clip * per_clip + window within the clip
+
+        Returns
+        -------
+        windows : f32 [shape=(window, width * bin)]
+        """
+        _, n_frames, n_bins = features.shape
+        clip, window = jnp.divmod(index, self.per_clip(n_frames))
+        starts = jnp.stack([clip, window * self.hop, jnp.zeros_like(clip)], axis=1)
+        size = (1, self.width, n_bins)
+        found = jax.vmap(lambda start: lax.dynamic_slice(features, start, size))(starts)
+        return found.reshape(len(index), self.width * n_bins)
+
+
+@cache
+def _hann(n_fft: int) -> np.ndarray:
+    """Periodic Hann window, built in float64."""
+    phase = 2 * np.pi * np.arange(n_fft) / n_fft
+    return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
+
+
+@cache
+def _mel_filters(
+    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
+) -> np.ndarray:
+    """Slaney mel filter bank, f32 [shape=(1 + n_fft // 2, n_mels)]."""
+    filters = librosa.filters.mel(
+        sr=sample_rate,
+        n_fft=n_fft,
+        n_mels=n_mels,
+        fmin=fmin,
+        fmax=fmax or sample_rate / 2,
+        dtype=np.float64,
+    )
+    return np.ascontiguousarray(filters.T, np.float32)
+
+
+def _check_front_end(front_end: LogMel | Linear) -> None:
+    for field in ("sample_rate", "n_fft", "hop", "power"):
+        value = getattr(front_end, field)
+        if value <= 0:
+            raise ValueError(f"features.{field}={value}: must be positive")
+    nyquist = front_end.sample_rate / 2
+    if not 0 <= front_end.fmin < (front_end.fmax or nyquist) <= nyquist:
+        raise ValueError(
+            f"features.fmin={front_end.fmin}, features.fmax={front_end.fmax}: "
+            f"must be 0 <= fmin < fmax <= {nyquist:g} Hz (fmax 0 means {nyquist:g})"
+        )
+    if front_end.pad_mode not in ("reflect", "constant"):
+        raise ValueError(
+            f"features.pad_mode='{front_end.pad_mode}': must be 'reflect' or 'constant'"
+        )

@@ -1,0 +1,65 @@
+"""Train a detector on normal sound, score the test clips, measure AUC per machine ID.
+
+python -m mimii_jax.main --config configs/mlp_vae.py
+python -m mimii_jax.main --config configs/mlp_vae.py --config.data.root=PATH
+python -m mimii_jax.main --config configs/mlp_vae.py:reference --config.seeds=0,
+python -m mimii_jax.main --mode evaluate --workdir runs/...
+"""
+
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from mimii_jax import run
+from mimii_jax.data.clips import DataError
+from mimii_jax.scores import ScoreError
+from mimii_jax.train import NonFiniteLoss
+from mimii_jax.watch import Watch
+
+CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    None,
+    "Experiment, such as configs/mlp_vae.py; any of its fields can be set as "
+    "--config.section.field=value. Needed for --mode=train.",
+)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of all that a run writes; a new dated one under runs/."
+)
+MODE = flags.DEFINE_enum(
+    "mode",
+    "train",
+    ["train", "evaluate"],
+    "train: fit and score. evaluate: score again with the model in --workdir, on the "
+    "clips of its own config or of --config; writes a new folder in the workdir.",
+)
+
+
+def main(argv: list[str]) -> None:
+    """Run what the flags say; an error that a user can mend is one line."""
+    if len(argv) > 1:
+        sys.exit(f"error: {argv[1]}: not a flag; see --help")
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+    watch = Watch()
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    try:
+        if MODE.value == "train":
+            if CONFIG.value is None:
+                sys.exit("error: --config: name an experiment, see --help")
+            name = CONFIG.value.detector.name
+            workdir = Path(WORKDIR.value or f"runs/{stamp}_{name}")
+            run.train(CONFIG.value, workdir, watch)
+        else:
+            if WORKDIR.value is None:
+                sys.exit("error: --workdir: name the folder of a trained model")
+            workdir = Path(WORKDIR.value)
+            config = CONFIG.value or run.load_config(workdir)
+            run.evaluate_again(config, workdir, workdir / f"evaluate_{stamp}", watch)
+    except (run.ConfigError, DataError, NonFiniteLoss, ScoreError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,79 @@
+"""What a user sees while a run works, and what `metrics.jsonl` keeps of it."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+
+class Watch:
+    """Progress bars on a terminal, plain lines elsewhere.
+
+    Parameters
+    ----------
+    metrics : file that `record` appends to, one JSON object per line; None for none
+    console : where to print; the terminal unless given
+    """
+
+    def __init__(self, metrics: Path | None = None, console: Console | None = None):
+        self.metrics = metrics
+        self.console = console or Console()
+        # What a caller adds to each record, such as the machine type.
+        self.context: dict[str, object] = {}
+
+    def say(self, text: str) -> None:
+        """Print one plain line."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def record(self, **row: object) -> None:
+        """Append a row, with the context before it, to the metrics file."""
+        if self.metrics:
+            with self.metrics.open("a") as file:
+                file.write(json.dumps(self.context | row) + "\n")
+
+    @contextmanager
+    def bar(
+        self, task: str, total: int, unit: str = "clips"
+    ) -> Iterator[Callable[..., None]]:
+        """Show a bar; yields `advance(n, text="")`.
+
+        A bar stays on the terminal with its rate when done. Without a terminal one
+        line tells that it is done, if it took longer than two seconds.
+        """
+        start = time.perf_counter()
+        done = 0
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=16),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        )
+        live = Progress(
+            *columns, console=self.console, disable=not self.console.is_terminal
+        )
+        with live:
+            row = live.add_task(task, total=total, text="")
+            last = ""
+
+            def advance(n: int, text: str = "") -> None:
+                nonlocal done, last
+                done += n
+                rate = done / max(time.perf_counter() - start, 1e-9)
+                last = f"{text}{rate:,.0f} {unit}/s"
+                live.update(row, advance=n, text=last)
+
+            yield advance
+        seconds = time.perf_counter() - start
+        if not self.console.is_terminal and seconds > 2:
+            self.say(f"{task}: {done} {unit}, {last}, {seconds:.0f} s")
