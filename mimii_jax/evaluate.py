@@ -38,16 +38,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     console = Console(highlight=False)
     try:
-        scores = split_part(load(args.path), args.split, args.seed)
+        scores = split_part(load(args.path), args.split, args.split_seed)
         if args.detector:
             scores = _only(scores, args.detector)
         if not len(scores):
             raise ScoreError(f"{args.path}: no clips in the {part_title(args.split)}")
         text = _result_to_write(scores, args.max_fpr) if args.out else ""
         with console.status("Resampling the clips for the intervals"):
-            rows = evaluate(
-                scores, bootstrap=args.bootstrap, max_fpr=args.max_fpr, seed=args.seed
-            )
+            rows = evaluate(scores, bootstrap=args.bootstrap, max_fpr=args.max_fpr)
         for machine_type in scores.machine_types:
             of_type = [row for row in rows if row.machine_type == machine_type]
             title = f"{machine_type}: {part_title(args.split)}"
@@ -139,11 +137,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"false positive rate at which pAUC ends (default {MAX_FPR})",
     )
     parser.add_argument(
-        "--seed",
+        "--split_seed",
         type=_replicates,
         default=0,
         metavar="N",
-        help="seed of the split and of the bootstrap (default 0)",
+        help="seed of the split (default 0)",
     )
     parser.add_argument(
         "--out",

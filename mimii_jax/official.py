@@ -63,7 +63,9 @@ def score_files(folder: Path, pattern: str = "**/*.csv") -> list[Path]:
 
 def _read_file(path: Path, top: Path) -> Scores:
     """The scores of one file; `top` is where the reading began."""
-    machine_type, machine_id = re.fullmatch(_FILE, path.name).groups()  # pyright: ignore
+    file = _FILE.fullmatch(path.name)
+    assert file is not None
+    machine_type, machine_id = file.groups()
     detector, seed = _origin(path.resolve().parent, top)
     names, labels, scores = [], [], []
     for number, line in csv_lines(path):

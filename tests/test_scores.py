@@ -101,6 +101,7 @@ def test_official_files_give_back_every_seed_and_bit(tmp_path):
     write_official(scores, tmp_path)
     assert (tmp_path / "mlp_vae/seed_7/anomaly_score_b_id_id_02.csv").is_file()
     assert (tmp_path / "level/result.csv").is_file()
+    assert not any(b"\r" in path.read_bytes() for path in tmp_path.rglob("*.csv"))
     ours, theirs = (
         sorted(zip(*columns(table), strict=True))
         for table in (scores, read_official(tmp_path))
@@ -118,12 +119,12 @@ def test_folder_of_one_detector_and_of_one_seed_know_what_they_are(tmp_path):
 
 
 def test_result_of_an_id_with_one_class_is_empty_and_not_averaged():
-    scores = some_scores({"00": (9, 9), "02": (0, 5), "04": (9, 9)})
+    scores = some_scores({"00": (9, 9), "02": (0, 5), "04": (9, 9), "06": (9, 9)})
     lines = result_text(scores).splitlines()
     assert lines[3] == "02,,"
-    values = np.array([line.split(",")[1:] for line in (lines[2], lines[4])], float)
+    values = np.array([line.split(",")[1:] for line in (lines[2], *lines[4:6])], float)
     np.testing.assert_array_equal(
-        np.array(lines[5].split(",")[1:], float), values.mean(0)
+        np.array(lines[6].split(",")[1:], float), values.mean(0)
     )
     assert result_text(scores[scores.machine_id == "02"]) == (
         "slider\nid,AUC,pAUC\n02,,\nAverage,,\n\n"
