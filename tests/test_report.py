@@ -86,7 +86,7 @@ def drawn(monkeypatch):
     return figures
 
 
-FIGURES = ("clips", "labels", "log_mel", "roc", "scores", "training")
+FIGURES = ("clips", "labels", "spectrograms", "roc", "scores", "training")
 
 
 def test_every_figure_is_there_and_none_of_its_texts_overlap(workdir, drawn):

@@ -112,15 +112,17 @@ def _example_figures(path: Path) -> Iterator[tuple[str, Figure]]:
             for of_type, machine_id, kind in [key.split("/")]
             if of_type == machine_type
         }
-        figure = _log_mel(pictures, seconds, frequency)
-        figure.suptitle(f"{machine_type}: log-mel of a normal and an anomalous clip")
-        yield f"log_mel_{machine_type}", figure
+        figure = _spectrograms(pictures, seconds, frequency)
+        figure.suptitle(
+            f"{machine_type}: spectrograms of a normal and an anomalous clip"
+        )
+        yield f"spectrograms_{machine_type}", figure
 
 
-def _log_mel(
-    pictures: dict[tuple[str, str], Float[np.ndarray, "frame mel"]],
+def _spectrograms(
+    pictures: dict[tuple[str, str], Float[np.ndarray, "frame bin"]],
     seconds_per_frame: float,
-    frequency: Float[np.ndarray, " mel"] | None,
+    frequency: Float[np.ndarray, " bin"] | None,
 ) -> Figure:
     """A row of pictures per ID; `frequency`, in Hz, gives the axis on the right."""
     ids = sorted({machine_id for machine_id, _ in pictures})
@@ -137,7 +139,7 @@ def _log_mel(
             axes.set_title(f"id {machine_id}, {kind}", fontsize=10)
             if (machine_id, kind) in pictures:
                 _picture(axes, pictures[machine_id, kind], seconds_per_frame, scale)
-        row[0].set_ylabel("mel bin")
+        row[0].set_ylabel("frequency bin")
         if frequency is not None:
             _kilohertz(row[-1], frequency)
     for axes in grid[-1]:
@@ -149,31 +151,31 @@ def _log_mel(
 
 def _picture(
     axes: Axes,
-    picture: Float[np.ndarray, "frame mel"],
+    picture: Float[np.ndarray, "frame bin"],
     seconds_per_frame: float,
     scale: Normalize,
 ) -> None:
     """Time to the right, frequency upwards."""
-    frames, mels = picture.shape
+    frames, bins = picture.shape
     axes.imshow(
         picture.T,
         origin="lower",
         aspect="auto",
-        extent=(0, frames * seconds_per_frame, 0, mels),
+        extent=(0, frames * seconds_per_frame, 0, bins),
         norm=scale,
         cmap=COLOUR_MAP,
         interpolation="nearest",
     )
 
 
-def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " mel"]) -> None:
+def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " bin"]) -> None:
     """An axis on the right that says which frequency a bin is at."""
-    mels = len(frequency)
+    bins = len(frequency)
     ticks: dict[float, str] = {}
     for hertz in (8000, 4000, 2000, 1000, 500):
         # Bin b is drawn from b to b + 1.
-        place = float(np.interp(hertz, frequency, np.arange(mels) + 0.5))
-        far = all(abs(place - other) > mels / 12 for other in ticks)
+        place = float(np.interp(hertz, frequency, np.arange(bins) + 0.5))
+        far = all(abs(place - other) > bins / 12 for other in ticks)
         if frequency[0] <= hertz <= frequency[-1] and far:
             ticks[place] = f"{hertz / 1000:g}"
     right = axes.secondary_yaxis("right")
