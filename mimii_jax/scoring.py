@@ -7,6 +7,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+ArrayLike = Array | np.ndarray
+
 POOLINGS = ("mean", "max", "top_k", "gwrp")
 
 
@@ -37,7 +39,7 @@ class Pooling:
         if not 0 <= self.gwrp_r <= 1:
             raise ValueError(f"scoring.gwrp_r={self.gwrp_r}: must be from 0 to 1")
 
-    def __call__(self, errors: Float[Array, "... window"]) -> Float[Array, "..."]:
+    def __call__(self, errors: Float[ArrayLike, "... window"]) -> Float[Array, "..."]:
         """Pool over the last axis."""
         if self.name == "mean":
             return jnp.mean(errors, axis=-1)

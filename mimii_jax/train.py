@@ -119,7 +119,7 @@ def init_runs(
     return models[0][0], params, jnp.stack([train_key for _, train_key in keys])
 
 
-def train(
+def train_runs(
     build: Callable[[nnx.Rngs], Any],
     examples: Examples,
     features: Float32[Array, "clip frame bin"],

@@ -50,11 +50,14 @@ def isolation_forest(
         moves scikit-learn's threshold and no score
     bootstrap : whether a tree's examples are drawn with replacement
     """
+    # Any: scikit-learn documents numbers here, but its types are those of "auto".
+    samples: Any = max_samples or "auto"
+    share: Any = contamination or "auto"
     return IsolationForest(
         n_estimators=n_estimators,
-        max_samples=max_samples or "auto",
+        max_samples=samples,
         max_features=max_features,
-        contamination=contamination or "auto",
+        contamination=share,
         bootstrap=bootstrap,
         random_state=seed,
         n_jobs=-1,
@@ -93,7 +96,8 @@ def exact_one_class_svm(seed: int, *, nu: float, gamma: float) -> OneClassSVM:
     gamma : of exp(-gamma * |x - y|^2); 0 means 1 / number of features
     """
     del seed
-    return OneClassSVM(nu=nu, gamma=gamma or "auto", cache_size=1000)
+    width: Any = gamma or "auto"
+    return OneClassSVM(nu=nu, gamma=width, cache_size=1000)
 
 
 class ClassicalDetector:

@@ -23,7 +23,7 @@ from mimii_jax.features import (
     standardise_in_place,
 )
 from mimii_jax.scoring import Pooling
-from mimii_jax.train import Settings, init_runs, train
+from mimii_jax.train import Settings, init_runs, train_runs
 from mimii_jax.watch import Watch
 
 
@@ -64,11 +64,11 @@ class NeuralDetector:
         self.params: Any
         self.standardiser: Standardiser
 
-    def fit(self, train_clips: Clips, seeds: tuple[int, ...], watch: Watch) -> Self:
+    def fit(self, train: Clips, seeds: tuple[int, ...], watch: Watch) -> Self:
         """Train one model per seed on the same clips."""
-        held_out = hold_out(train_clips.machine_id, self.validation_fraction)
+        held_out = hold_out(train.machine_id, self.validation_fraction)
         features, validation = (
-            self._features(train_clips.audio, np.flatnonzero(rows), watch)
+            self._features(train.audio, np.flatnonzero(rows), watch)
             for rows in (~held_out, held_out)
         )
         assert features is not None
@@ -80,7 +80,7 @@ class NeuralDetector:
             if validation is not None:
                 validation = standardise_in_place(self.standardiser, validation)
         build = partial(self.build, self.windows.width * n_bins)
-        self.graph, self.params = train(
+        self.graph, self.params = train_runs(
             build, self.windows, features, validation, self.settings, seeds, watch
         )
         return self
@@ -102,38 +102,32 @@ class NeuralDetector:
                 # Silence fills the last chunk: one shape, one compilation.
                 filler = min(CLIPS_PER_TRANSFER, len(clips)) - len(audio)
                 padded = np.pad(audio, ((0, filler), (0, 0)))
-                chunk = self._score_chunk(self.params, self.standardiser, padded)
+                chunk = _score_chunk(
+                    self.graph,
+                    self.front_end,
+                    self.windows,
+                    self.pooling,
+                    self.params,
+                    self.standardiser,
+                    padded,
+                )
                 scores.append(np.asarray(chunk)[: len(audio)].T)
                 advance(len(audio))
         return np.concatenate(scores, axis=1)
 
-    @partial(jax.jit, static_argnums=0)
-    def _score_chunk(
-        self, params: Any, standardiser: Standardiser, audio: Int16[Array, "clip time"]
-    ) -> Float32[Array, "clip run"]:
-        def of_clip(clip: Array) -> Array:
-            features = self.front_end(clip.astype(np.float32) / 32768)
-            features = standardiser.apply(features)[None]
-            index = jnp.arange(self.windows.per_clip(features.shape[1]))
-            x = self.windows.gather(features, index)
-            error = jax.vmap(lambda p: nnx.merge(self.graph, p).error(x))(params)
-            return self.pooling(error)
-
-        return lax.map(of_clip, audio)
-
     def save(self, folder: Path) -> None:
         """Write parameters and standardisation as an Orbax checkpoint."""
-        ocp.save(folder.absolute(), self._checkpoint())
+        ocp.save(str(folder.absolute()), self._checkpoint())
 
     def load(self, folder: Path, seeds: tuple[int, ...]) -> Self:
         """Read a checkpoint of the same configuration."""
-        saved = ocp.metadata(folder.absolute()).metadata
+        saved = ocp.metadata(str(folder.absolute())).metadata
         n_bins = saved["standardiser"]["mean"].shape[0]
         build = partial(self.build, self.windows.width * n_bins)
         self.graph, self.params, _ = init_runs(build, seeds)
         self.standardiser = Standardiser.identity(n_bins)
-        abstract = jax.tree.map(ocp_abstract, self._checkpoint())
-        state = ocp.load(folder.absolute(), abstract)
+        abstract = jax.tree.map(_abstract, self._checkpoint())
+        state = ocp.load(str(folder.absolute()), abstract)
         self.params = state["params"]
         self.standardiser = Standardiser(**state["standardiser"])
         return self
@@ -142,6 +136,27 @@ class NeuralDetector:
         return {"params": self.params, "standardiser": self.standardiser._asdict()}
 
 
-def ocp_abstract(leaf: Array) -> jax.ShapeDtypeStruct:
+@partial(jax.jit, static_argnums=(0, 1, 2, 3))
+def _score_chunk(
+    graph: nnx.GraphDef,
+    front_end: FrontEnd,
+    windows: Windows,
+    pooling: Pooling,
+    params: Any,
+    standardiser: Standardiser,
+    audio: Int16[Array, "clip time"],
+) -> Float32[Array, "clip run"]:
+    """Score clip by clip, so that the windows of one clip at a time exist."""
+
+    def of_clip(clip: Array) -> Array:
+        features = standardiser.apply(front_end(clip.astype(np.float32) / 32768))
+        index = jnp.arange(windows.per_clip(len(features)))
+        x = windows.gather(features[None], index)
+        return pooling(jax.vmap(lambda p: nnx.merge(graph, p).error(x))(params))
+
+    return lax.map(of_clip, audio)
+
+
+def _abstract(leaf: Array) -> jax.ShapeDtypeStruct:
     """Shape, type and place of an array, as Orbax wants it for a restore."""
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
