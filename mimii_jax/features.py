@@ -33,6 +33,11 @@ class FrontEnd(Protocol):
         """Samples from one frame to the next."""
         ...
 
+    @property
+    def frequencies(self) -> Float[np.ndarray, " bin"]:
+        """Centre of each bin, in Hz."""
+        ...
+
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
         """Features of one clip."""
         ...
@@ -117,6 +122,13 @@ class LogMel:
         if self.n_mels < 1:
             raise ValueError(f"features.n_mels={self.n_mels}: must be at least 1")
 
+    @property
+    def frequencies(self) -> Float[np.ndarray, " mel"]:
+        """Centre of each mel filter, in Hz."""
+        top = self.fmax or self.sample_rate / 2
+        edges = librosa.mel_frequencies(self.n_mels + 2, fmin=self.fmin, fmax=top)
+        return edges[1:-1]
+
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
         """Log-mel spectrogram of one clip, in dB."""
         spectrum = power_spectrogram(
@@ -156,6 +168,25 @@ class Linear:
 
     def __post_init__(self) -> None:
         _check_front_end(self)
+        if not self._band.any():
+            raise ValueError(
+                f"features.fmin={self.fmin}, features.fmax={self.fmax}: no FFT bin "
+                "lies in this band; widen it or raise features.n_fft"
+            )
+
+    @property
+    def frequencies(self) -> Float[np.ndarray, " bin"]:
+        """Frequency of each FFT bin in the band, in Hz."""
+        return self._bins[self._band]
+
+    @property
+    def _bins(self) -> np.ndarray:
+        return np.fft.rfftfreq(self.n_fft, 1 / self.sample_rate)
+
+    @property
+    def _band(self) -> np.ndarray:
+        top = self.fmax or self.sample_rate / 2
+        return (self._bins >= self.fmin) & (self._bins <= top)
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
         """Spectrogram of one clip, in dB."""
@@ -166,15 +197,8 @@ class Linear:
             pad_mode=self.pad_mode,
             power=self.power,
         )
-        bins = np.fft.rfftfreq(self.n_fft, 1 / self.sample_rate)
-        band = (bins >= self.fmin) & (bins <= (self.fmax or self.sample_rate / 2))
-        rows = np.flatnonzero(band)
-        if not len(rows):
-            raise ValueError(
-                f"features: no FFT bin lies in {self.fmin} to {self.fmax} Hz; "
-                "widen the band or raise n_fft"
-            )
-        return decibels(spectrum[:, rows[0] : rows[-1] + 1], self.power)
+        first, last = np.flatnonzero(self._band)[[0, -1]]
+        return decibels(spectrum[:, first : last + 1], self.power)
 
 
 FRONT_ENDS = {"log_mel": LogMel, "linear": Linear}

@@ -278,6 +278,7 @@ def _add_examples(config: Config, clips: Clips, path: Path) -> None:
     """Add the features of each ID's first normal and anomalous clip, for pictures."""
     front_end = build_front_end(config)
     examples: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
+    examples["frequency"] = front_end.frequencies
     examples["seconds_per_frame"] = front_end.hop / clips.sample_rate
     features = jax.jit(lambda clip: front_end(clip.astype(np.float32) / 32768))
     for machine_id in clips.ids:
