@@ -39,6 +39,7 @@ def main() -> None:
     add("--out", type=Path, default=Path("runs/results"), help="folder of workdirs")
     add("--configs", nargs="+", default=CONFIGS, metavar="NAME[:VARIANT]")
     args = parser.parse_args()
+    watch = Watch()
     tables = []
     for name in args.configs:
         workdir = args.out / name.replace(":", "_")
@@ -47,12 +48,15 @@ def main() -> None:
             config = import_module(f"configs.{file}").get_config(variant or "default")
             config.data.root = args.root
             config.data.scale = args.scale
-            run.train(config, workdir, Watch())
-        scores = read_scores(workdir / "scores.csv")
-        learned = scores[[d not in CONTROLS for d in scores.detector.tolist()]]
-        tables.append(replace(learned, detector=np.full(len(learned), name)))
-        controls = scores[[d in CONTROLS for d in scores.detector.tolist()]]
-    print(markdown_table(evaluate(Scores.concatenate([*tables, controls]))))
+            run.train(config, workdir, watch)
+        tables.append(read_scores(workdir / "scores.csv"))
+    controls = tables[0][np.isin(tables[0].detector, CONTROLS)]
+    learned = [
+        replace(rows, detector=np.full(len(rows), name))
+        for name, table in zip(args.configs, tables, strict=True)
+        for rows in [table[~np.isin(table.detector, CONTROLS)]]
+    ]
+    print(markdown_table(evaluate(Scores.concatenate([*learned, controls]))))
 
 
 if __name__ == "__main__":
