@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import soundfile
@@ -68,7 +69,9 @@ def in_threads(read: Callable, paths: list[Path], workers: int) -> Iterator[np.n
             yield from pool.map(read, paths)
 
 
-def bare_loop(paths: list[Path], workers: int, dtype: str) -> Iterator[np.ndarray]:
+def bare_loop(
+    paths: list[Path], workers: int, dtype: Literal["int16", "float64"]
+) -> Iterator[np.ndarray]:
     """Read every file with soundfile.read."""
     read = partial(soundfile.read, dtype=dtype)
     return (audio for audio, _ in in_threads(read, paths, workers))
