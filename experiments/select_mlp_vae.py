@@ -1,9 +1,9 @@
-"""Which KL weight, latent size and learning rate for configs/mlp_vae.py?
+"""The recipe of configs/mlp_vae.py: KL weight, latent size and learning rate.
 
 python -m experiments.select_mlp_vae
 
-Chosen without any label: by the held-out evidence lower bound (ELBO) of normal training
-clips. A squared error with a KL weight b is, up to a constant, b times the negative ELBO
+Chosen without any label: by the held-out evidence lower bound (ELBO) of normal
+training clips. A squared error with a KL weight b is, up to a constant, b times the negative ELBO
 of a Gaussian decoder of variance b; so models of different weights compare by
 validation_loss / b + n_features / 2 * log(2 pi b), in nats per window, less is better.
 """
@@ -60,7 +60,7 @@ def held_out_bound(
     args: argparse.Namespace, kl_weight: float, latent: int, rate: float
 ) -> float:
     """Negative ELBO of held-out normal windows after training, in nats per window."""
-    config = mlp_vae.get_config()
+    config: run.Config = mlp_vae.get_config()
     config.seeds = (0,)
     config.data.root = args.root
     config.data.scale = args.scale

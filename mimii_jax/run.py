@@ -67,6 +67,10 @@ def train(config: Config, workdir: Path, watch: Watch) -> None:
             "--mode=evaluate to score again with its model"
         )
     types = _machine_types(config)
+    if len(types) > 1:
+        # A bad file of the last type is found before the first is trained on.
+        for machine_type in types:
+            load_clips(config, machine_type, watch)
     tables = []
     for machine_type in types:
         clips = load_clips(config, machine_type, watch)
