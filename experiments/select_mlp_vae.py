@@ -3,9 +3,10 @@
 python -m experiments.select_mlp_vae
 
 Chosen without any label: by the held-out evidence lower bound (ELBO) of normal
-training clips. A squared error with a KL weight b is, up to a constant, b times the negative ELBO
-of a Gaussian decoder of variance b; so models of different weights compare by
-validation_loss / b + n_features / 2 * log(2 pi b), in nats per window, less is better.
+training clips. A squared error with a KL weight b is, up to a constant, b times the
+negative ELBO of a Gaussian decoder of variance b; so models of different weights
+compare by validation_loss / b + n_features / 2 * log(2 pi b), in nats per window; less
+is better.
 """
 
 import argparse

@@ -200,10 +200,14 @@ def _training_curve(epochs: dict[int, dict]) -> Figure:
     The first epochs often fall so far that nothing can be seen of the others.
     """
     figure = Figure(figsize=(9.6, 4.0), layout="constrained")
-    whole, end = figure.subplots(1, 2)
     half = sorted(epochs)[len(epochs) // 2]
     late = {epoch: line for epoch, line in epochs.items() if epoch >= half}
-    for axes, shown in ((whole, epochs), (end, late)):
+    panels = {"all epochs": epochs}
+    if len(late) > 1:
+        panels[f"from epoch {half}"] = late
+    whole, *_ = all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, shown) in zip(all_axes, panels.items(), strict=True):
+        axes.set_title(title, fontsize=10)
         for field, name, *look in (
             ("train_loss", "train", BLUE, "-"),
             ("validation_loss", "validation", VERMILION, "--"),
@@ -218,8 +222,6 @@ def _training_curve(epochs: dict[int, dict]) -> Figure:
         axes.set(xlabel="epoch", ylabel="loss")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
-    whole.set_title("all epochs", fontsize=10)
-    end.set_title(f"from epoch {half}", fontsize=10)
     handles, labels = whole.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     return figure
