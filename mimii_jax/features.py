@@ -8,7 +8,7 @@ Slaney mel scale with Slaney area norm, decibels over a floor of the float64 eps
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import NamedTuple, Protocol, Self
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ CLIPS_IN_CACHE = 4
 CLIPS_PER_TRANSFER = 64
 
 
+@runtime_checkable
 class FrontEnd(Protocol):
     """A frozen dataclass that maps one waveform to frames of features."""
 
@@ -80,7 +81,7 @@ def power_spectrogram(
     padded = jnp.pad(wave, n_fft // 2, mode=pad_mode)
     n_frames = 1 + (padded.shape[0] - n_fft) // hop
     frames = padded[np.arange(n_frames)[:, None] * hop + np.arange(n_fft)]
-    spectrum = jnp.fft.rfft(frames * _hann(n_fft))
+    spectrum = jnp.fft.rfft(frames * _hann(n_fft)[None])
     energy = spectrum.real**2 + spectrum.imag**2
     return energy if power == 2.0 else energy ** (power / 2)
 
@@ -263,12 +264,12 @@ class Standardiser(NamedTuple):
     scale: Float32[Array, " bin"]
 
     @classmethod
-    def identity(cls, n_bins: int) -> Self:
+    def identity(cls, n_bins: int) -> "Standardiser":
         """Leaves features as they are."""
         return cls(jnp.zeros(n_bins), jnp.ones(n_bins))
 
     @classmethod
-    def fit(cls, features: Float32[Array, "clip frame bin"]) -> Self:
+    def fit(cls, features: Float32[Array, "clip frame bin"]) -> "Standardiser":
         """Mean and standard deviation per bin; a bin that never changes gets scale 1.
 
         Statistics per clip are combined on the host in float64: a float32 sum over

@@ -1,0 +1,301 @@
+"""The front ends against librosa and NumPy, at awkward lengths."""
+
+import itertools
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from mimii_jax.features import (
+    CLIPS_IN_CACHE,
+    CLIPS_PER_TRANSFER,
+    FLOOR,
+    Linear,
+    LogMel,
+    Standardiser,
+    Windows,
+    extract,
+    power_spectrogram,
+    standardise_in_place,
+)
+
+OFFICIAL = LogMel(
+    sample_rate=16000,
+    n_fft=1024,
+    hop=512,
+    n_mels=128,
+    fmin=0.0,
+    fmax=0.0,
+    power=2.0,
+    pad_mode="reflect",
+)
+LINEAR = Linear(
+    sample_rate=16000,
+    n_fft=1024,
+    hop=512,
+    fmin=0.0,
+    fmax=0.0,
+    power=2.0,
+    pad_mode="reflect",
+)
+SMALL = replace(OFFICIAL, n_fft=64, hop=32, n_mels=8)
+
+
+def noise(length, seed=0, level=0.02):
+    """About as loud as the real recordings."""
+    wave = level * np.random.default_rng(seed).normal(size=length)
+    return jnp.asarray(wave, np.float32)
+
+
+def librosa_log_mel(wave, f):
+    mel = librosa.feature.melspectrogram(
+        y=np.asarray(wave, np.float64),
+        sr=f.sample_rate,
+        n_fft=f.n_fft,
+        hop_length=f.hop,
+        n_mels=f.n_mels,
+        fmin=f.fmin,
+        fmax=f.fmax or None,
+        power=f.power,
+        center=True,
+        pad_mode=f.pad_mode,
+    )
+    return 20 / f.power * np.log10(mel.T + np.finfo(np.float64).eps)
+
+
+def librosa_linear(wave, f):
+    wave = np.asarray(wave, np.float64)
+    spectrum = librosa.stft(wave, n_fft=f.n_fft, hop_length=f.hop, pad_mode=f.pad_mode)
+    level = 20 / f.power * np.log10(np.abs(spectrum.T) ** f.power + FLOOR)
+    hertz = librosa.fft_frequencies(sr=f.sample_rate, n_fft=f.n_fft)
+    return level[:, (hertz >= f.fmin) & (hertz <= (f.fmax or f.sample_rate / 2))]
+
+
+def assert_same_decibels(ours, expected):
+    assert ours.shape == expected.shape
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [1025, 2048, 2049, 2175, 2176, 160000, 160001])
+def test_log_mel_equals_librosa_at_any_length(length):
+    wave = noise(length)
+    assert_same_decibels(jax.jit(OFFICIAL)(wave), librosa_log_mel(wave, OFFICIAL))
+
+
+def test_a_clip_of_ten_seconds_has_the_official_shape():
+    assert jax.eval_shape(OFFICIAL, jnp.zeros(160000)).shape == (313, 128)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_fft": 1000, "hop": 300},
+        {"n_fft": 1023, "hop": 511},
+        {"n_fft": 2048, "hop": 160, "n_mels": 64},
+        {"n_fft": 400, "hop": 800, "n_mels": 40},
+        {"power": 1.0},
+        {"power": 1.0, "n_fft": 1000, "hop": 300},
+        {"pad_mode": "constant"},
+        {"fmin": 50.0, "fmax": 7000.0},
+        {"fmin": 300.5, "fmax": 4000.25, "n_mels": 32},
+    ],
+    ids=str,
+)
+def test_log_mel_equals_librosa_with_other_settings(change):
+    front_end = replace(OFFICIAL, **change)
+    for length in (8000, 12347):
+        wave = noise(length, seed=length)
+        assert_same_decibels(jax.jit(front_end)(wave), librosa_log_mel(wave, front_end))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"n_fft": 1000, "hop": 300},
+        {"n_fft": 1023, "hop": 511},
+        {"power": 1.0},
+        {"pad_mode": "constant"},
+        {"fmin": 1000.0, "fmax": 3000.0},
+        {"fmin": 1000.1, "fmax": 2999.9},
+    ],
+    ids=str,
+)
+def test_linear_equals_librosa(change):
+    front_end = replace(LINEAR, **change)
+    for length in (2049, 8000):
+        wave = noise(length, seed=length)
+        ours, expected = jax.jit(front_end)(wave), librosa_linear(wave, front_end)
+        assert ours.shape[1] == len(front_end.frequencies)
+        # A bin that the noise leaves nearly empty has few digits in float32.
+        heard = expected > expected.max() - 50
+        assert heard.mean() > 0.99
+        assert_same_decibels(ours * heard, expected * heard)
+
+
+def test_a_real_recording_equals_librosa(real_sample):
+    path = sorted((real_sample / "slider" / "test").glob("anomaly*.wav"))[0]
+    audio, _ = soundfile.read(path, dtype="int16")
+    ours = extract(OFFICIAL, audio[None], np.arange(1), lambda n: None)[0]
+    assert_same_decibels(ours, librosa_log_mel(audio / 32768, OFFICIAL))
+
+
+def test_full_scale_is_that_of_16_bits():
+    """The most negative sample is -1, as soundfile and librosa read it."""
+    audio = np.full((1, 2000), -32768, np.int16)
+    ours = extract(OFFICIAL, audio, np.arange(1), lambda n: None)[0]
+    np.testing.assert_array_equal(ours, OFFICIAL(jnp.full(2000, -1.0)))
+
+
+def test_a_sine_of_one_bin_has_the_power_of_its_window():
+    amplitude, n_fft, k = 0.5, 1024, 64
+    wave = amplitude * np.sin(2 * np.pi * k * np.arange(8192) / n_fft)
+    power = power_spectrogram(jnp.asarray(wave, np.float32), n_fft=n_fft, hop=512)
+    np.testing.assert_allclose(power[4:-4, k], (amplitude * n_fft / 4) ** 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("front_end", [OFFICIAL, LINEAR], ids=["log_mel", "linear"])
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
+def test_digital_silence_is_the_floor(front_end, power):
+    levels = replace(front_end, power=power)(jnp.zeros(3000))
+    expected = 20 / power * np.log10(np.finfo(np.float64).eps)
+    assert np.all(np.asarray(levels) == np.asarray(levels)[0, 0])
+    np.testing.assert_allclose(levels, expected, rtol=1e-6)
+
+
+def test_no_front_end_is_below_the_floor():
+    quiet = noise(3000, level=1e-9)
+    for front_end in (OFFICIAL, LINEAR):
+        floor = np.asarray(front_end(jnp.zeros(3000))).min()
+        assert np.asarray(front_end(quiet)).min() >= floor
+
+
+def test_frequencies_are_those_of_librosa():
+    peaks = librosa.mel_frequencies(130, fmin=0, fmax=8000)[1:-1]
+    np.testing.assert_allclose(OFFICIAL.frequencies, peaks)
+    band = replace(LINEAR, fmin=1000.0, fmax=1031.25).frequencies
+    np.testing.assert_allclose(band, [1000, 1015.625, 1031.25])
+
+
+@pytest.mark.parametrize("length", [1, 512])
+def test_a_clip_too_short_for_reflection_is_an_error(length):
+    with pytest.raises(ValueError, match=f"a clip of {length} samples is too short"):
+        OFFICIAL(noise(length))
+    assert replace(OFFICIAL, pad_mode="constant")(noise(length)).shape[1] == 128
+    assert OFFICIAL(noise(513)).shape == (2, 128)
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value"),
+    [
+        *itertools.product(
+            [OFFICIAL, LINEAR], ["sample_rate", "n_fft", "hop"], [0, -1]
+        ),
+        (OFFICIAL, "power", 0.0),
+        (OFFICIAL, "n_mels", 0),
+        (OFFICIAL, "fmin", -1.0),
+        (OFFICIAL, "fmin", 8000.0),
+        (OFFICIAL, "fmax", 8000.1),
+        (LINEAR, "fmax", -5.0),
+        (OFFICIAL, "pad_mode", "wrap"),
+    ],
+)
+def test_an_invalid_field_is_named(kind, field, value):
+    with pytest.raises(ValueError, match=f"features.{field}='?{value}'?"):
+        replace(kind, **{field: value})
+
+
+def test_a_band_between_two_bins_is_refused():
+    with pytest.raises(ValueError, match=r"features.fmin=1001.0.*no FFT bin"):
+        replace(LINEAR, fmin=1001.0, fmax=1002.0)
+
+
+@pytest.mark.parametrize(
+    "n_rows",
+    [1, CLIPS_IN_CACHE + 1, CLIPS_PER_TRANSFER - 1]
+    + [k * CLIPS_PER_TRANSFER + extra for k in (1, 2) for extra in (0, 1)],
+)
+def test_extracting_rows_equals_one_by_one_bit_for_bit(n_rows):
+    rng = np.random.default_rng(n_rows)
+    audio = rng.integers(-3000, 3000, (2 * CLIPS_PER_TRANSFER + 5, 320), np.int16)
+    rows = rng.permutation(len(audio))[:n_rows]
+    done = []
+    features = np.asarray(extract(SMALL, audio, rows, done.append))
+    assert sum(done) == n_rows
+    assert features.shape == (n_rows, 11, 8)
+    for row, found in zip(rows, features, strict=True):
+        alone = extract(SMALL, audio, np.array([row]), lambda n: None)[0]
+        np.testing.assert_array_equal(found, alone)
+
+
+def test_the_standardiser_has_the_statistics_of_numpy():
+    rng = np.random.default_rng(0)
+    offset = np.array([-1e4, -40, 0, 5], np.float32)
+    spread = np.array([0.5, 10, 1e-3, 0], np.float32)
+    features = (offset + spread * rng.normal(size=(7, 31, 4))).astype(np.float32)
+    fitted = Standardiser.fit(jnp.asarray(features))
+    wide = features.astype(np.float64)
+    np.testing.assert_allclose(fitted.mean, wide.mean((0, 1)), rtol=1e-6, atol=1e-8)
+    sd = wide.std((0, 1))
+    np.testing.assert_allclose(fitted.scale[:3], sd[:3], rtol=1e-3)
+    np.testing.assert_allclose(fitted.scale[1:3], sd[1:3], rtol=1e-5)
+    assert fitted.scale[3] == 1  # a bin that never changes
+
+
+def test_standardised_features_have_mean_zero_and_variance_one():
+    features = 3 * jax.random.normal(jax.random.key(0), (5, 20, 6)) - 60
+    standard = np.asarray(Standardiser.fit(features).apply(features), np.float64)
+    np.testing.assert_allclose(standard.mean((0, 1)), 0, atol=1e-5)
+    np.testing.assert_allclose(standard.std((0, 1)), 1, rtol=1e-5)
+
+
+def test_clips_of_different_level_count_into_the_scale():
+    """Variance between clips as well as within them."""
+    features = jnp.asarray([[[0.0], [0.0]], [[2.0], [2.0]]])
+    fitted = Standardiser.fit(features)
+    assert (fitted.mean.item(), fitted.scale.item()) == (1, 1)
+
+
+def test_the_identity_leaves_every_bit():
+    features = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    same = Standardiser.identity(3)
+    np.testing.assert_array_equal(same.apply(features), features)
+    np.testing.assert_array_equal(same.apply(features[0]), features[0])
+    in_place = standardise_in_place(same, features + 0)
+    np.testing.assert_array_equal(in_place, features)
+
+
+@pytest.mark.parametrize(("width", "hop"), [(1, 1), (5, 1), (5, 3), (4, 7), (13, 1)])
+def test_windows_are_those_of_numpy(width, hop):
+    features = np.random.default_rng(0).normal(size=(3, 13, 2)).astype(np.float32)
+    view = np.lib.stride_tricks.sliding_window_view(features, width, axis=1)
+    expected = view[:, ::hop].transpose(0, 1, 3, 2)  # [clip, window, frame, bin]
+    windows = Windows(width, hop)
+    assert windows.per_clip(13) == expected.shape[1]
+    expected = expected.reshape(-1, width * 2)
+    order = np.random.default_rng(1).permutation(len(expected))  # the last one too
+    found = windows.gather(jnp.asarray(features), jnp.asarray(order))
+    np.testing.assert_array_equal(found, expected[order])
+
+
+def test_the_official_clip_has_309_windows_of_640():
+    assert Windows(5).per_clip(313) == 309
+    shape = jax.eval_shape(
+        Windows(5).gather, jnp.zeros((1, 313, 128)), jnp.arange(309)
+    ).shape
+    assert shape == (309, 640)
+
+
+def test_a_window_that_does_not_fit_is_an_error():
+    assert Windows(5).per_clip(5) == 1
+    with pytest.raises(ValueError, match=r"window of 5 frames .* clips of 4"):
+        Windows(5).per_clip(4)
+    with pytest.raises(ValueError, match="at least 1"):
+        Windows(0)
+    with pytest.raises(ValueError, match="at least 1"):
+        Windows(5, 0)
