@@ -21,15 +21,21 @@ from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, DataError
 from mimii_jax.data.slide_rail_mechanics import FAULT_KINDS, MECHANICS
 from mimii_jax.data.slide_rail_physics import SAMPLE_RATE, SAMPLES, Fault, render
 
-# Official numbers of clips: training normal, test normal, test anomalous.
+# Official numbers of clips: training normal; test anomalous, test normal.
 COUNTS = {
-    "00": (968, 100, 356),
-    "02": (968, 100, 267),
-    "04": (434, 100, 178),
-    "06": (434, 100, 89),
-    "01": (968, 100, 178),
-    "03": (968, 100, 178),
-    "05": (434, 100, 178),
+    machine_id: {
+        "train": ((NORMAL, train),),
+        "test": ((ANOMALOUS, anomalous), (NORMAL, 100)),
+    }
+    for machine_id, train, anomalous in (
+        ("00", 968, 356),
+        ("01", 968, 178),
+        ("02", 968, 267),
+        ("03", 968, 178),
+        ("04", 434, 178),
+        ("05", 434, 178),
+        ("06", 434, 89),
+    )
 }
 _SERIAL_BELOW = 60  # clips; fewer are done sooner than worker processes start
 _BATCH = 8  # clips per task: 2.6 MB back from a worker at a time
@@ -137,14 +143,12 @@ def _check(ids: Sequence[str], scale: float, seed: int, workers: int) -> None:
 
 
 def _plans(ids: Sequence[str], scale: float) -> list[_Plan]:
-    """The clips in order: by split, ID, label, number."""
-    kinds = (("train", NORMAL), ("test", NORMAL), ("test", ANOMALOUS))
+    """The clips in the order in which they are read: by split, ID, name."""
     return [
         _Plan(machine_id, split, label, index)
-        for wanted in ("train", "test")
+        for split in ("train", "test")
         for machine_id in sorted(set(ids))
-        for (split, label), count in zip(kinds, COUNTS[machine_id], strict=True)
-        if split == wanted
+        for label, count in COUNTS[machine_id][split]
         for index in range(max(1, round(count * scale)))
     ]
 

@@ -25,13 +25,17 @@ from jaxtyping import Bool, Complex64, Float, Float32, Int16
 
 from mimii_jax.data.slide_rail_mechanics import (
     BELT,
+    BEND_SD_DB,
     DAMAGE,
     FACTORY_DBFS,
     FACTORY_SD_DB,
     GREASE,
+    GUST_DB,
+    GUST_SD_DB,
     OCTAVES_HZ,
     SCENE_WEIGHTS,
     SCENES,
+    TILT_SD_DB,
     Mechanics,
 )
 
@@ -88,11 +92,13 @@ def render(
     intervals = []
     if fault:
         sound, sounding = _FAULT_SOUNDS[fault.kind](rail, fault, motion, rng)
+        machine *= np.float32(_amplitude(_at(fault.severity, rail.load_db)))
         machine += sound * room
         intervals = _intervals(sounding[LEAD:])
     machine *= np.float32(gain)
     machine += factory
     wave = scipy.fft.irfft(machine, LENGTH)[LEAD:]
+    wave += _gusts(factory_rms, rng)[LEAD:]
     audio = np.clip(np.rint(wave * 32768), -32768, 32767).astype(np.int16)
     return audio, intervals
 
@@ -160,47 +166,63 @@ def _motor(rail: Mechanics, motion: Motion, rng: np.random.Generator) -> Wave:
     return wave * np.minimum(1, 4 * motion.speed)
 
 
-def _rail_damage(rail: Mechanics, fault: Fault, motion: Motion, rng):
-    """Strikes at one to three damaged places of the rail, in both directions."""
-    places = rail.stroke_m * rng.uniform(0.1, 0.9, size=rng.integers(1, 4))
+def _rail_damage(
+    rail: Mechanics, fault: Fault, motion: Motion, rng: np.random.Generator
+) -> tuple[Spectrum, Bool[np.ndarray, " time"]]:
+    """Strikes at two to four damaged places of the rail, in both directions.
+
+    Each place is a patch of four centimetres with six pits.
+    """
+    places = rail.stroke_m * rng.uniform(0.1, 0.9, size=rng.integers(2, 5))
+    pits = (places[:, None] + rng.uniform(-0.02, 0.02, (len(places), 6))).ravel()
+    there_and_back = 2 * rail.stroke_m
     struck = np.concatenate(
         [
-            _passings(motion.travel, 2 * rail.stroke_m, place / (2 * rail.stroke_m))
-            for place in (*places, *(2 * rail.stroke_m - places))
+            _passings(motion.travel, there_and_back, pit / there_and_back)
+            for pit in (*pits, *(there_and_back - pits))
         ]
     )
-    excitation = np.zeros(LENGTH, np.float32)
-    force = _strike(_level_db(rail, fault)) * motion.speed[struck]
-    np.add.at(excitation, struck, force * _spread(struck, 0.1, rng))
+    force = np.zeros(LENGTH, np.float32)
+    np.add.at(force, struck, motion.speed[struck] * _spread(struck, 0.3, rng))
     sounding = np.zeros(LENGTH, bool)
     for sample in struck:
         sounding[sample : sample + SAMPLE_RATE // 8] = True
-    return scipy.fft.rfft(excitation) * _rail_response(rail), sounding
+    force *= _strike(_at(fault.severity, rail.fault_db[fault.kind]))
+    return scipy.fft.rfft(force) * _struck_response(rail), sounding
 
 
-def _loose_belt(rail: Mechanics, fault: Fault, motion: Motion, rng):
-    """Slaps of the belt against the frame while the carriage runs."""
+def _loose_belt(
+    rail: Mechanics, fault: Fault, motion: Motion, rng: np.random.Generator
+) -> tuple[Spectrum, Bool[np.ndarray, " time"]]:
+    """Slaps of the belt while the carriage runs; its speed wobbles already."""
     moving = motion.speed > 0.02
-    beat = np.cumsum(moving) * (rail.belt_hz / SAMPLE_RATE)
-    slaps = _passings(beat, 1.0, rng.uniform())
-    excitation = np.zeros(LENGTH, np.float32)
-    excitation[slaps] = _strike(_level_db(rail, fault)) * _spread(slaps, 0.3, rng)
-    spectrum = scipy.fft.rfft(excitation)
-    return spectrum * (_frame_response(rail) + 0.3 * _rail_response(rail)), moving
+    slaps = _passings(
+        np.cumsum(moving) * (rail.belt_hz / SAMPLE_RATE), 1.0, rng.uniform()
+    )
+    force = np.zeros(LENGTH, np.float32)
+    force[slaps] = _strike(_at(fault.severity, rail.fault_db[fault.kind])) * _spread(slaps, 0.3, rng)
+    response = _struck_response(rail) + _amplitude(-6) * _frame_response(rail)
+    return scipy.fft.rfft(force) * response, moving
 
 
-def _no_grease(rail: Mechanics, fault: Fault, motion: Motion, rng):
-    """High-frequency friction, and bursts of stick-slip squeal."""
-    level = _amplitude(_level_db(rail, fault))
-    rough = rng.standard_normal(LENGTH, dtype=np.float32) * motion.speed * level
-    wander = _slow(rng, 8.0)
+def _no_grease(
+    rail: Mechanics, fault: Fault, motion: Motion, rng: np.random.Generator
+) -> tuple[Spectrum, Bool[np.ndarray, " time"]]:
+    """High-frequency friction, and bursts of stick-slip squeal with two overtones."""
+    level = _amplitude(_at(fault.severity, rail.fault_db[fault.kind]))
+    rough = rng.standard_normal(LENGTH, dtype=np.float32) * motion.speed
+    rough *= np.float32(level * (1 - rail.ringing) ** 0.5)
     hertz = rail.squeal_hz * (1 + 0.04 * rng.standard_normal())
-    hertz = hertz * (1 + 0.03 * (motion.speed - 1) + 0.004 * wander)
-    cycles = np.cumsum(hertz, dtype=np.float64) / SAMPLE_RATE
-    burst = np.clip(_slow(rng, 6.0), 0, 1.5) * np.minimum(1, 4 * motion.speed)
-    squeal = level * burst * np.sin(2 * np.pi * (cycles % 1)).astype(np.float32)
-    spectrum = scipy.fft.rfft(rough) * _rail_response(rail) * _highs()
-    return spectrum + scipy.fft.rfft(squeal.astype(np.float32)), motion.speed > 0.02
+    pitch = 1 + 0.03 * (motion.speed - 1) + 0.004 * _slow(rng, 8.0)
+    cycles = np.cumsum(pitch, dtype=np.float64) * (hertz / SAMPLE_RATE)
+    burst = np.clip(1 + _slow(rng, 6.0), 0, 2) * np.minimum(1, 4 * motion.speed)
+    saw = np.zeros(LENGTH, np.float32)
+    for overtone in (1, 2, 3):
+        if overtone * hertz < 0.45 * SAMPLE_RATE:
+            saw += np.sin(2 * np.pi * (overtone * cycles % 1)) / overtone
+    saw *= burst * np.float32(level * rail.ringing**0.5)
+    spectrum = scipy.fft.rfft(rough) * _broadband() + scipy.fft.rfft(saw)
+    return spectrum, motion.speed > 0.02
 
 
 _FAULT_SOUNDS = {DAMAGE: _rail_damage, BELT: _loose_belt, GREASE: _no_grease}
@@ -210,7 +232,8 @@ def _factory(rng: np.random.Generator) -> tuple[Spectrum, float]:
     """Spectrum of the factory noise of one clip, and its RMS."""
     scene = rng.choice(len(SCENES), p=SCENE_WEIGHTS)
     octaves = np.log2(np.maximum(_frequency(), 20.0))
-    bend = rng.normal(0, 1.2, len(OCTAVES_HZ))
+    bend = rng.normal(0, BEND_SD_DB, len(OCTAVES_HZ))
+    bend += rng.normal(0, TILT_SD_DB) * np.log2(np.divide(OCTAVES_HZ, 500))
     psd_db = _scene_db(scene) + np.interp(octaves, np.log2(OCTAVES_HZ), bend)
     shape = (10 ** (psd_db / 20)).astype(np.float32)
     noise = rng.standard_normal(2 * len(shape), dtype=np.float32).view(np.complex64)
@@ -219,6 +242,19 @@ def _factory(rng: np.random.Generator) -> tuple[Spectrum, float]:
     rms = _amplitude(rng.normal(FACTORY_DBFS, FACTORY_SD_DB))
     noise *= np.float32(rms / _rms(noise))
     return noise, rms
+
+
+def _gusts(factory_rms: float, rng: np.random.Generator) -> Wave:
+    """Hiss and whistles that swell now and then: leaking air, tools, vehicles."""
+    level = factory_rms * _amplitude(rng.normal(GUST_DB, GUST_SD_DB))
+    hertz = _frequency()
+    centre, octaves = 2 ** rng.uniform([9.5, -6.0], [12.5, 0.3])  # 700 Hz to 6 kHz
+    shape = np.exp(-0.5 * (np.log2(np.maximum(hertz, 20) / centre) / octaves) ** 2)
+    noise = rng.standard_normal(2 * len(shape), dtype=np.float32).view(np.complex64)
+    noise *= shape.astype(np.float32)
+    noise[0] = noise[-1] = 0
+    swell = np.exp(1.2 * _slow(rng, 0.7)) * np.float32(level / _rms(noise))
+    return scipy.fft.irfft(noise, LENGTH) * swell
 
 
 @lru_cache
@@ -233,7 +269,8 @@ def _scene_db(index: int) -> Float32[np.ndarray, " frequency"]:
     hertz = np.maximum(_frequency(), 20.0)
     psd_db = np.interp(
         np.log2(hertz), np.log2(OCTAVES_HZ), SCENES[index].octaves_db
-    ) - 12 * np.maximum(0, np.log2(31.5 / hertz))
+    )
+    psd_db -= 12 * np.maximum(0, np.log2(31.5 / hertz))
     power = np.ones_like(psd_db)
     for centre, width, level_db in SCENES[index].lines:
         power += 10 ** (level_db / 10) / (1 + ((hertz - centre) / width) ** 2) ** 2
@@ -274,10 +311,21 @@ def _frame_response(rail: Mechanics) -> Spectrum:
 
 
 @lru_cache
-def _highs() -> Float32[np.ndarray, " frequency"]:
-    """What dry rubbing excites: a high shelf from 2 kHz."""
+def _struck_response(rail: Mechanics) -> Spectrum:
+    """Sharp rings and a broadband click; an impulse keeps its energy."""
+    hertz = np.maximum(_frequency(), 20.0).astype(np.float64)
+    rings = sum(_mode(hertz, centre, 120) for centre in rail.rings_hz)
+    rings = rings / np.sqrt(np.mean(np.abs(rings) ** 2))
+    mixed = rail.ringing**0.5 * rings + (1 - rail.ringing) ** 0.5 * _broadband()
+    return mixed.astype(np.complex64)
+
+
+@lru_cache
+def _broadband() -> Float32[np.ndarray, " frequency"]:
+    """What rubbing and clicking of bare metal excite: a shelf from 900 Hz."""
     hertz = _frequency()
-    return (hertz**2 / (hertz**2 + 2000**2)).astype(np.float32)
+    shelf = hertz**2 / (hertz**2 + 900**2)
+    return (shelf / np.sqrt(np.mean(shelf**2))).astype(np.float32)
 
 
 def _mode(hertz, centre: float, q: float):
@@ -304,10 +352,9 @@ def _spread(events, sd: float, rng: np.random.Generator):
     return np.exp(sd * rng.standard_normal(len(events))).astype(np.float32)
 
 
-def _level_db(rail: Mechanics, fault: Fault) -> float:
-    """Level of a fault: linear in severity between the two ends of the rail's range."""
-    low, high = rail.fault_db[fault.kind]
-    return low + (high - low) * fault.severity
+def _at(severity: float, level_db: tuple[float, float]) -> float:
+    """Level at this severity, linear between those at severity 0 and 1."""
+    return level_db[0] + (level_db[1] - level_db[0]) * severity
 
 
 def _strike(energy_db: float) -> float:

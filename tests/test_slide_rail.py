@@ -1,0 +1,256 @@
+import csv
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from mimii_jax.data import dcase, slide_rail
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, DataError
+from mimii_jax.data.slide_rail_mechanics import BELT, DAMAGE, GREASE, MECHANICS
+from mimii_jax.data.slide_rail_physics import (
+    SAMPLE_RATE,
+    SAMPLES,
+    Fault,
+    carriage,
+    render,
+)
+
+
+def simulate(ids=("00",), scale=0.01, **options):
+    return slide_rail.simulate(ids, scale=scale, progress=False, **options)
+
+
+def by_identity(simulation):
+    clips = simulation.clips
+    keys = zip(clips.split.tolist(), clips.name.tolist(), strict=True)
+    return dict(zip(keys, clips.audio, strict=True))
+
+
+@pytest.fixture(scope="module")
+def small():
+    return simulate(("00", "04"), scale=0.02, workers=1)
+
+
+def test_counts_names_and_order(small):
+    clips = small.clips
+    assert [clips.count("train", i, NORMAL) for i in clips.ids] == [19, 9]
+    assert [clips.count("test", i, NORMAL) for i in clips.ids] == [2, 2]
+    assert [clips.count("test", i, ANOMALOUS) for i in clips.ids] == [7, 4]
+    assert clips.machine_type == "slider"
+    assert clips.sample_rate == 16_000
+    assert clips.audio.shape == (43, 160_000)
+    assert clips.split.tolist() == ["train"] * 28 + ["test"] * 15
+    assert clips.train.audio.base is clips.audio  # contiguous: a view, no copy
+    assert clips.name[0] == "normal_id_00_00000000.wav"
+    assert clips.name[-1] == "normal_id_04_00000001.wav"
+    for name, machine_id, label in zip(
+        clips.name, clips.machine_id, clips.label, strict=True
+    ):
+        assert name.startswith("anomaly" if label == ANOMALOUS else "normal")
+        assert f"_id_{machine_id}_" in name
+
+
+def test_every_kind_remains_at_the_smallest_scale():
+    clips = simulate(("01", "06"), scale=1e-6).clips
+    assert clips.name.tolist() == [
+        "normal_id_01_00000000.wav",
+        "normal_id_06_00000000.wav",
+        "anomaly_id_01_00000000.wav",
+        "normal_id_01_00000000.wav",
+        "anomaly_id_06_00000000.wav",
+        "normal_id_06_00000000.wav",
+    ]
+
+
+def test_official_counts():
+    plans = slide_rail._plans(("00", "02", "04"), 1.0)
+    assert len(plans) == 968 + 968 + 434 + 3 * 100 + 356 + 267 + 178
+
+
+def test_bytes_do_not_depend_on_workers_other_ids_or_scale(small):
+    whole = by_identity(simulate(("00", "02", "04"), scale=0.03, workers=2))
+    assert len(whole) > slide_rail._SERIAL_BELOW  # so that there are processes
+    for identity, audio in by_identity(small).items():
+        assert audio.tobytes() == whole[identity].tobytes()
+
+
+def test_clips_and_seeds_differ(small):
+    sounds = {audio.tobytes() for audio in small.clips.audio}
+    others = {audio.tobytes() for audio in simulate(seed=1).clips.audio}
+    assert len(sounds) == len(small.clips)
+    assert not sounds & others
+
+
+def test_faults_sound_inside_anomalous_clips_only(small):
+    clips = small.clips
+    anomalous = set(clips.name[clips.label == ANOMALOUS].tolist())
+    assert {fault.name for fault in small.faults} == anomalous
+    for fault in small.faults:
+        assert 0 <= fault.start_s < fault.end_s <= 10
+        assert 0 < fault.severity <= 1
+    for before, after in zip(small.faults, small.faults[1:], strict=False):
+        if before.name == after.name:
+            assert before.end_s < after.start_s
+            assert (before.kind, before.severity) == (after.kind, after.severity)
+
+
+@pytest.mark.parametrize("machine_id", sorted(MECHANICS))
+@pytest.mark.parametrize("kind", [DAMAGE, BELT, GREASE])
+def test_worst_faults_do_not_clip(machine_id, kind):
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        audio, intervals = render(MECHANICS[machine_id], Fault(kind, 1.0), rng)
+        assert np.abs(audio.astype(int)).max() < 32767
+        assert intervals
+
+
+def fault_sound(kind, machine_id="00", seed=3, severity=1.0):
+    """What the fault adds to the clip: with it, less the same clip without."""
+    rail = MECHANICS[machine_id]
+    with_fault, intervals = render(
+        rail, Fault(kind, severity), np.random.default_rng(seed)
+    )
+    return with_fault, intervals, rail
+
+
+def frame_power(audio, low, high, n=512):
+    frames = audio[: len(audio) // n * n].reshape(-1, n) * np.hanning(n)
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    hertz = np.fft.rfftfreq(n, 1 / SAMPLE_RATE)
+    return power[:, (hertz >= low) & (hertz < high)].sum(1)
+
+
+def test_carriage_runs_to_and_fro_between_its_end_stops():
+    rail = MECHANICS["02"]
+    motion = carriage(rail, 0.0, np.random.default_rng(0))
+    assert motion.speed.min() >= 0
+    assert motion.speed.max() == pytest.approx(1, abs=0.05)
+    assert np.all(np.diff(motion.travel) >= 0)
+    strokes = np.diff(motion.travel[motion.stops]) / rail.stroke_m
+    assert len(strokes) > 5
+    np.testing.assert_allclose(strokes, 1, rtol=0.002)
+    assert np.all(motion.speed[motion.stops[:-1] + 2] < 0.01)  # rests at the stops
+
+
+def test_a_loose_belt_makes_the_speed_wobble():
+    rail = MECHANICS["00"]
+    steady, loose = (
+        carriage(rail, wobble, np.random.default_rng(0)).speed for wobble in (0.0, 1.0)
+    )
+    running = steady > 0.95
+    assert np.std(loose[running]) > 5 * np.std(steady[running])
+
+
+def test_damage_is_heard_at_the_same_places_in_both_directions():
+    rail = MECHANICS["02"]
+    rng = np.random.default_rng(5)
+    state = rng.bit_generator.state
+    motion = carriage(rail, 0.0, rng)  # the first thing that a clip draws
+    rng.bit_generator.state = state
+    _, intervals = render(rail, Fault(DAMAGE, 0.8), rng)
+    start = np.array([start for start, _ in intervals if start > 0])
+    along = motion.travel[np.round((start + 1) * SAMPLE_RATE).astype(int)]
+    place = along / rail.stroke_m % 2
+    forth, back = np.sort(place[place < 1]), np.sort(2 - place[place > 1])
+    patch = 0.05 / rail.stroke_m
+    for direction in (forth, back):
+        assert len(direction) >= 4
+        places = 1 + np.sum(np.diff(direction) > patch)
+        assert places <= 4, "strikes recur at a few fixed places, stroke after stroke"
+        assert len(direction) >= 2 * places
+
+
+def test_damage_strikes_when_its_labels_say():
+    audio, intervals, _ = fault_sound(DAMAGE)
+    power = frame_power(audio.astype(float), 2000, 8000)
+    middle = (np.arange(len(power)) + 0.5) * 512 / SAMPLE_RATE
+    inside = np.any([(s <= middle) & (middle < e) for s, e in intervals], axis=0)
+    assert power[inside].mean() > 3 * power[~inside].mean()
+
+
+def test_no_grease_raises_high_frequencies_while_the_carriage_runs():
+    audio, intervals, _ = fault_sound(GREASE)
+    power = frame_power(audio.astype(float), 2000, 8000)
+    middle = (np.arange(len(power)) + 0.5) * 512 / SAMPLE_RATE
+    inside = np.any([(s <= middle) & (middle < e) for s, e in intervals], axis=0)
+    assert 0.3 < inside.mean() < 0.95
+    assert power[inside].mean() > 3 * power[~inside].mean()
+
+
+@pytest.mark.parametrize("kind", [DAMAGE, BELT, GREASE])
+def test_severity_makes_a_fault_louder(kind):
+    mild, severe = (
+        frame_power(
+            fault_sound(kind, severity=severity)[0].astype(float), 800, 8000
+        ).sum()
+        for severity in (0.05, 1.0)
+    )
+    assert severe > 1.3 * mild
+
+
+def test_the_dumbest_baseline_finds_the_faults_of_id_00():
+    clips = simulate(scale=0.1).clips.test
+    level = np.array([np.std(audio.astype(np.float32)) for audio in clips.audio])
+    assert roc_auc_score(clips.label, level) > 0.85
+
+
+def test_simulated_clips_look_like_real_ones(real_sample):
+    real = dcase.read(real_sample, "slider", ("00",)).train.audio
+    ours = simulate(scale=0.02).clips.train.audio
+    for low, high in ((100, 400), (400, 1600)):
+        theirs, made = (
+            10 * np.log10(np.mean([frame_power(a / 32768, low, high) for a in audio]))
+            for audio in (real[:20], ours)
+        )
+        assert made == pytest.approx(theirs, abs=4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"scale": 0.0}, "scale must be greater than 0, not 0"),
+        ({"scale": float("nan")}, "scale must be greater than 0, not nan"),
+        ({"ids": ("00", "09")}, "no slide rail 09; choose from 00, 01, 02"),
+        ({"ids": ()}, "no machine ID; choose from 00, 01, 02"),
+        ({"seed": -1}, "seed must not be negative, not -1"),
+        ({"workers": -2}, "workers must not be negative, not -2"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(arguments, message):
+    with pytest.raises(DataError, match=message):
+        simulate(**arguments)
+
+
+def test_command_writes_a_data_set_that_reads_back(tmp_path, capsys):
+    slide_rail.main(["--out", str(tmp_path), "--scale", "0.005", "--ids", "02"])
+    expected = simulate(("02",), scale=0.005)
+    clips = dcase.read(tmp_path, "slider", ("02",))
+    assert clips.name.tolist() == expected.clips.name.tolist()
+    np.testing.assert_array_equal(clips.audio, expected.clips.audio)
+    with (tmp_path / "slider" / "faults.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == [fault.name for fault in expected.faults]
+    assert list(rows[0]) == ["name", "kind", "severity", "start_s", "end_s"]
+    assert f"wrote {len(clips)} simulated clips" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--scale", "-1"], ["--ids", "08"], ["--out", "/dev/null/x"]]
+)
+def test_command_says_in_one_line_what_is_wrong(tmp_path, arguments):
+    out = [] if "--out" in arguments else ["--out", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-m", "mimii_jax.data.slide_rail", *out, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("slide_rail: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_length_of_a_clip():
+    assert SAMPLES == 10 * SAMPLE_RATE
