@@ -1,5 +1,6 @@
 """scikit-learn detectors on the project's front end."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -146,7 +147,10 @@ class ClassicalDetector:
         with watch.bar("fitting", len(seeds), "models") as advance:
             for seed in seeds:
                 examples = self._training_examples(features, seed, watch)
-                self.models.append(self.build(seed).fit(examples))
+                with warnings.catch_warnings():
+                    # Nystroem takes every example where there are fewer: as intended.
+                    warnings.filterwarnings("ignore", "n_components > n_samples")
+                    self.models.append(self.build(seed).fit(examples))
                 advance(1)
         return self
 

@@ -1,0 +1,277 @@
+"""The detectors: what they learn from, what they score, what they save."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import librosa
+import numpy as np
+import pytest
+from small_clips import RATE, quiet_watch, said, small_clips
+
+from configs import isolation_forest, mlp_ae, mlp_vae, one_class_svm
+from mimii_jax.data.clips import hold_out
+from mimii_jax.detectors.controls import measure, score_controls
+from mimii_jax.metrics import auc
+from mimii_jax.run import build_detector
+from mimii_jax.scores import CONTROLS, NO_SEED
+
+CLIPS = small_clips()
+SEEDS = (0, 1)
+NEURAL = {"mlp_vae": mlp_vae, "mlp_ae": mlp_ae}
+CLASSICAL = {
+    "forest": (isolation_forest, "default"),
+    "forest_windows": (isolation_forest, "windows"),
+    "svm": (one_class_svm, "default"),
+    "svm_linear": (one_class_svm, "linear"),
+    "svm_exact": (one_class_svm, "exact"),
+}
+
+
+def small(config, **sections):
+    """A config whose detector fits in a moment."""
+    c = config.copy_and_resolve_references()
+    c.features.n_mels = 32
+    if "train" in c:
+        c.detector.hidden = (16,)
+        c.detector.latent = 4
+        c.train.epochs = 3
+        c.train.batch_size = 64
+    for section, fields in sections.items():
+        c[section].update(fields)
+    return c
+
+
+def neural(name="mlp_vae", **sections):
+    return build_detector(small(NEURAL[name].get_config(), **sections))
+
+
+def classical(kind, **sections):
+    module, variant = CLASSICAL[kind]
+    return build_detector(small(module.get_config(variant), **sections))
+
+
+def fitted(detector, clips=CLIPS.train, seeds=SEEDS):
+    return detector.fit(clips, seeds, quiet_watch())
+
+
+def scores(detector, clips=CLIPS.test):
+    return detector.score(clips, quiet_watch())
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_a_neural_detector_that_was_saved_scores_the_same_bits(name, tmp_path):
+    detector = fitted(neural(name, features={"standardise": True}))
+    before = scores(detector)
+    assert before.shape == (2, 12)
+    detector.save(tmp_path / "model")
+    loaded = neural(name, features={"standardise": True}).load(
+        tmp_path / "model", SEEDS
+    )
+    np.testing.assert_array_equal(scores(loaded), before)
+    assert not np.array_equal(before[0], before[1])  # a model per seed
+
+
+@pytest.mark.parametrize("kind", CLASSICAL)
+def test_a_classical_detector_that_was_saved_scores_the_same_bits(kind, tmp_path):
+    detector = fitted(classical(kind))
+    before = scores(detector)
+    assert before.shape == (2, 12)
+    detector.save(tmp_path / "model")
+    loaded = classical(kind).load(tmp_path / "model", SEEDS)
+    np.testing.assert_array_equal(scores(loaded), before)
+
+
+@pytest.mark.parametrize("kind", CLASSICAL)
+def test_classical_seeds_reproduce(kind):
+    first, again = scores(fitted(classical(kind))), scores(fitted(classical(kind)))
+    np.testing.assert_array_equal(first, again)
+    alone = scores(fitted(classical(kind), seeds=(1,)))
+    np.testing.assert_array_equal(alone[0], first[1])
+    same = np.array_equal(first[0], first[1])
+    assert same == (kind == "svm_exact")  # its solution is unique
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [("forest", 0.8), ("forest_windows", 1), ("svm", 1), ("svm_exact", 1)],
+)
+def test_faults_score_higher_with_classical_detectors(kind, least):
+    """A forest has little to isolate with from 12 examples of 1,024 numbers."""
+    score = scores(fitted(classical(kind)))
+    assert min(auc(CLIPS.test.label, run) for run in score) >= least
+
+
+@pytest.mark.parametrize("name", NEURAL)
+def test_faults_score_higher_with_neural_detectors(name):
+    more = {"epochs": 15, "learning_rate": 1e-2}
+    score = scores(fitted(neural(name, features={"standardise": True}, train=more)))
+    assert min(auc(CLIPS.test.label, run) for run in score) == 1
+
+
+@pytest.mark.parametrize("kind", ["forest", "forest_windows", "svm"])
+def test_a_score_is_minus_that_of_scikit_learn(kind):
+    """On examples that NumPy makes from the front end's frames."""
+    detector = fitted(classical(kind))
+    clip = CLIPS.test[:1]
+    frames = detector.front_end(jnp.float32(clip.audio[0]) / 32768)
+    frames = np.asarray(detector.standardiser.apply(frames))
+    width = detector.windows.width if detector.windows else len(frames)
+    x = [frames[i : i + width].ravel() for i in range(len(frames) - width + 1)]
+    for model, score in zip(detector.models, scores(detector, clip), strict=True):
+        expected = -np.mean(model.score_samples(np.array(x)))
+        np.testing.assert_allclose(score, expected, rtol=1e-4)
+
+
+def test_whole_clips_and_windows_are_examples():
+    frames = 32
+    whole = fitted(classical("forest"))
+    assert whole.models[0].n_features_in_ == frames * 32
+    windows = fitted(classical("forest_windows"))
+    assert windows.models[0].n_features_in_ == 5 * 32
+
+
+def test_more_windows_than_wanted_are_subsampled_and_it_says_so():
+    watch = quiet_watch()
+    detector = classical("forest_windows", windows={"max_examples": 50})
+    detector.fit(CLIPS.train, SEEDS, watch)
+    for seed in SEEDS:
+        assert f"seed {seed}: fitted to 50 of 336 windows" in said(watch)
+    numbered = jnp.arange(12.0 * 32).reshape(12, 32, 1)
+    features = jnp.broadcast_to(numbered, (12, 32, 32))
+    chosen = [detector._training_examples(features, s, watch) for s in (0, 0, 1)]
+    assert chosen[0].shape == (50, 160)
+    assert len(np.unique(chosen[0], axis=0)) == 50  # none twice
+    np.testing.assert_array_equal(chosen[0], chosen[1])
+    assert not np.array_equal(chosen[0], chosen[2])
+
+
+def test_as_many_windows_as_wanted_are_not_subsampled():
+    watch = quiet_watch()
+    detector = classical("forest_windows", windows={"max_examples": 336})
+    detector.fit(CLIPS.train, (0,), watch)
+    assert "fitted to" not in said(watch)
+
+
+def test_held_out_clips_are_not_trained_on():
+    """Garbage in their place changes nothing but the validation loss."""
+    held_out = hold_out(CLIPS.train.machine_id, 0.34)
+    assert held_out.sum() == 4
+    audio = CLIPS.train.audio.copy()
+    audio[held_out] = np.random.default_rng(0).integers(-9999, 9999, RATE, np.int16)
+    spoilt = replace(CLIPS.train, audio=audio)
+    options = {"train": {"validation_fraction": 0.34}}
+    score = [
+        scores(fitted(neural(**options), clips)) for clips in (CLIPS.train, spoilt)
+    ]
+    np.testing.assert_array_equal(score[0], score[1])
+    all_of_them = {"train": {"validation_fraction": 0.0}}
+    other = scores(fitted(neural(**all_of_them), spoilt))
+    assert not np.array_equal(other, score[0])
+
+
+def test_a_clip_is_scored_alike_whatever_stands_beside_it():
+    """Silence fills the last chunk; a clip's score does not depend on it."""
+    detector = fitted(neural())
+    many = small_clips(test=18, length=RATE, seed=1).test  # 72 clips, two chunks
+    score = scores(detector, many)
+    assert score.shape == (2, 72)
+    np.testing.assert_array_equal(scores(detector, many[65:]), score[:, 65:])
+    np.testing.assert_array_equal(scores(detector, many[:1]), score[:, :1])
+
+
+@pytest.mark.parametrize("kind", ["neural", "svm", "forest"])
+def test_digital_silence_has_a_finite_score(kind):
+    detector = fitted(neural() if kind == "neural" else classical(kind))
+    silent = replace(CLIPS.test, audio=np.zeros_like(CLIPS.test.audio))
+    assert np.all(np.isfinite(scores(detector, silent)))
+
+
+def test_training_on_silence_alone_works():
+    silent = replace(CLIPS.train, audio=np.zeros_like(CLIPS.train.audio))
+    detector = fitted(neural(features={"standardise": True}), silent)
+    assert np.all(np.isfinite(scores(detector)))
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.99])
+def test_a_share_of_each_id_is_held_out(fraction):
+    machine_id = np.array(["00"] * 20 + ["02"] * 7 + ["04"])
+    held_out = hold_out(machine_id, fraction)
+    for value, count in (("00", 20), ("02", 7), ("04", 1)):
+        expected = min(round(fraction * count), count - 1)
+        assert held_out[machine_id == value].sum() == expected
+    np.testing.assert_array_equal(hold_out(machine_id, fraction), held_out)
+
+
+@pytest.mark.parametrize("fraction", [1.0, -0.1, float("nan")])
+def test_a_held_out_share_out_of_range_is_refused(fraction):
+    with pytest.raises(ValueError, match=rf"fraction of {fraction}: must be in \[0, 1"):
+        hold_out(np.array(["00"]), fraction)
+
+
+def sine(hertz, amplitude):
+    wave = amplitude * np.sin(2 * np.pi * hertz * np.arange(4 * RATE) / RATE + 0.1)
+    return np.round(32768 * wave).astype(np.int16)
+
+
+def control(name, audio):
+    return measure(audio, RATE)[CONTROLS.index(name)]
+
+
+def test_the_level_of_a_sine_is_that_of_its_amplitude():
+    expected = 20 * np.log10(0.1) - 10 * np.log10(2)
+    assert control("level", sine(440, 0.1)) == pytest.approx(expected, abs=1e-3)
+    full = np.full(100, -32768, np.int16)
+    assert control("level", np.tile(full, 100)) == pytest.approx(0, abs=1e-6)
+
+
+def test_a_sine_crosses_zero_twice_a_period():
+    expected = 2 * 500 / RATE
+    assert control("zero_crossings", sine(500, 0.1)) == pytest.approx(
+        expected, rel=1e-3
+    )
+
+
+def test_flatness_is_high_for_noise_and_low_for_a_sine():
+    noise = np.random.default_rng(0).integers(-999, 999, 2 * RATE, np.int16)
+    assert control("flatness", noise) > 0.4
+    assert control("flatness", sine(440, 0.1)) < 0.01
+
+
+def test_a_steady_sound_has_a_steady_bandwidth():
+    rng = np.random.default_rng(0)
+    steady = rng.normal(0, 300, 4 * RATE)
+    changing = steady.copy()
+    changing[: 2 * RATE] = np.convolve(steady[: 2 * RATE], np.ones(8) / 8, "same")
+    steady, changing = (wave.astype(np.int16) for wave in (steady, changing))
+    assert control("bandwidth_sd", changing) > 3 * control("bandwidth_sd", steady)
+
+
+def test_controls_are_those_of_librosa_called_directly():
+    audio = CLIPS.test.audio[-1]
+    wave = np.float32(audio) / 32768
+    bandwidth = librosa.feature.spectral_bandwidth(y=wave, sr=RATE)
+    crossings = np.sum(librosa.zero_crossings(wave, threshold=0, pad=False))
+    expected = [
+        20 * np.log10(np.sqrt(np.mean(np.float64(wave) ** 2))),
+        np.std(bandwidth),
+        np.mean(librosa.feature.spectral_flatness(y=wave)),
+        crossings / (len(wave) - 1),
+    ]
+    np.testing.assert_allclose(measure(audio, RATE), expected, rtol=1e-5)
+
+
+def test_controls_of_silence_are_finite():
+    values = measure(np.zeros(RATE, np.int16), RATE)
+    assert np.all(np.isfinite(values))
+    assert values[CONTROLS.index("level")] == pytest.approx(-156.5, abs=0.05)
+
+
+def test_the_table_of_controls_has_each_clip_once_per_control():
+    table = score_controls(CLIPS.test, quiet_watch())
+    assert table.detectors == list(CONTROLS)
+    assert set(table.seed.tolist()) == {NO_SEED}
+    for name in CONTROLS:
+        of = table[table.detector == name]
+        assert of.name.tolist() == CLIPS.test.name.tolist()
+        expected = [control(name, audio) for audio in CLIPS.test.audio]
+        np.testing.assert_array_equal(of.score, expected)

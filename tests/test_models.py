@@ -1,0 +1,125 @@
+"""The networks: sizes, losses and errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from configs import mlp_ae, mlp_vae
+from mimii_jax.models.mlp_ae import MLPAE
+from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.run import build_detector
+
+
+def vae(kl_weight=1.0):
+    return MLPVAE(12, hidden=(16, 8), latent=3, kl_weight=kl_weight, rngs=nnx.Rngs(0))
+
+
+def batch(rows=4):
+    return jax.random.normal(jax.random.key(5), (rows, 12))
+
+
+def parameters(model):
+    return [x.shape for x in jax.tree.leaves(nnx.state(model, nnx.Param))]
+
+
+def as_configured(config):
+    """The network that a run builds, for windows of its config's front end."""
+    n_features = config.windows.width * config.features.n_mels
+    build = build_detector(config).build
+    return nnx.eval_shape(lambda: build(n_features, nnx.Rngs(0)))
+
+
+def test_the_reference_vae_has_the_reported_number_of_parameters():
+    model = as_configured(mlp_vae.get_config("reference"))
+    assert sum(map(np.prod, parameters(model))) == 858_280
+    assert model.output.kernel.shape == (400, 640)
+
+
+def test_the_autoencoder_has_the_official_widths():
+    model = as_configured(mlp_ae.get_config())
+    layers = [*model.layers, model.output]
+    assert [layer.kernel.shape for layer in layers] == [
+        (640, 128),
+        (128, 128),
+        (128, 128),
+        (128, 128),
+        (128, 8),
+        (8, 128),
+        (128, 128),
+        (128, 128),
+        (128, 128),
+        (128, 640),
+    ]
+    assert [norm.scale.shape[0] for norm in model.norms] == [128] * 4 + [8] + [128] * 4
+
+
+def test_the_loss_of_the_vae_is_the_negative_evidence_lower_bound():
+    """By hand: unit-variance Gaussian decoder, one draw, closed-form divergence."""
+    model, x, key = vae(), batch(), jax.random.key(1)
+    mean, log_variance = model.encode(x)
+    sd = jnp.exp(log_variance / 2)
+    z = mean + sd * jax.random.normal(key, mean.shape)
+    squares = jnp.sum((x - model.decode(z)) ** 2, axis=1) / 2
+    divergence = jnp.sum(-jnp.log(sd) + (sd**2 + mean**2) / 2 - 0.5, axis=1)
+    np.testing.assert_allclose(model.loss(x, key), squares + divergence, rtol=1e-5)
+
+
+def test_the_divergence_equals_its_monte_carlo_estimate():
+    x, key = batch(), jax.random.key(1)
+    divergence = vae(1.0).loss(x, key) - vae(0.0).loss(x, key)
+    mean, log_variance = vae().encode(x)
+    mean, sd = (np.asarray(v, np.float64) for v in (mean, jnp.exp(log_variance / 2)))
+    noise = np.random.default_rng(0).normal(size=(100_000, *mean.shape))
+    z = mean + sd * noise
+    samples = np.sum((z**2 - noise**2) / 2 - np.log(sd), axis=-1)  # log q - log p
+    spread = samples.std(0) / np.sqrt(len(samples))
+    assert np.all(np.abs(samples.mean(0) - divergence) < 5 * spread)
+    assert np.all(divergence > 20 * spread)  # so that the comparison says something
+
+
+def test_the_kl_weight_is_a_factor():
+    x, key = batch(), jax.random.key(1)
+    loss = [np.asarray(vae(weight).loss(x, key)) for weight in (0.0, 0.1, 1.0)]
+    np.testing.assert_allclose(loss[1] - loss[0], 0.1 * (loss[2] - loss[0]), rtol=1e-4)
+
+
+def test_without_posterior_variance_loss_and_error_are_one_reconstruction():
+    model = vae(kl_weight=0.0)
+    model.log_variance.kernel[...] = jnp.zeros_like(model.log_variance.kernel[...])
+    model.log_variance.bias[...] = jnp.full(3, -200.0)
+    x = batch()
+    loss = model.loss(x, jax.random.key(1))
+    np.testing.assert_allclose(loss, 12 / 2 * model.error(x), rtol=1e-6)
+    np.testing.assert_array_equal(loss, model.loss(x, jax.random.key(2)))
+
+
+def test_the_loss_of_the_vae_depends_on_its_key_and_the_error_has_none():
+    model, x = vae(), batch()
+    keys = jax.random.split(jax.random.key(0))
+    assert not np.any(model.loss(x, keys[0]) == model.loss(x, keys[1]))
+    np.testing.assert_array_equal(model.error(x), model.error(x))
+
+
+def test_the_autoencoder_by_hand():
+    model = MLPAE(12, hidden=(6, 5), latent=2, rngs=nnx.Rngs(0))
+    y = x = np.asarray(batch(), np.float64)
+    for layer in model.layers:
+        y = y @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+        y = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + 1e-6)
+        y = np.maximum(y, 0)
+    y = y @ np.asarray(model.output.kernel[...]) + np.asarray(model.output.bias[...])
+    error = np.mean((x - y) ** 2, axis=1)
+    np.testing.assert_allclose(model.error(batch()), error, rtol=1e-4)
+    loss = model.loss(batch(), jax.random.key(0))
+    np.testing.assert_array_equal(loss, model.error(batch()))
+
+
+@pytest.mark.parametrize("kind", [MLPVAE, MLPAE])
+def test_an_example_does_not_depend_on_the_others(kind):
+    fields = {"kl_weight": 1.0} if kind is MLPVAE else {}
+    model = kind(12, hidden=(16, 8), latent=3, **fields, rngs=nnx.Rngs(0))
+    one = [model.error(batch()[i : i + 1])[0] for i in range(4)]
+    np.testing.assert_allclose(model.error(batch()), one, rtol=1e-6)
+    assert len(set(np.asarray(model.error(batch())).tolist())) == 4
