@@ -57,9 +57,29 @@ def main(argv: list[str]) -> None:
             workdir = Path(WORKDIR.value)
             config = CONFIG.value or run.load_config(workdir)
             run.evaluate_again(config, workdir, workdir / f"evaluate_{stamp}", watch)
-    except (run.ConfigError, DataError, NonFiniteLoss, ScoreError, OSError) as error:
+    except (run.ConfigError, DataError, NonFiniteLoss, ScoreError) as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {_one_line(error)}")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parse the flags; what is wrong with them is one line."""
+    try:
+        return flags.FLAGS(argv)
+    except (AttributeError, LookupError) as error:
+        sys.exit(f"error: --config: unknown field {_one_line(error)}")
+    except (flags.Error, OSError, TypeError, ValueError) as error:
+        sys.exit(f"error: {_one_line(error)}")
+
+
+def _one_line(error: Exception) -> str:
+    """The message without the attempts and tracebacks that ml_collections puts in."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if any(line.startswith("Traceback") for line in lines):
+        return f"{lines[0].partition(': ')[0]}: {lines[-1].partition(': ')[2]}"
+    return lines[-1] if isinstance(error, OSError) else " ".join(lines)
 
 
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=parse)

@@ -29,7 +29,7 @@ from mimii_jax.features import FRONT_ENDS, FrontEnd, Windows
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.official import write_official
-from mimii_jax.parts import part_title, split_part
+from mimii_jax.parts import PARTS, part_title, split_part
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.tables import results_table
 from mimii_jax.results import evaluate
@@ -143,7 +143,7 @@ def load_clips(
     c = config.data
     if c.root:
         watch.say(f"{machine_type}: reading {c.root}")
-        return dcase.read(
+        clips = dcase.read(
             Path(c.root),
             machine_type,
             tuple(c.ids),
@@ -151,6 +151,8 @@ def load_clips(
             on_bad_file=c.on_bad_file,
             workers=c.workers,
         )
+        _check_clips(config, clips)
+        return clips
     watch.say(
         f"{machine_type}: SIMULATED sound, not recordings (data.root is empty), at "
         f"{c.scale:g} times the official number of clips"
@@ -162,6 +164,7 @@ def load_clips(
         workers=c.workers,
     )
     clips = simulation.clips
+    _check_clips(config, clips)
     return clips if "train" in splits else clips.test
 
 
@@ -213,14 +216,48 @@ def build_detector(config: Config) -> Detector | None:
 def _check(config: Config) -> None:
     """Build everything once, so that a bad value is refused before any work."""
     try:
-        build_detector(config)
+        detector = build_detector(config)
         build_front_end(config)
-        part_title(config.eval.split)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(str(error)) from error
+        if isinstance(detector, ClassicalDetector):
+            detector.build(0)
+        if isinstance(detector, NeuralDetector):
+            nnx.eval_shape(lambda: detector.build(8, nnx.Rngs(0)))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+    c = config.eval
+    _choice("eval.split", c.split, PARTS)
+    _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))
+    _require(c.bootstrap >= 0, "eval.bootstrap", c.bootstrap, "0 or more")
+    _require(0 < c.max_fpr <= 1, "eval.max_fpr", c.max_fpr, "above 0, up to 1")
+    for field in ("ids", "machine_types"):
+        value = tuple(config.data[field])
+        texts = all(isinstance(item, str) for item in value)
+        _require(texts, f"data.{field}", value, "strings, such as \"('00', '02')\"")
     seeds = tuple(config.seeds)
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise ConfigError(f"seeds={seeds}: must be one or more different integers")
+    known = all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in seeds)
+    several = "one or more different integers from 0 on"
+    _require(known and 0 < len(set(seeds)) == len(seeds), "seeds", seeds, several)
+
+
+def _require(holds: bool, field: str, value: Any, what: str) -> None:
+    if not holds:
+        raise ConfigError(f"{field}={value}: must be {what}")
+
+
+def _check_clips(config: Config, clips: Clips) -> None:
+    """Refuse clips that the front end or its windows do not fit, before any work."""
+    c = config.features
+    if c.sample_rate != clips.sample_rate:
+        raise ConfigError(
+            f"features.sample_rate={c.sample_rate}: the clips have {clips.sample_rate}"
+        )
+    try:
+        wave = jax.ShapeDtypeStruct(clips.audio.shape[1:], np.float32)
+        n_frames = jax.eval_shape(build_front_end(config), wave).shape[0]
+        if "windows" in config:
+            Windows(config.windows.width or n_frames).per_clip(n_frames)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _machine_types(config: Config) -> list[str]:

@@ -51,6 +51,10 @@ def isolation_forest(
         moves scikit-learn's threshold and no score
     bootstrap : whether a tree's examples are drawn with replacement
     """
+    _require(n_estimators >= 1, "n_estimators", n_estimators, "at least 1")
+    _require(max_samples >= 0, "max_samples", max_samples, "0 or more")
+    _require(0 < max_features <= 1, "max_features", max_features, "above 0, up to 1")
+    _require(0 <= contamination <= 0.5, "contamination", contamination, "0 to 0.5")
     # Any: scikit-learn documents numbers here, but its types are those of "auto".
     samples: Any = max_samples or "auto"
     share: Any = contamination or "auto"
@@ -78,6 +82,8 @@ def sgd_one_class_svm(
     gamma : of exp(-gamma * |x - y|^2); 0 means 1 / number of features
     n_components : landmarks of the map; as many as there are examples at most
     """
+    _require_svm(nu, gamma)
+    _require(n_components >= 1, "n_components", n_components, "at least 1")
     svm = SGDOneClassSVM(nu=nu, random_state=seed)
     if kernel == "linear":
         return svm
@@ -97,6 +103,7 @@ def exact_one_class_svm(seed: int, *, nu: float, gamma: float) -> OneClassSVM:
     gamma : of exp(-gamma * |x - y|^2); 0 means 1 / number of features
     """
     del seed
+    _require_svm(nu, gamma)
     width: Any = gamma or "auto"
     return OneClassSVM(nu=nu, gamma=width, cache_size=1000)
 
@@ -124,6 +131,8 @@ class ClassicalDetector:
         max_examples: int,
         pooling: Pooling,
     ) -> None:
+        if max_examples < 1:
+            raise ValueError(f"windows.max_examples={max_examples}: must be at least 1")
         self.build = build
         self.front_end = front_end
         self.standardise = standardise
@@ -198,9 +207,20 @@ class ClassicalDetector:
             index = np.sort(rng.choice(n_examples, self.max_examples, replace=False))
             watch.say(
                 f"seed {seed}: fitted to {self.max_examples:,} of {n_examples:,} "
-                "windows, drawn at random (detector.max_examples)"
+                "windows, drawn at random (windows.max_examples)"
             )
         return np.asarray(windows.gather(features, jnp.asarray(index)))
+
+
+def _require_svm(nu: float, gamma: float) -> None:
+    _require(0 < nu <= 1, "nu", nu, "above 0, up to 1")
+    _require(gamma >= 0, "gamma", gamma, "0 or more")
+
+
+def _require(holds: bool, field: str, value: float, what: str) -> None:
+    """Refuse a setting; scikit-learn itself would do so in the middle of a run."""
+    if not holds:
+        raise ValueError(f"detector.{field}={value}: must be {what}")
 
 
 def _outlyingness(model: Any, x: np.ndarray) -> np.ndarray:

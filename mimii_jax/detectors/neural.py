@@ -53,6 +53,10 @@ class NeuralDetector:
         settings: Settings,
         validation_fraction: float,
     ) -> None:
+        if not 0 <= validation_fraction < 1:
+            raise ValueError(
+                f"train.validation_fraction={validation_fraction}: must be in [0, 1)"
+            )
         self.build = build
         self.front_end = front_end
         self.standardise = standardise

@@ -73,7 +73,12 @@ class MLPVAE(nnx.Module):
 
 
 def dense_stack(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
-    """Dense layers from each width to the next."""
+    """Dense layers from each width to the next; one layer at least."""
+    if len(widths) < 2 or not all(isinstance(w, int) and w > 0 for w in widths):
+        raise ValueError(
+            f"detector.hidden, detector.latent: dense layers of widths {widths[1:]}; "
+            "must be one or more positive integers"
+        )
     return nnx.List(
         nnx.Linear(n_in, n_out, rngs=rngs) for n_in, n_out in pairwise(widths)
     )
