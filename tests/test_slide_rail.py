@@ -8,14 +8,11 @@ from sklearn.metrics import roc_auc_score
 
 from mimii_jax.data import dcase, slide_rail
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, DataError
+from mimii_jax.data.slide_rail_acoustics import SAMPLE_RATE, SAMPLES
+from mimii_jax.data.slide_rail_faults import Fault
 from mimii_jax.data.slide_rail_mechanics import BELT, DAMAGE, GREASE, MECHANICS
-from mimii_jax.data.slide_rail_physics import (
-    SAMPLE_RATE,
-    SAMPLES,
-    Fault,
-    carriage,
-    render,
-)
+from mimii_jax.data.slide_rail_motion import carriage
+from mimii_jax.data.slide_rail_physics import render
 
 
 def simulate(ids=("00",), scale=0.01, **options):

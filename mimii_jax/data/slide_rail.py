@@ -18,8 +18,10 @@ from joblib import Parallel, cpu_count, delayed
 from rich.progress import track
 
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, DataError
+from mimii_jax.data.slide_rail_acoustics import SAMPLE_RATE, SAMPLES
+from mimii_jax.data.slide_rail_faults import Fault
 from mimii_jax.data.slide_rail_mechanics import FAULT_KINDS, MECHANICS
-from mimii_jax.data.slide_rail_physics import SAMPLE_RATE, SAMPLES, Fault, render
+from mimii_jax.data.slide_rail_physics import render
 
 # Official numbers of clips: training normal; test anomalous, test normal.
 COUNTS = {

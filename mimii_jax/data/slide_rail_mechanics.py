@@ -31,6 +31,7 @@ class Mechanics:
     rings_hz : sharp resonances that only a faulty contact excites
     ringing : share of a fault's energy that rings or squeals, in [0, 1]; the rest
         is broadband
+    rough_hz : band of that broadband part
     snr_db : level of the faultless machine against the factory
     fault_db : for each kind of fault its level at severity 0 and at severity 1
     load_db : how much louder any fault makes the machine itself, at severity 0 and 1
@@ -53,6 +54,7 @@ class Mechanics:
     squeal_hz: float
     rings_hz: tuple[float, ...]
     ringing: float
+    rough_hz: tuple[float, float]
     snr_db: float
     fault_db: dict[str, tuple[float, float]]
     load_db: tuple[float, float]
@@ -74,18 +76,22 @@ class Scene:
 
 OCTAVES_HZ = (31.5, 63.0, 125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)
 FACTORY_DBFS, FACTORY_SD_DB = -41.4, 0.75  # level of the factory, over clips
-BEND_SD_DB = 1.2  # how far the spectrum of a clip bends from its scene's, per octave
+# How far the spectrum of a clip bends from its scene's, at `OCTAVES_HZ`.
+BEND_SD_DB = (1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.5, 2.2, 3.5)
 TILT_SD_DB = 0.45  # and tilts, in all, per octave
 GUST_DB, GUST_SD_DB = -35.0, 7.0  # passing hiss against the factory, over clips
 
 SCENES = (
-    Scene((-17, -15, -15, -16, -20.7, -27.3, -34.8, -44.8, -58.8), ((1450, 8, 8),)),
-    Scene((-14, -13, -14, -16, -22.7, -28.3, -35.8, -45.8, -60.8), ((1480, 8, 10), (300, 6, 6))),
+    Scene((-17, -15, -15, -16, -20.7, -28, -35.5, -45.2, -58.8), ((1450, 8, 8),)),
     Scene(
-        (-20, -18, -18, -19, -22.7, -29.3, -35.8, -42.8, -52.8),
+        (-14, -13, -14, -16, -22.7, -29, -36.5, -46.2, -60.8),
+        ((1480, 8, 10), (300, 6, 6)),
+    ),
+    Scene(
+        (-20, -18, -18, -19, -22.7, -30, -36.5, -43.2, -52.8),
         ((905, 25, 12), (430, 15, 8), (1860, 12, 6), (7000, 60, 4)),
     ),
-    Scene((-17, -15, -16, -17, -22.7, -27.3, -32.8, -40.8, -50.8), ((2100, 200, 4),)),
+    Scene((-17, -15, -16, -17, -22.7, -28, -33.5, -41.2, -50.8), ((2100, 200, 4),)),
 )
 SCENE_WEIGHTS = (0.4, 0.25, 0.15, 0.2)
 
@@ -96,7 +102,7 @@ _00 = Mechanics(
     dwell_s=(0.45, 0.70),
     motor_hz=118.0,
     motor_db=(-10, -4, -7, -3, -4, -3, -6, -6),
-    friction_db=-21,
+    friction_db=-18,
     friction_tilt_db=-2,
     modes=((480, 14, 12), (1750, 20, 8), (3000, 15, 8), (4600, 12, 6), (6600, 8, 4)),
     tick_pitch_m=0.012,
@@ -107,9 +113,10 @@ _00 = Mechanics(
     squeal_hz=2600,
     rings_hz=(840, 1240, 1900, 2900),
     ringing=0.6,
+    rough_hz=(900, 7000),
     snr_db=-6,
-    fault_db={DAMAGE: (-14, -4), BELT: (-19, -5), GREASE: (-10, 2)},
-    load_db=(3.8, 6.8),
+    fault_db={DAMAGE: (-13, -3), BELT: (-18, -4), GREASE: (-9, 3)},
+    load_db=(4.2, 7),
 )
 _02 = Mechanics(
     stroke_m=0.40,
@@ -118,7 +125,7 @@ _02 = Mechanics(
     dwell_s=(0.08, 0.08),
     motor_hz=96.0,
     motor_db=(-4, 0, -6, -10, -8, -16, -14, -20),
-    friction_db=-18,
+    friction_db=-17,
     friction_tilt_db=-2,
     modes=((620, 12, 10), (1320, 18, 8), (2400, 15, 8), (4100, 12, 6), (5900, 8, 4)),
     tick_pitch_m=0.015,
@@ -129,8 +136,9 @@ _02 = Mechanics(
     squeal_hz=3300,
     rings_hz=(860, 2300, 4700),
     ringing=0.05,
+    rough_hz=(800, 1800),
     snr_db=-6,
-    fault_db={DAMAGE: (-38, -14), BELT: (-33, -12), GREASE: (-21, -2)},
+    fault_db={DAMAGE: (-33, -10), BELT: (-29, -8), GREASE: (-17, 1)},
     load_db=(0, 0),
 )
 _04 = Mechanics(
@@ -140,7 +148,7 @@ _04 = Mechanics(
     dwell_s=(0.60, 0.90),
     motor_hz=140.0,
     motor_db=(-2, 0, -8, -6, -12, -10, -16, -18),
-    friction_db=-10,
+    friction_db=-9,
     friction_tilt_db=0,
     modes=((820, 12, 8), (1900, 16, 8), (3500, 12, 8), (5200, 10, 8), (6900, 8, 6)),
     tick_pitch_m=0.010,
@@ -148,12 +156,13 @@ _04 = Mechanics(
     knock_db=-14,
     frame_hz=(165, 350, 700),
     belt_hz=5.0,
-    squeal_hz=1000,
-    rings_hz=(560, 1200, 2500, 3800),
+    squeal_hz=1600,
+    rings_hz=(900, 1650, 2800, 3900),
     ringing=0.99,
+    rough_hz=(1200, 8000),
     snr_db=-6,
-    fault_db={DAMAGE: (-10, -5), BELT: (-14, -8), GREASE: (-3, 1)},
-    load_db=(-0.8, -1.4),
+    fault_db={DAMAGE: (-11, -6), BELT: (-15, -9), GREASE: (-6, -2)},
+    load_db=(-0.3, -0.6),
 )
 _06 = Mechanics(
     stroke_m=0.60,
@@ -173,6 +182,7 @@ _06 = Mechanics(
     squeal_hz=1250,
     rings_hz=(610, 1020, 1800, 2500),
     ringing=0.99,
+    rough_hz=(1200, 8000),
     snr_db=-6,
     fault_db={DAMAGE: (-24, -14), BELT: (-30, -20), GREASE: (-22, -12)},
     load_db=(0, 2),

@@ -11,65 +11,32 @@ A carriage runs back and forth on a rail with a trapezoid speed profile. What so
 Faults add to these: rail damage strikes wherever the carriage passes a damaged
 place, a loose belt makes the speed wobble and slaps, lack of grease raises
 high-frequency friction and squeals by stick-slip.
-
-A clip is synthesised with one second of lead-in, so that the room already rings when
-it begins; circular convolution then spoils the lead-in only.
 """
 
-from dataclasses import dataclass
-from functools import lru_cache
-
 import numpy as np
-import scipy.fft
-from jaxtyping import Bool, Complex64, Float, Float32, Int16
+from jaxtyping import Bool, Int16
 
-from mimii_jax.data.slide_rail_mechanics import (
-    BELT,
-    BEND_SD_DB,
-    DAMAGE,
-    FACTORY_DBFS,
-    FACTORY_SD_DB,
-    GREASE,
-    GUST_DB,
-    GUST_SD_DB,
-    OCTAVES_HZ,
-    SCENE_WEIGHTS,
-    SCENES,
-    TILT_SD_DB,
-    Mechanics,
+from mimii_jax.data.slide_rail_acoustics import (
+    LEAD,
+    LENGTH,
+    SAMPLE_RATE,
+    Spectrum,
+    Wave,
+    amplitude,
+    frame_response,
+    passings,
+    rail_response,
+    rms,
+    room,
+    spectrum,
+    spread,
+    strike,
+    to_wave,
 )
-
-SAMPLE_RATE = 16_000
-SAMPLES = 10 * SAMPLE_RATE
-LEAD = SAMPLE_RATE
-LENGTH = LEAD + SAMPLES  # 2^7 5^3 11: a fast FFT
-
-Wave = Float32[np.ndarray, " time"]
-Spectrum = Complex64[np.ndarray, " frequency"]
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What is wrong with a machine: one of `FAULT_KINDS`, severity in (0, 1]."""
-
-    kind: str
-    severity: float
-
-
-@dataclass(frozen=True, eq=False)
-class Motion:
-    """Where the carriage is and how fast, at every sample of lead-in and clip.
-
-    Attributes
-    ----------
-    speed : f32 [shape=(time,)], relative to full speed, >= 0
-    travel : f64 [shape=(time,)], distance run so far, in m, never decreasing
-    stops : i64 [shape=(stroke,)], the samples at which the carriage meets an end stop
-    """
-
-    speed: Wave
-    travel: Float[np.ndarray, " time"]
-    stops: np.ndarray
+from mimii_jax.data.slide_rail_factory import factory, gusts
+from mimii_jax.data.slide_rail_faults import FAULT_SOUNDS, Fault, at
+from mimii_jax.data.slide_rail_mechanics import BELT, Mechanics
+from mimii_jax.data.slide_rail_motion import Motion, carriage
 
 
 def render(
@@ -84,70 +51,37 @@ def render(
     """
     wobble = fault.severity if fault and fault.kind == BELT else 0.0
     motion = carriage(rail, wobble, rng)
-    room = _room()
-    machine = _machine(rail, motion, rng) * room
-    factory, factory_rms = _factory(rng)
+    machine = _machine(rail, motion, rng) * room()
+    background, background_rms = factory(rng)
     snr_db = rail.snr_db + rng.normal(0, 0.7)
-    gain = factory_rms * _amplitude(snr_db) / _rms(machine)
+    gain = background_rms * amplitude(snr_db) / rms(machine)
     intervals = []
     if fault:
-        sound, sounding = _FAULT_SOUNDS[fault.kind](rail, fault, motion, rng)
-        machine *= np.float32(_amplitude(_at(fault.severity, rail.load_db)))
-        machine += sound * room
+        sound, sounding = FAULT_SOUNDS[fault.kind](rail, fault, motion, rng)
+        machine *= np.float32(amplitude(at(fault.severity, rail.load_db)))
+        machine += sound * room()
         intervals = _intervals(sounding[LEAD:])
     machine *= np.float32(gain)
-    machine += factory
-    wave = scipy.fft.irfft(machine, LENGTH)[LEAD:]
-    wave += _gusts(factory_rms, rng)[LEAD:]
+    machine += background
+    wave = (to_wave(machine) + gusts(background_rms, rng))[LEAD:]
     audio = np.clip(np.rint(wave * 32768), -32768, 32767).astype(np.int16)
     return audio, intervals
-
-
-def carriage(rail: Mechanics, wobble: float, rng: np.random.Generator) -> Motion:
-    """Strokes with a trapezoid speed profile and a pause at each end stop.
-
-    `wobble` in [0, 1] is how loose the belt is: it makes speed swing at its slap rate.
-    The duration of every stroke and pause varies by about one per cent.
-    """
-    run = rail.stroke_m / rail.speed_m_s + rail.ramp_s  # trapezoid of full speed
-    period = 2 * run + sum(rail.dwell_s)
-    strokes = 2 * int(np.ceil(LENGTH / SAMPLE_RATE / period) + 2)
-    pace = 1 + 0.01 * rng.standard_normal(strokes)
-    dwell = np.resize(rail.dwell_s, strokes) * (1 + 0.03 * rng.standard_normal(strokes))
-    start = np.cumsum(run * pace + dwell) - (run * pace + dwell)
-    start -= period * rng.uniform(0, 1)
-    corners = np.array([0, rail.ramp_s, run - rail.ramp_s, run])
-    knots = start[:, None] + pace[:, None] * corners  # [stroke, corner]
-    height = np.array([0, 1, 1, 0]) / pace[:, None]
-    time = np.arange(-period * SAMPLE_RATE // 1, LENGTH) / SAMPLE_RATE
-    speed = np.interp(time, knots.ravel(), height.ravel())
-    if wobble:
-        swing = np.sin(2 * np.pi * (rail.belt_hz * time + rng.uniform()))
-        speed = speed * (1 + 0.25 * wobble * swing)
-    travel = np.cumsum(speed) * (rail.speed_m_s / SAMPLE_RATE)
-    stops = np.rint(knots[:, -1] * SAMPLE_RATE).astype(int)
-    lead = len(time) - LENGTH
-    return Motion(
-        speed[lead:].astype(np.float32),
-        travel[lead:],
-        stops[(stops >= 0) & (stops < LENGTH)],
-    )
 
 
 def _machine(rail: Mechanics, motion: Motion, rng: np.random.Generator) -> Spectrum:
     """Spectrum of the faultless machine, without the room."""
     excitation = rng.standard_normal(LENGTH, dtype=np.float32)
-    excitation *= motion.speed * _amplitude(rail.friction_db)
-    ticks = _passings(motion.travel, rail.tick_pitch_m, rng.uniform(0, 1))
+    excitation *= motion.speed * amplitude(rail.friction_db)
+    ticks = passings(motion.travel, rail.tick_pitch_m, rng.uniform(0, 1))
     per_second = rail.speed_m_s / rail.tick_pitch_m
-    strength = _amplitude(rail.tick_db) * np.sqrt(SAMPLE_RATE / per_second)
-    excitation[ticks] += strength * motion.speed[ticks] * _spread(ticks, 0.3, rng)
+    strength = amplitude(rail.tick_db) * np.sqrt(SAMPLE_RATE / per_second)
+    excitation[ticks] += strength * motion.speed[ticks] * spread(ticks, 0.3, rng)
     knocks = np.zeros(LENGTH, np.float32)
-    knocks[motion.stops] = _strike(rail.knock_db) * _spread(motion.stops, 0.15, rng)
+    knocks[motion.stops] = strike(rail.knock_db) * spread(motion.stops, 0.15, rng)
     return (
-        scipy.fft.rfft(excitation) * _rail_response(rail)
-        + scipy.fft.rfft(knocks) * _frame_response(rail)
-        + scipy.fft.rfft(_motor(rail, motion, rng))
+        spectrum(excitation) * rail_response(rail)
+        + spectrum(knocks) * frame_response(rail)
+        + spectrum(_motor(rail, motion, rng))
     )
 
 
@@ -161,214 +95,9 @@ def _motor(rail: Mechanics, motion: Motion, rng: np.random.Generator) -> Wave:
     for level_db in rail.motor_db:
         harmonic *= turn
         phase = np.exp(2j * np.pi * rng.uniform())
-        level = 2**0.5 * _amplitude(level_db + rng.normal(0, 0.5))
+        level = 2**0.5 * amplitude(level_db + rng.normal(0, 0.5))
         wave += (harmonic * np.complex64(level * phase)).real
     return wave * np.minimum(1, 4 * motion.speed)
-
-
-def _rail_damage(
-    rail: Mechanics, fault: Fault, motion: Motion, rng: np.random.Generator
-) -> tuple[Spectrum, Bool[np.ndarray, " time"]]:
-    """Strikes at two to four damaged places of the rail, in both directions.
-
-    Each place is a patch of four centimetres with six pits.
-    """
-    places = rail.stroke_m * rng.uniform(0.1, 0.9, size=rng.integers(2, 5))
-    pits = (places[:, None] + rng.uniform(-0.02, 0.02, (len(places), 6))).ravel()
-    there_and_back = 2 * rail.stroke_m
-    struck = np.concatenate(
-        [
-            _passings(motion.travel, there_and_back, pit / there_and_back)
-            for pit in (*pits, *(there_and_back - pits))
-        ]
-    )
-    force = np.zeros(LENGTH, np.float32)
-    np.add.at(force, struck, motion.speed[struck] * _spread(struck, 0.3, rng))
-    sounding = np.zeros(LENGTH, bool)
-    for sample in struck:
-        sounding[sample : sample + SAMPLE_RATE // 8] = True
-    force *= _strike(_at(fault.severity, rail.fault_db[fault.kind]))
-    return scipy.fft.rfft(force) * _struck_response(rail), sounding
-
-
-def _loose_belt(
-    rail: Mechanics, fault: Fault, motion: Motion, rng: np.random.Generator
-) -> tuple[Spectrum, Bool[np.ndarray, " time"]]:
-    """Slaps of the belt while the carriage runs; its speed wobbles already."""
-    moving = motion.speed > 0.02
-    slaps = _passings(
-        np.cumsum(moving) * (rail.belt_hz / SAMPLE_RATE), 1.0, rng.uniform()
-    )
-    force = np.zeros(LENGTH, np.float32)
-    force[slaps] = _strike(_at(fault.severity, rail.fault_db[fault.kind])) * _spread(slaps, 0.3, rng)
-    response = _struck_response(rail) + _amplitude(-6) * _frame_response(rail)
-    return scipy.fft.rfft(force) * response, moving
-
-
-def _no_grease(
-    rail: Mechanics, fault: Fault, motion: Motion, rng: np.random.Generator
-) -> tuple[Spectrum, Bool[np.ndarray, " time"]]:
-    """High-frequency friction, and bursts of stick-slip squeal with two overtones."""
-    level = _amplitude(_at(fault.severity, rail.fault_db[fault.kind]))
-    rough = rng.standard_normal(LENGTH, dtype=np.float32) * motion.speed
-    rough *= np.float32(level * (1 - rail.ringing) ** 0.5)
-    hertz = rail.squeal_hz * (1 + 0.04 * rng.standard_normal())
-    pitch = 1 + 0.03 * (motion.speed - 1) + 0.004 * _slow(rng, 8.0)
-    cycles = np.cumsum(pitch, dtype=np.float64) * (hertz / SAMPLE_RATE)
-    burst = np.clip(1 + _slow(rng, 6.0), 0, 2) * np.minimum(1, 4 * motion.speed)
-    saw = np.zeros(LENGTH, np.float32)
-    for overtone in (1, 2, 3):
-        if overtone * hertz < 0.45 * SAMPLE_RATE:
-            saw += np.sin(2 * np.pi * (overtone * cycles % 1)) / overtone
-    saw *= burst * np.float32(level * rail.ringing**0.5)
-    spectrum = scipy.fft.rfft(rough) * _broadband() + scipy.fft.rfft(saw)
-    return spectrum, motion.speed > 0.02
-
-
-_FAULT_SOUNDS = {DAMAGE: _rail_damage, BELT: _loose_belt, GREASE: _no_grease}
-
-
-def _factory(rng: np.random.Generator) -> tuple[Spectrum, float]:
-    """Spectrum of the factory noise of one clip, and its RMS."""
-    scene = rng.choice(len(SCENES), p=SCENE_WEIGHTS)
-    octaves = np.log2(np.maximum(_frequency(), 20.0))
-    bend = rng.normal(0, BEND_SD_DB, len(OCTAVES_HZ))
-    bend += rng.normal(0, TILT_SD_DB) * np.log2(np.divide(OCTAVES_HZ, 500))
-    psd_db = _scene_db(scene) + np.interp(octaves, np.log2(OCTAVES_HZ), bend)
-    shape = (10 ** (psd_db / 20)).astype(np.float32)
-    noise = rng.standard_normal(2 * len(shape), dtype=np.float32).view(np.complex64)
-    noise *= shape
-    noise[0] = noise[-1] = 0
-    rms = _amplitude(rng.normal(FACTORY_DBFS, FACTORY_SD_DB))
-    noise *= np.float32(rms / _rms(noise))
-    return noise, rms
-
-
-def _gusts(factory_rms: float, rng: np.random.Generator) -> Wave:
-    """Hiss and whistles that swell now and then: leaking air, tools, vehicles."""
-    level = factory_rms * _amplitude(rng.normal(GUST_DB, GUST_SD_DB))
-    hertz = _frequency()
-    centre, octaves = 2 ** rng.uniform([9.5, -6.0], [12.5, 0.3])  # 700 Hz to 6 kHz
-    shape = np.exp(-0.5 * (np.log2(np.maximum(hertz, 20) / centre) / octaves) ** 2)
-    noise = rng.standard_normal(2 * len(shape), dtype=np.float32).view(np.complex64)
-    noise *= shape.astype(np.float32)
-    noise[0] = noise[-1] = 0
-    swell = np.exp(1.2 * _slow(rng, 0.7)) * np.float32(level / _rms(noise))
-    return scipy.fft.irfft(noise, LENGTH) * swell
-
-
-@lru_cache
-def _frequency() -> Float32[np.ndarray, " frequency"]:
-    """Frequencies of the spectrum, in Hz."""
-    return np.fft.rfftfreq(LENGTH, 1 / SAMPLE_RATE).astype(np.float32)
-
-
-@lru_cache
-def _scene_db(index: int) -> Float32[np.ndarray, " frequency"]:
-    """Power density of a factory scene, in dB."""
-    hertz = np.maximum(_frequency(), 20.0)
-    psd_db = np.interp(
-        np.log2(hertz), np.log2(OCTAVES_HZ), SCENES[index].octaves_db
-    )
-    psd_db -= 12 * np.maximum(0, np.log2(31.5 / hertz))
-    power = np.ones_like(psd_db)
-    for centre, width, level_db in SCENES[index].lines:
-        power += 10 ** (level_db / 10) / (1 + ((hertz - centre) / width) ** 2) ** 2
-    return (psd_db + 10 * np.log10(power)).astype(np.float32)
-
-
-@lru_cache
-def _room() -> Spectrum:
-    """Transfer function of the hall: direct sound and a decaying diffuse tail."""
-    rng = np.random.default_rng(20)
-    time = np.arange(int(0.6 * SAMPLE_RATE)) / SAMPLE_RATE
-    tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / 0.45)
-    tail *= 0.6 / np.sqrt(np.sum(tail**2))
-    tail[0] += 1
-    return scipy.fft.rfft(tail.astype(np.float32), LENGTH)
-
-
-@lru_cache
-def _rail_response(rail: Mechanics) -> Spectrum:
-    """Resonances of rail and carriage; white noise keeps its power."""
-    hertz = np.maximum(_frequency(), 20.0).astype(np.float64)
-    response = np.ones(len(hertz), complex)
-    for centre, q, level_db in rail.modes:
-        response += _amplitude(level_db) * _mode(hertz, centre, q)
-    tilt = rail.friction_tilt_db * np.log2(hertz / 1000)
-    response *= 10 ** (np.minimum(tilt, 12) / 20) * (hertz / (hertz + 200))
-    response /= np.sqrt(np.mean(np.abs(response) ** 2))
-    return response.astype(np.complex64)
-
-
-@lru_cache
-def _frame_response(rail: Mechanics) -> Spectrum:
-    """Resonances of the frame; an impulse keeps its energy."""
-    hertz = np.maximum(_frequency(), 20.0).astype(np.float64)
-    response = sum(_mode(hertz, centre, 9) for centre in rail.frame_hz)
-    response = response / np.sqrt(np.mean(np.abs(response) ** 2))
-    return response.astype(np.complex64)
-
-
-@lru_cache
-def _struck_response(rail: Mechanics) -> Spectrum:
-    """Sharp rings and a broadband click; an impulse keeps its energy."""
-    hertz = np.maximum(_frequency(), 20.0).astype(np.float64)
-    rings = sum(_mode(hertz, centre, 120) for centre in rail.rings_hz)
-    rings = rings / np.sqrt(np.mean(np.abs(rings) ** 2))
-    mixed = rail.ringing**0.5 * rings + (1 - rail.ringing) ** 0.5 * _broadband()
-    return mixed.astype(np.complex64)
-
-
-@lru_cache
-def _broadband() -> Float32[np.ndarray, " frequency"]:
-    """What rubbing and clicking of bare metal excite: a shelf from 900 Hz."""
-    hertz = _frequency()
-    shelf = hertz**2 / (hertz**2 + 900**2)
-    return (shelf / np.sqrt(np.mean(shelf**2))).astype(np.float32)
-
-
-def _mode(hertz, centre: float, q: float):
-    """Band-pass response of one resonance, 1 at its centre."""
-    return 1 / (1 + 1j * q * (hertz / centre - centre / hertz))
-
-
-def _passings(travel, spacing: float, offset: float) -> np.ndarray:
-    """Samples at which `travel` crosses (k + offset) * spacing, whole k."""
-    first, last = np.ceil(travel[[0, -1]] / spacing - offset)
-    marks = (np.arange(first, last) + offset) * spacing
-    return np.minimum(np.searchsorted(travel, marks), len(travel) - 1)
-
-
-def _slow(rng: np.random.Generator, hertz: float) -> Wave:
-    """Gaussian noise of unit variance that varies `hertz` times a second."""
-    knots = rng.standard_normal(int(LENGTH / SAMPLE_RATE * hertz) + 2)
-    at = np.arange(LENGTH) * (hertz / SAMPLE_RATE)
-    return np.interp(at, np.arange(len(knots)), knots).astype(np.float32)
-
-
-def _spread(events, sd: float, rng: np.random.Generator):
-    """A strength for every event, log-normal around 1."""
-    return np.exp(sd * rng.standard_normal(len(events))).astype(np.float32)
-
-
-def _at(severity: float, level_db: tuple[float, float]) -> float:
-    """Level at this severity, linear between those at severity 0 and 1."""
-    return level_db[0] + (level_db[1] - level_db[0]) * severity
-
-
-def _strike(energy_db: float) -> float:
-    """Height of an impulse with the energy of one second at this level."""
-    return _amplitude(energy_db) * SAMPLE_RATE**0.5
-
-
-def _amplitude(level_db: float) -> float:
-    return float(10 ** (level_db / 20))
-
-
-def _rms(spectrum: Spectrum) -> float:
-    """RMS over time of a signal with this one-sided spectrum (Parseval)."""
-    return float(np.linalg.norm(spectrum)) * 2**0.5 / LENGTH
 
 
 def _intervals(sounding: Bool[np.ndarray, " time"]) -> list[tuple[float, float]]:
