@@ -75,7 +75,10 @@ def parse(argv: list[str]) -> list[str]:
 
 def _one_line(error: Exception) -> str:
     """The message without the attempts and tracebacks that ml_collections puts in."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text: object = error
+    while isinstance(text, Exception) and text.args and not isinstance(text, OSError):
+        text = text.args[0]  # an AttributeError of a KeyError of the text
+    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
     if any(line.startswith("Traceback") for line in lines):
         return f"{lines[0].partition(': ')[0]}: {lines[-1].partition(': ')[2]}"
     return lines[-1] if isinstance(error, OSError) else " ".join(lines)

@@ -222,8 +222,13 @@ def _check(config: Config) -> None:
             detector.build(0)
         if isinstance(detector, NeuralDetector):
             nnx.eval_shape(lambda: detector.build(8, nnx.Rngs(0)))
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
-        raise ConfigError(" ".join(str(error).split())) from error
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"detector.name='{config.detector.name}': does not fit the other settings "
+            f"of this config ({' '.join(str(error).split())})"
+        ) from error
     c = config.eval
     _choice("eval.split", c.split, PARTS)
     _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mimii_jax.models.mlp_vae import dense_stack
+from mimii_jax.models.mlp_vae import dense_stack, require_widths
 
 
 class MLPAE(nnx.Module):
@@ -25,6 +25,7 @@ class MLPAE(nnx.Module):
     def __init__(
         self, n_features: int, *, hidden: Sequence[int], latent: int, rngs: nnx.Rngs
     ) -> None:
+        require_widths(hidden, latent)
         widths = (*hidden, latent, *reversed(hidden))
         self.layers = dense_stack((n_features, *widths), rngs)
         self.norms = nnx.List(nnx.LayerNorm(width, rngs=rngs) for width in widths)

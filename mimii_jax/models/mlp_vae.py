@@ -32,6 +32,7 @@ class MLPVAE(nnx.Module):
         kl_weight: float,
         rngs: nnx.Rngs,
     ) -> None:
+        require_widths(hidden, latent)
         self.encoder = dense_stack((n_features, *hidden), rngs)
         self.mean = nnx.Linear(hidden[-1], latent, rngs=rngs)
         self.log_variance = nnx.Linear(hidden[-1], latent, rngs=rngs)
@@ -72,13 +73,18 @@ class MLPVAE(nnx.Module):
         return jnp.mean((x - self.decode(mean)) ** 2, axis=-1)
 
 
-def dense_stack(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
-    """Dense layers from each width to the next; one layer at least."""
-    if len(widths) < 2 or not all(isinstance(w, int) and w > 0 for w in widths):
+def require_widths(hidden: Sequence[int], latent: int) -> None:
+    """Refuse what is no width, and an encoder without a layer."""
+    widths = (*hidden, latent)
+    if not hidden or not all(isinstance(width, int) and width > 0 for width in widths):
         raise ValueError(
-            f"detector.hidden, detector.latent: dense layers of widths {widths[1:]}; "
-            "must be one or more positive integers"
+            f"detector.hidden={tuple(hidden)}, detector.latent={latent}: must be "
+            "positive integers, at least one of them hidden"
         )
+
+
+def dense_stack(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
+    """Dense layers from each width to the next."""
     return nnx.List(
         nnx.Linear(n_in, n_out, rngs=rngs) for n_in, n_out in pairwise(widths)
     )
