@@ -11,7 +11,9 @@ import csv
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
+from itertools import chain
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
@@ -165,8 +167,8 @@ def _results(plans: list[_Plan], seed: int, workers: int) -> Iterator[tuple]:
     batches = [plans[i : i + _BATCH] for i in range(0, len(plans), _BATCH)]
     # Processes that are started afresh, not forked: safe beside JAX's threads.
     pool = Parallel(workers, backend="loky", return_as="generator")
-    for batch in pool(delayed(_clips)(batch, seed) for batch in batches):
-        yield from batch
+    done = cast(Iterator, pool(delayed(_clips)(batch, seed) for batch in batches))
+    yield from chain.from_iterable(done)
 
 
 def _clips(plans: list[_Plan], seed: int) -> list[tuple]:
@@ -217,8 +219,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
         dcase.write(simulation.clips, given.out)
         write_faults(simulation.faults, given.out / "slider" / "faults.csv")
-    except (DataError, OSError) as error:
+    except DataError as error:
         sys.exit(f"slide_rail: {error}")
+    except OSError as error:
+        sys.exit(f"slide_rail: --out {given.out}: cannot be written: {error.strerror}")
     print(f"wrote {len(simulation.clips)} simulated clips to {given.out / 'slider'}")
 
 

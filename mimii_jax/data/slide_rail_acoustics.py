@@ -4,11 +4,12 @@ A clip is synthesised with one second of lead-in, so that the room already rings
 it begins; circular convolution then spoils the lead-in only.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 import scipy.fft
-from jaxtyping import Complex64, Float32
+from jaxtyping import Complex, Complex64, Float, Float32
 
 from mimii_jax.data.slide_rail_mechanics import Mechanics
 
@@ -50,7 +51,7 @@ def rail_response(rail: Mechanics) -> Spectrum:
     hertz = np.maximum(frequency(), 20.0).astype(np.float64)
     response = np.ones(len(hertz), complex)
     for centre, q, level_db in rail.modes:
-        response += amplitude(level_db) * _mode(hertz, centre, q)
+        response += amplitude(level_db) * _modes(hertz, [centre], q)
     tilt = rail.friction_tilt_db * np.log2(hertz / 1000)
     response *= 10 ** (np.minimum(tilt, 12) / 20) * (hertz / (hertz + 200))
     response /= np.sqrt(np.mean(np.abs(response) ** 2))
@@ -61,7 +62,7 @@ def rail_response(rail: Mechanics) -> Spectrum:
 def frame_response(rail: Mechanics) -> Spectrum:
     """Resonances of the frame; an impulse keeps its energy."""
     hertz = np.maximum(frequency(), 20.0).astype(np.float64)
-    response = np.sum([_mode(hertz, centre, 9) for centre in rail.frame_hz], axis=0)
+    response = _modes(hertz, rail.frame_hz, 9)
     response /= np.sqrt(np.mean(np.abs(response) ** 2))
     return response.astype(np.complex64)
 
@@ -70,7 +71,7 @@ def frame_response(rail: Mechanics) -> Spectrum:
 def struck_response(rail: Mechanics) -> Spectrum:
     """Sharp rings and a broadband click; an impulse keeps its energy."""
     hertz = np.maximum(frequency(), 20.0).astype(np.float64)
-    rings = np.sum([_mode(hertz, centre, 120) for centre in rail.rings_hz], axis=0)
+    rings = _modes(hertz, rail.rings_hz, 120)
     rings /= np.sqrt(np.mean(np.abs(rings) ** 2))
     mixed = rail.ringing**0.5 * rings + (1 - rail.ringing) ** 0.5 * rough_response(rail)
     return mixed.astype(np.complex64)
@@ -91,9 +92,14 @@ def frequency() -> Float32[np.ndarray, " frequency"]:
     return np.fft.rfftfreq(LENGTH, 1 / SAMPLE_RATE).astype(np.float32)
 
 
-def _mode(hertz, centre: float, q: float):
-    """Band-pass response of one resonance, 1 at its centre."""
-    return 1 / (1 + 1j * q * (hertz / centre - centre / hertz))
+def _modes(
+    hertz: Float[np.ndarray, " frequency"], centres: Sequence[float], q: float
+) -> Complex[np.ndarray, " frequency"]:
+    """Band-pass responses of resonances, each 1 at its centre, summed."""
+    response = np.zeros(len(hertz), complex)
+    for centre in centres:
+        response += 1 / (1 + 1j * q * (hertz / centre - centre / hertz))
+    return response
 
 
 def passings(travel, spacing: float, offset: float) -> np.ndarray:

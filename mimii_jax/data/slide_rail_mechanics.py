@@ -74,10 +74,12 @@ class Scene:
     lines: tuple[tuple[float, float, float], ...]
 
 
+FRICTION_SD_DB = 3.0  # of the friction, over clips: grease, load, temperature
+
 OCTAVES_HZ = (31.5, 63.0, 125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)
 FACTORY_DBFS, FACTORY_SD_DB = -41.4, 0.75  # level of the factory, over clips
 # How far the spectrum of a clip bends from its scene's, at `OCTAVES_HZ`.
-BEND_SD_DB = (1.2, 1.2, 1.2, 1.2, 1.2, 1.2, 1.5, 2.2, 3.5)
+BEND_SD_DB = (0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 1.2, 2.2, 3.5)
 TILT_SD_DB = 0.45  # and tilts, in all, per octave
 GUST_DB, GUST_SD_DB = -35.0, 7.0  # passing hiss against the factory, over clips
 
@@ -102,7 +104,7 @@ _00 = Mechanics(
     dwell_s=(0.45, 0.70),
     motor_hz=118.0,
     motor_db=(-10, -4, -7, -3, -4, -3, -6, -6),
-    friction_db=-18,
+    friction_db=-20,
     friction_tilt_db=-2,
     modes=((480, 14, 12), (1750, 20, 8), (3000, 15, 8), (4600, 12, 6), (6600, 8, 4)),
     tick_pitch_m=0.012,
@@ -115,8 +117,8 @@ _00 = Mechanics(
     ringing=0.6,
     rough_hz=(900, 7000),
     snr_db=-6,
-    fault_db={DAMAGE: (-13, -3), BELT: (-18, -4), GREASE: (-9, 3)},
-    load_db=(4.2, 7),
+    fault_db={DAMAGE: (-11, -1), BELT: (-15.5, -1.5), GREASE: (-6, 6)},
+    load_db=(4.4, 7.2),
 )
 _02 = Mechanics(
     stroke_m=0.40,
@@ -125,7 +127,7 @@ _02 = Mechanics(
     dwell_s=(0.08, 0.08),
     motor_hz=96.0,
     motor_db=(-4, 0, -6, -10, -8, -16, -14, -20),
-    friction_db=-17,
+    friction_db=-18,
     friction_tilt_db=-2,
     modes=((620, 12, 10), (1320, 18, 8), (2400, 15, 8), (4100, 12, 6), (5900, 8, 4)),
     tick_pitch_m=0.015,
@@ -138,8 +140,8 @@ _02 = Mechanics(
     ringing=0.05,
     rough_hz=(800, 1800),
     snr_db=-6,
-    fault_db={DAMAGE: (-33, -10), BELT: (-29, -8), GREASE: (-17, 1)},
-    load_db=(0, 0),
+    fault_db={DAMAGE: (-35, -10.5), BELT: (-29.5, -8), GREASE: (-13, 4)},
+    load_db=(-0.3, -0.5),
 )
 _04 = Mechanics(
     stroke_m=0.70,
@@ -161,8 +163,8 @@ _04 = Mechanics(
     ringing=0.99,
     rough_hz=(1200, 8000),
     snr_db=-6,
-    fault_db={DAMAGE: (-11, -6), BELT: (-15, -9), GREASE: (-6, -2)},
-    load_db=(-0.3, -0.6),
+    fault_db={DAMAGE: (-15.5, -10.5), BELT: (-18, -12), GREASE: (-8, -3.5)},
+    load_db=(0, 0),
 )
 _06 = Mechanics(
     stroke_m=0.60,

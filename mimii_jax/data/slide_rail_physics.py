@@ -35,7 +35,7 @@ from mimii_jax.data.slide_rail_acoustics import (
 )
 from mimii_jax.data.slide_rail_factory import factory, gusts
 from mimii_jax.data.slide_rail_faults import FAULT_SOUNDS, Fault, at
-from mimii_jax.data.slide_rail_mechanics import BELT, Mechanics
+from mimii_jax.data.slide_rail_mechanics import BELT, FRICTION_SD_DB, Mechanics
 from mimii_jax.data.slide_rail_motion import Motion, carriage
 
 
@@ -71,7 +71,8 @@ def render(
 def _machine(rail: Mechanics, motion: Motion, rng: np.random.Generator) -> Spectrum:
     """Spectrum of the faultless machine, without the room."""
     excitation = rng.standard_normal(LENGTH, dtype=np.float32)
-    excitation *= motion.speed * amplitude(rail.friction_db)
+    friction_db = rail.friction_db + rng.normal(0, FRICTION_SD_DB)
+    excitation *= motion.speed * np.float32(amplitude(friction_db))
     ticks = passings(motion.travel, rail.tick_pitch_m, rng.uniform(0, 1))
     per_second = rail.speed_m_s / rail.tick_pitch_m
     strength = amplitude(rail.tick_db) * np.sqrt(SAMPLE_RATE / per_second)
