@@ -100,10 +100,11 @@ def evaluate_again(config: Config, workdir: Path, out: Path, watch: Watch) -> No
     _check(config)
     saved = load_config(workdir)
     for section in ("features", "windows", "detector", "seeds"):
-        if config.get(section) != saved.get(section):
+        asked, known = _flat(config.get(section)), _flat(saved.get(section))
+        if asked != known:
             raise ConfigError(
                 f"--config: '{section}' differs from that of the model in {workdir}: "
-                f"{_flat(config.get(section))} against {_flat(saved.get(section))}"
+                f"{asked} against {known}"
             )
     tables = []
     for machine_type in _machine_types(config):
@@ -128,7 +129,7 @@ def load_config(workdir: Path) -> Config:
     """The config of a workdir."""
     path = workdir / "config.json"
     try:
-        return _tuples(ConfigDict(json.loads(path.read_text())))
+        return ConfigDict(_tuples(json.loads(path.read_text())))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: no config of a finished training") from error
 
@@ -352,16 +353,14 @@ def _same(a: Scores, b: Scores) -> bool:
     )
 
 
-def _tuples(config: Config) -> Config:
-    """JSON has no tuples: its lists back into tuples, at every depth."""
-    for key, value in config.items():
-        if isinstance(value, ConfigDict):
-            _tuples(value)
-        elif isinstance(value, list):
-            with config.ignore_type():
-                config[key] = tuple(value)
-    return config
+def _tuples(value: Any) -> Any:
+    """JSON has no tuples: its lists into tuples, at every depth."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 def _flat(section: Any) -> str:
-    return json.dumps(section.to_dict() if isinstance(section, ConfigDict) else section)
+    """A section as text; ConfigDicts themselves differ by being locked, too."""
+    fields = section.to_dict() if isinstance(section, ConfigDict) else section
+    return json.dumps(fields, sort_keys=True)
