@@ -19,6 +19,8 @@ from jaxtyping import Array, Float, Float32, Int, Int16
 
 # Decibels of a power of zero: the float64 epsilon, as in the official baseline.
 FLOOR = float(np.finfo(np.float64).eps)
+# Parts of the mel filter bank that are multiplied apart from each other.
+MEL_BANDS = 4
 # Clips per step of the mapped front end: few enough that spectra stay in the cache.
 CLIPS_IN_CACHE = 4
 # Clips sent to the device at once: 20 MB of audio.
@@ -80,7 +82,9 @@ def power_spectrogram(
         )
     padded = jnp.pad(wave, n_fft // 2, mode=pad_mode)
     n_frames = 1 + (padded.shape[0] - n_fft) // hop
-    frames = padded[np.arange(n_frames)[:, None] * hop + np.arange(n_fft)]
+    # Slices rather than a gather of samples: a third of its time on a CPU.
+    frame = jax.vmap(lambda start: lax.dynamic_slice(padded, (start,), (n_fft,)))
+    frames = frame(hop * np.arange(n_frames))
     spectrum = jnp.fft.rfft(frames * _hann(n_fft)[None])
     energy = spectrum.real**2 + spectrum.imag**2
     return energy if power == 2.0 else energy ** (power / 2)
@@ -139,11 +143,15 @@ class LogMel:
             pad_mode=self.pad_mode,
             power=self.power,
         )
-        mel = _mel_filters(
+        bands = _mel_bands(
             self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.fmax
         )
-        # highest: a GPU would otherwise round the inputs to 10 bits (TF32).
-        return decibels(jnp.dot(spectrum, mel, precision="highest"), self.power)
+        mel = [
+            # highest: a GPU would otherwise round the inputs to 10 bits (TF32).
+            jnp.dot(spectrum[:, first : first + len(part)], part, precision="highest")
+            for first, part in bands
+        ]
+        return decibels(jnp.concatenate(mel, axis=1), self.power)
 
 
 @dataclass(frozen=True)
@@ -368,6 +376,23 @@ def _mel_filters(
         dtype=np.float64,
     )
     return np.ascontiguousarray(filters.T, np.float32)
+
+
+@cache
+def _mel_bands(
+    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
+) -> list[tuple[int, np.ndarray]]:
+    """The filter bank in bands of neighbouring filters: first FFT bin, filters.
+
+    A filter is zero outside its triangle: in four bands, a quarter of the products remains.
+    """
+    filters = _mel_filters(sample_rate, n_fft, n_mels, fmin, fmax)
+    bands = []
+    for part in np.array_split(filters, min(MEL_BANDS, n_mels), axis=1):
+        used = np.flatnonzero(part.any(axis=1))
+        first, last = (used[0], used[-1] + 1) if len(used) else (0, 0)
+        bands.append((int(first), part[first:last]))
+    return bands
 
 
 def _check_front_end(front_end: LogMel | Linear) -> None:
