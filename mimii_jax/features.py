@@ -384,7 +384,8 @@ def _mel_bands(
 ) -> list[tuple[int, np.ndarray]]:
     """The filter bank in bands of neighbouring filters: first FFT bin, filters.
 
-    A filter is zero outside its triangle: in four bands, a quarter of the products remains.
+    A filter is zero outside its triangle: in four bands of the default filters, only a
+    quarter of the products remains.
     """
     filters = _mel_filters(sample_rate, n_fft, n_mels, fmin, fmax)
     bands = []
