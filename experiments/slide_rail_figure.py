@@ -39,13 +39,14 @@ def draw(test: Clips, real: Path | None, path: Path) -> None:
         axis.set_xlabel("time, s")
     for axis in grid[:, 0]:
         axis.set_ylabel("mel band")
-    figure.savefig(path, dpi=60)
+    figure.savefig(path, dpi=55)
 
 
 def _spectrogram(axis: Axes, audio: Int16[np.ndarray, " time"]) -> None:
     axis.imshow(
         _log_mel(audio),
-        cmap=colormaps["viridis"].resampled(12),  # few colours: a small file
+        interpolation="nearest",
+        cmap=colormaps["viridis"].resampled(10),  # few colours: a small file
         origin="lower",
         aspect="auto",
         extent=(0, len(audio) / 16_000, 0, 128),

@@ -1,6 +1,4 @@
 import csv
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -27,21 +25,21 @@ def by_identity(simulation):
 
 @pytest.fixture(scope="module")
 def small():
-    return simulate(("00", "04"), scale=0.02, workers=1)
+    return simulate(("00", "04"), scale=0.01, workers=1)
 
 
 def test_counts_names_and_order(small):
     clips = small.clips
-    assert [clips.count("train", i, NORMAL) for i in clips.ids] == [19, 9]
-    assert [clips.count("test", i, NORMAL) for i in clips.ids] == [2, 2]
-    assert [clips.count("test", i, ANOMALOUS) for i in clips.ids] == [7, 4]
+    assert [clips.count("train", i, NORMAL) for i in clips.ids] == [10, 4]
+    assert [clips.count("test", i, NORMAL) for i in clips.ids] == [1, 1]
+    assert [clips.count("test", i, ANOMALOUS) for i in clips.ids] == [4, 2]
     assert clips.machine_type == "slider"
     assert clips.sample_rate == 16_000
-    assert clips.audio.shape == (43, 160_000)
-    assert clips.split.tolist() == ["train"] * 28 + ["test"] * 15
+    assert clips.audio.shape == (22, 160_000)
+    assert clips.split.tolist() == ["train"] * 14 + ["test"] * 8
     assert clips.train.audio.base is clips.audio  # contiguous: a view, no copy
     assert clips.name[0] == "normal_id_00_00000000.wav"
-    assert clips.name[-1] == "normal_id_04_00000001.wav"
+    assert clips.name[-1] == "normal_id_04_00000000.wav"
     for name, machine_id, label in zip(
         clips.name, clips.machine_id, clips.label, strict=True
     ):
@@ -67,7 +65,7 @@ def test_official_counts():
 
 
 def test_bytes_do_not_depend_on_workers_other_ids_or_scale(small):
-    whole = by_identity(simulate(("00", "02", "04"), scale=0.03, workers=2))
+    whole = by_identity(simulate(("00", "02", "04"), scale=0.02, workers=2))
     assert len(whole) > slide_rail._SERIAL_BELOW  # so that there are processes
     for identity, audio in by_identity(small).items():
         assert audio.tobytes() == whole[identity].tobytes()
@@ -96,11 +94,10 @@ def test_faults_sound_inside_anomalous_clips_only(small):
 @pytest.mark.parametrize("machine_id", sorted(MECHANICS))
 @pytest.mark.parametrize("kind", [DAMAGE, BELT, GREASE])
 def test_worst_faults_do_not_clip(machine_id, kind):
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        audio, intervals = render(MECHANICS[machine_id], Fault(kind, 1.0), rng)
-        assert np.abs(audio.astype(int)).max() < 32767
-        assert intervals
+    rng = np.random.default_rng(0)
+    audio, intervals = render(MECHANICS[machine_id], Fault(kind, 1.0), rng)
+    assert np.abs(audio.astype(int)).max() < 32767
+    assert intervals
 
 
 def fault_sound(kind, machine_id="00", seed=3, severity=1.0):
@@ -188,14 +185,14 @@ def test_severity_makes_a_fault_louder(kind):
 
 
 def test_the_dumbest_baseline_finds_the_faults_of_id_00():
-    clips = simulate(scale=0.1).clips.test
+    clips = simulate(scale=0.04).clips
     level = np.array([np.std(audio.astype(np.float32)) for audio in clips.audio])
     assert roc_auc_score(clips.label, level) > 0.85
 
 
 def test_simulated_clips_look_like_real_ones(real_sample):
     real = dcase.read(real_sample, "slider", ("00",)).train.audio
-    ours = simulate(scale=0.02).clips.train.audio
+    ours = simulate(scale=0.005).clips.train.audio
     for low, high in ((100, 400), (400, 1600)):
         theirs, made = (
             10 * np.log10(np.mean([frame_power(a / 32768, low, high) for a in audio]))
@@ -238,15 +235,10 @@ def test_command_writes_a_data_set_that_reads_back(tmp_path, capsys):
 )
 def test_command_says_in_one_line_what_is_wrong(tmp_path, arguments):
     out = [] if "--out" in arguments else ["--out", str(tmp_path)]
-    done = subprocess.run(
-        [sys.executable, "-m", "mimii_jax.data.slide_rail", *out, *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("slide_rail: ")
-    assert done.stderr.count("\n") == 1
+    with pytest.raises(SystemExit) as stopped:
+        slide_rail.main([*out, *arguments])
+    assert str(stopped.value).startswith("slide_rail: ")
+    assert "\n" not in str(stopped.value)
 
 
 def test_length_of_a_clip():
