@@ -172,19 +172,6 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
     assert sorted(set(of_detector.name)) == sorted(set(small_clips().test.name))
 
 
-def test_a_seed_scores_nearly_alike_alone_and_among_others(
-    recordings, tmp_path, no_figures
-):
-    scores = []
-    for seeds in ((0, 1), (1,)):
-        config = small(root=recordings)
-        config.seeds = seeds
-        trained(config, tmp_path / str(len(seeds)))
-        table = read_scores(tmp_path / str(len(seeds)) / "scores.csv")
-        scores.append(table[(table.detector == "mlp_vae") & (table.seed == 1)].score)
-    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3)
-
-
 @pytest.fixture(scope="module")
 def model(recordings, tmp_path_factory):
     """The workdir of a small trained model."""
@@ -371,9 +358,10 @@ def test_a_linear_svm_on_standardised_features_fails_on_real_recordings(
 ):
     """Measured: AUC .78, .56 and .89 for seeds 0, 1 and 2; not standardised it is 1."""
     config = one_class_svm.get_config("linear")
+    config.seeds = (1,)
     assert set(real_aucs(config, real_sample, tmp_path / "raw")) == {1.0}
     config.features.standardise = True
-    assert max(real_aucs(config, real_sample, tmp_path / "standard")) < 0.95
+    assert max(real_aucs(config, real_sample, tmp_path / "standard")) < 0.8
 
 
 def test_a_bar_on_a_terminal_ends_with_its_rate():

@@ -126,9 +126,13 @@ def test_orders_differ_by_epoch_and_run_and_repeat_by_key():
 
 
 def test_training_equals_a_loop_by_hand(tmp_path):
-    """45 examples in batches of 16: the last batch is one of 13, and counts as such."""
+    """45 examples in batches of 2: the last batch is of one, and counts as such.
+
+    The 23 steps are 8 dispatches, the last of which is shorter than the others.
+    """
     path = tmp_path / "metrics.jsonl"
-    _, trained = fit(build_centre, (7,), path=path)
+    settings = Settings(2, 2, 1e-2, "constant", 0.0)
+    _, trained = fit(build_centre, (7,), settings=settings, path=path)
 
     _, params, keys = init_runs(build_centre, (7,))
     w = np.array(leaves(params)[0][0])
@@ -138,14 +142,14 @@ def test_training_equals_a_loop_by_hand(tmp_path):
     state = adam.init(w)
     for epoch, row in enumerate(epochs(path)):
         total = 0.0
-        for index in np.asarray(train._epoch_order(keys, epoch, 45, 16))[0]:
+        for index in np.asarray(train._epoch_order(keys, epoch, 45, 2))[0]:
             x = examples[index[index >= 0]]
             total += np.sum((x - w) ** 2)
             update, state = adam.update(np.mean(2 * (w - x), axis=0), state)
             w += np.asarray(update)
-        np.testing.assert_allclose(row["train_loss"], [total / 45], rtol=1e-5)
+        np.testing.assert_allclose(row["train_loss"], [total / 45], rtol=1e-4)
     assert len(epochs(path)) == 2
-    np.testing.assert_allclose(jax.tree.leaves(trained)[0][0], w, rtol=1e-5)
+    np.testing.assert_allclose(leaves(trained)[0][0], w, rtol=1e-4)
 
 
 def test_the_noise_of_the_loss_is_fresh_in_every_step_and_run(tmp_path):
