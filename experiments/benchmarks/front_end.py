@@ -1,0 +1,166 @@
+"""Speed of the log-mel front end against librosa and PyTorch.
+
+python -m experiments.benchmarks.front_end
+
+Each maps the same int16 clips of 10 s, all in one array in memory, to log-mel in dB at
+the settings of `configs/base.py`, float32, and waits for the whole result:
+
+- ours: `features.extract`, as the main job calls it
+- librosa: per clip, `librosa.feature.melspectrogram` and 10 * log10, as the official
+  baseline does; in one thread, and by as many threads as there are cores
+- torch: `torch.stft`, squares, mel filters @ spectrum, 10 * log10, by batches of
+  several sizes, in PyTorch's own threads; without PyTorch these are left out
+
+librosa's clips have the frame as last axis, and so have PyTorch's, since that is its
+fastest order; ours have the bin.
+"""
+
+import argparse
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any, cast
+
+import jax
+import librosa
+import numpy as np
+
+from configs.base import base_config
+from experiments.benchmarks.rounds import add_options, cores, report, take_turns
+from mimii_jax.features import FLOOR, LogMel, extract
+
+SECONDS = 10
+OURS = "ours"
+# An optional peer, of which a type checker knows nothing.
+torch: Any = import_module("torch") if find_spec("torch") else None
+
+
+def default_front_end() -> LogMel:
+    """The front end of `configs/base.py`."""
+    config: Any = base_config()
+    fields = config.features.to_dict()
+    assert fields.pop("name") == "log_mel"
+    fields.pop("standardise")
+    return LogMel(**fields)
+
+
+def noise(clips: int, sample_rate: int) -> np.ndarray:
+    """Clips of white noise at about -25 dBFS, int16."""
+    rng = np.random.default_rng(0)
+    sound = rng.normal(0, 1800, (clips, SECONDS * sample_rate))
+    return sound.astype(np.int16)
+
+
+def ours(front_end: LogMel, audio: np.ndarray) -> np.ndarray:
+    """Log-mel by `extract`, [clip, frame, mel]."""
+    rows = np.arange(len(audio))
+    return np.asarray(extract(front_end, audio, rows, lambda clips: None))
+
+
+def by_librosa(front_end: LogMel, audio: np.ndarray, threads: int) -> np.ndarray:
+    """Log-mel by librosa, [clip, mel, frame]."""
+
+    def one(clip: np.ndarray) -> np.ndarray:
+        mel = librosa.feature.melspectrogram(
+            y=clip.astype(np.float32) / 32768,
+            sr=front_end.sample_rate,
+            n_fft=front_end.n_fft,
+            hop_length=front_end.hop,
+            n_mels=front_end.n_mels,
+            fmin=front_end.fmin,
+            fmax=front_end.fmax or None,
+            power=front_end.power,
+            pad_mode=cast(Any, front_end.pad_mode),
+        )
+        return 20 / front_end.power * np.log10(mel + FLOOR)
+
+    if threads == 1:
+        return np.stack([one(clip) for clip in audio])
+    with ThreadPoolExecutor(threads) as pool:
+        return np.stack(list(pool.map(one, audio)))
+
+
+def by_torch(front_end: LogMel, audio: np.ndarray, batch: int) -> np.ndarray:
+    """Log-mel by torch.stft and a matrix product, power 2, [clip, mel, frame]."""
+    filters = torch.from_numpy(
+        librosa.filters.mel(
+            sr=front_end.sample_rate,
+            n_fft=front_end.n_fft,
+            n_mels=front_end.n_mels,
+            fmin=front_end.fmin,
+            fmax=front_end.fmax or None,
+        )
+    )
+    window = torch.hann_window(front_end.n_fft)
+    frames = 1 + audio.shape[1] // front_end.hop
+    features = torch.empty(len(audio), front_end.n_mels, frames)
+    with torch.inference_mode():
+        for start in range(0, len(audio), batch):
+            clips = torch.from_numpy(audio[start : start + batch]).float() / 32768
+            spectrum = torch.stft(
+                clips,
+                front_end.n_fft,
+                front_end.hop,
+                window=window,
+                center=True,
+                pad_mode=front_end.pad_mode,
+                return_complex=True,
+            )
+            power = spectrum.real**2 + spectrum.imag**2
+            mel = 10 * torch.log10(filters @ power + FLOOR)
+            features[start : start + batch] = mel
+    return features.numpy()
+
+
+def contestants(
+    front_end: LogMel, audio: np.ndarray, batches: list[int]
+) -> dict[str, Callable[[], np.ndarray]]:
+    """Who takes part."""
+    found = {
+        OURS: partial(ours, front_end, audio),
+        "librosa": partial(by_librosa, front_end, audio, 1),
+        f"librosa, {cores()} threads": partial(by_librosa, front_end, audio, cores()),
+    }
+    for batch in batches if torch else []:
+        found[f"torch, {batch} clips"] = partial(by_torch, front_end, audio, batch)
+    return found
+
+
+def agreement(results: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference of each result to ours, in dB."""
+    reference = results[OURS]
+    return {
+        name: float(np.max(np.abs(result.swapaxes(1, 2) - reference)))
+        for name, result in results.items()
+        if name != OURS
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.front_end",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--clips", type=int, default=256, help="per turn (default 256)")
+    parser.add_argument("--torch_batch", type=int, nargs="+", default=[4, 8, 16])
+    add_options(parser)
+    args = parser.parse_args(arguments)
+    front_end = default_front_end()
+    audio = noise(args.clips, front_end.sample_rate)
+    few = contestants(front_end, audio[: min(8, args.clips)], args.torch_batch)
+    differences = agreement({name: work() for name, work in few.items()})
+    everyone = contestants(front_end, audio, args.torch_batch)
+    rounds = take_turns(everyone, args)
+    amounts = dict.fromkeys(everyone, float(args.clips))
+    report("Log-mel of 10 s clips", "clips", amounts, rounds, [OURS])
+    for name, difference in differences.items():
+        print(f"{name}: differs from ours by {difference:.1e} dB at most")
+    print(f"jax backend: {jax.default_backend()}")
+
+
+if __name__ == "__main__":
+    main()

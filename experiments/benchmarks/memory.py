@@ -1,0 +1,132 @@
+"""Peak memory of the main job at full slider scale.
+
+python -m experiments.benchmarks.memory                  3,471 wav files of noise
+python -m experiments.benchmarks.memory --simulated      the simulated rail, scale 1
+python -m experiments.benchmarks.memory --root DIR       recordings in DIR
+
+Runs `python -m mimii_jax.main` for one epoch in a process of its own. Two numbers: the
+peak resident memory of that process, which Linux keeps (VmHWM; that of getrusage would
+include this process, from which it was forked), and the peak of the sum over it and all
+processes that it started, looked at five times a second (pages that they share count
+more than once, so this is an upper bound).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks.read_speed import write_noise
+from experiments.benchmarks.rounds import machine
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+EVERY = 0.2  # s
+
+
+def main_job(config: str, options: list[str], workdir: Path) -> list[str]:
+    """Command line of the main job for one epoch."""
+    command = [sys.executable, "-m", "mimii_jax.main", "--config", config]
+    command += ["--config.train.epochs=1", f"--workdir={workdir}"]
+    return command + options
+
+
+def measure(command: list[str]) -> tuple[float, float, float]:
+    """Run a command to its end.
+
+    Returns
+    -------
+    process : peak resident memory of the command's process, in GB
+    tree : peak of the sum over it and its descendants, in GB
+    seconds : how long it took
+
+    Raises
+    ------
+    RuntimeError : the command failed
+    """
+    start = time.perf_counter()
+    process = tree = 0
+    with subprocess.Popen(command) as job:
+        while job.poll() is None:
+            process = max(process, _peak_resident(job.pid))
+            tree = max(tree, _tree_resident(job.pid))
+            time.sleep(EVERY)
+    if job.returncode:
+        raise RuntimeError(f"exit status {job.returncode}: {' '.join(command)}")
+    return process / 1e9, tree / 1e9, time.perf_counter() - start
+
+
+def _peak_resident(process: int) -> int:
+    """Peak resident bytes so far; 0 once the process is gone."""
+    status = Path(f"/proc/{process}/status").read_text()
+    lines = (line.split() for line in status.splitlines())
+    return next((1024 * int(line[1]) for line in lines if line[0] == "VmHWM:"), 0)
+
+
+def _tree_resident(root: int) -> int:
+    """Resident bytes of a process and its descendants; 0 once it is gone."""
+    parents, pages = {}, {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        parents[int(folder.name)] = int(fields[1])
+        pages[int(folder.name)] = int(fields[21])
+    family, young = set(), {root} & set(parents)
+    while young:
+        family |= young
+        young = {child for child, parent in parents.items() if parent in young}
+    return PAGE * sum(pages[process] for process in family)
+
+
+def run(args: argparse.Namespace, folder: Path) -> None:
+    """Measure the main job in a scratch folder and print a table."""
+    if args.simulated:
+        what = f"simulated, scale {args.scale:g}"
+        options = [f"--config.data.scale={args.scale}"]
+    else:
+        root = args.root or folder / "noise"
+        what = f"recordings in {args.root}" if args.root else "noise, as wav files"
+        if args.root is None:
+            write_noise(root, args.scale)
+        options = [f"--config.data.root={root}"]
+    command = main_job(args.config, options + args.option, folder / "workdir")
+    process, tree, seconds = measure(command)
+    files = len((folder / "workdir" / "clips.csv").read_text().splitlines()) - 1
+    table = Table(title="Peak resident memory of the main job, GB")
+    for column in ("data", "clips", "main process", "with its workers", "seconds"):
+        table.add_column(column)
+    numbers = (f"{files:,}", f"{process:.2f}", f"{tree:.2f}", f"{seconds:.0f}")
+    table.add_row(what, *numbers)
+    console = Console(width=110)
+    console.print(table)
+    console.print(machine(), highlight=False)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.memory",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--root", type=Path, help="folder with slider/{train,test}")
+    source.add_argument("--simulated", action="store_true", help="no files")
+    add("--scale", type=float, default=1.0, help="part of the 3,471 clips (default 1)")
+    add("--config", default="configs/mlp_vae.py")
+    add("--option", action="append", default=[], help="more options of the main job")
+    args = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        run(args, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""Speed of training the reported MLP VAE against the same network in eager PyTorch.
+
+python -m experiments.benchmarks.mlp_vae
+
+A turn is a number of Adam steps of batch 512 on the network of 858,280 parameters.
+Timed in all: choosing the batch from a shuffled order that exists, gathering its
+windows of 5 frames from a feature array, loss with noise, gradients, Adam, summing the
+loss; then waiting for the sum. Not timed: front end, shuffling, compiling.
+
+- ours: the compiled steps of `mimii_jax.train`, state donated, several steps per
+  dispatch, as in the main job; 1 run, and 5 runs at once (windows of all runs count)
+- torch: eager, from the same parameters; windows are rows of an overlapping view of
+  the features, which one indexing copies; Adam as it comes, `foreach`, `fused`
+
+Without PyTorch ours are measured alone.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from configs.mlp_vae import get_config
+from experiments.benchmarks.rounds import add_options, report, take_turns
+from mimii_jax import train
+from mimii_jax.examples import Windows
+from mimii_jax.models.mlp_vae import MLPVAE
+
+# An optional peer, of which a type checker knows nothing.
+torch: Any = import_module("torch") if find_spec("torch") else None
+FRAMES = 313  # of a 10 s clip
+OPTIMIZERS = {"Adam": {}, "foreach": {"foreach": True}, "fused": {"fused": True}}
+Turn = Callable[[], float]  # some steps; the mean loss per window in them
+
+
+class Task:
+    """What is trained on what: the reference config's network and batches of noise."""
+
+    def __init__(self, clips: int, steps: int) -> None:
+        config: Any = get_config("reference")
+        self.windows = Windows(config.windows.width, config.windows.hop)
+        self.network = config.detector.to_dict()
+        self.network.pop("name")
+        training = config.train.to_dict()
+        training.pop("validation_fraction")
+        self.settings = train.Settings(**training)
+        self.steps = steps
+        self.bins = config.features.n_mels
+        shape = (clips, FRAMES, self.bins)
+        self.features = np.random.default_rng(0).standard_normal(shape, np.float32)
+        self.n_windows = clips * self.windows.per_clip(FRAMES)
+        self.batch = self.settings.batch_size
+        if self.n_windows < steps * self.batch:
+            raise ValueError(f"{steps} steps need more than {clips} clips")
+
+    def build(self, rngs: nnx.Rngs) -> MLPVAE:
+        """The network."""
+        return MLPVAE(self.windows.width * self.bins, **self.network, rngs=rngs)
+
+
+def ours(task: Task, seeds: Sequence[int]) -> Turn:
+    """Steps as the main job does them, all seeds at once."""
+    total_steps = task.settings.epochs * task.n_windows // task.batch
+    optimizer = task.settings.optimizer(total_steps)
+    graph, params, keys = train.init_runs(task.build, seeds)
+    state = train.TrainState(
+        jnp.zeros(len(seeds), np.int32), params, jax.vmap(optimizer.init)(params), keys
+    )
+    advance = train._compile_steps(graph, optimizer, task.windows)
+    order = train._epoch_order(keys, 0, task.n_windows, task.batch)
+    features = jnp.asarray(task.features)
+
+    def turn() -> float:
+        nonlocal state
+        total = jnp.zeros(len(seeds))
+        state, total = advance(state, total, features, order, 0, task.steps)
+        return float(np.mean(total)) / (task.steps * task.batch)
+
+    return turn
+
+
+def by_torch(task: Task, adam: dict[str, Any]) -> Turn:
+    """The same network, parameters, loss and batches, eager."""
+    layers = torch_layers(task.build(nnx.Rngs(0)))
+    parameters = [p for layer in layers.values() for p in layer.parameters()]
+    optimizer = torch.optim.Adam(
+        parameters, lr=task.settings.learning_rate, eps=1e-8, **adam
+    )
+    per_clip, width = task.windows.per_clip(FRAMES), task.windows.width
+    frames = torch.from_numpy(task.features).reshape(-1, task.bins)
+    view = frames.as_strided(
+        (len(frames) - width + 1, width * task.bins), (task.bins, 1)
+    )
+    order = torch.randperm(task.n_windows)
+
+    def turn() -> float:
+        total = torch.zeros(())
+        for step in range(task.steps):
+            index = order[step * task.batch : (step + 1) * task.batch]
+            start = index + index // per_clip * (width - 1)
+            optimizer.zero_grad()
+            loss = torch_loss(layers, view[start], task.network["kl_weight"])
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        return total.item() / task.steps
+
+    return turn
+
+
+def torch_layers(model: MLPVAE) -> dict[str, Any]:
+    """A Flax network's layers, with the same parameters, in PyTorch."""
+
+    def linear(layer: nnx.Linear) -> Any:
+        assert layer.bias is not None
+        copy = torch.nn.Linear(layer.in_features, layer.out_features)
+        with torch.no_grad():
+            copy.weight.copy_(torch.from_numpy(np.array(layer.kernel[...]).T.copy()))
+            copy.bias.copy_(torch.from_numpy(np.array(layer.bias[...])))
+        return copy
+
+    def stack(layers: Sequence[nnx.Linear]) -> list[Any]:
+        return [part for layer in layers for part in (linear(layer), torch.nn.ReLU())]
+
+    return {
+        "encoder": torch.nn.Sequential(*stack(list(model.encoder))),
+        "mean": linear(model.mean),
+        "log_variance": linear(model.log_variance),
+        "decoder": torch.nn.Sequential(
+            *stack(list(model.decoder)), linear(model.output)
+        ),
+    }
+
+
+def torch_loss(layers: dict[str, Any], x: Any, kl_weight: float) -> Any:
+    """`MLPVAE.loss`, its mean over the batch."""
+    hidden = layers["encoder"](x)
+    mean, log_variance = layers["mean"](hidden), layers["log_variance"](hidden)
+    z = mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean)
+    reconstruction = 0.5 * ((x - layers["decoder"](z)) ** 2).sum(-1)
+    divergence = 0.5 * (mean**2 + log_variance.exp() - log_variance - 1).sum(-1)
+    return (reconstruction + kl_weight * divergence).mean()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.mlp_vae",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--clips", type=int, default=400, help="of noise (default 400)")
+    parser.add_argument("--steps", type=int, default=20, help="per turn (default 20)")
+    parser.add_argument("--runs", type=int, default=5, help="at once (default 5)")
+    add_options(parser)
+    args = parser.parse_args(arguments)
+    task = Task(args.clips, args.steps)
+    one, several = "ours, 1 run", f"ours, {args.runs} runs"
+    turns = {one: ours(task, [0]), several: ours(task, range(args.runs))}
+    if torch:
+        turns |= {f"torch, {n}": by_torch(task, adam) for n, adam in OPTIMIZERS.items()}
+    losses = {}
+
+    def remember(name: str) -> Callable[[], None]:
+        return lambda: losses.__setitem__(name, turns[name]())
+
+    rounds = take_turns({name: remember(name) for name in turns}, args)
+    amounts = {name: float(args.steps * task.batch) for name in turns}
+    amounts[several] *= args.runs
+    report("Training the MLP VAE", "windows", amounts, rounds, [one, several])
+    text = ", ".join(f"{name}: {loss:.2f}" for name, loss in losses.items())
+    print(f"loss per window in the last turn: {text}")
+
+
+if __name__ == "__main__":
+    main()
