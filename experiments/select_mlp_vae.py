@@ -21,6 +21,7 @@ from rich.table import Table
 
 from configs import mlp_vae
 from mimii_jax import run
+from mimii_jax.build import Config
 from mimii_jax.watch import Watch
 
 KL_WEIGHTS = (1.0, 0.5, 0.25, 0.1)
@@ -61,7 +62,7 @@ def held_out_bound(
     args: argparse.Namespace, kl_weight: float, latent: int, rate: float
 ) -> float:
     """Negative ELBO of held-out normal windows after training, in nats per window."""
-    config: run.Config = mlp_vae.get_config()
+    config: Config = mlp_vae.get_config()
     config.seeds = (0,)
     config.data.root = args.root
     config.data.scale = args.scale

@@ -14,6 +14,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mimii_jax import run
+from mimii_jax.build import ConfigError
 from mimii_jax.data.clips import DataError
 from mimii_jax.scores import ScoreError
 from mimii_jax.train import NonFiniteLoss
@@ -57,7 +58,7 @@ def main(argv: list[str]) -> None:
             workdir = Path(WORKDIR.value)
             config = CONFIG.value or run.load_config(workdir)
             run.evaluate_again(config, workdir, workdir / f"evaluate_{stamp}", watch)
-    except (run.ConfigError, DataError, NonFiniteLoss, ScoreError) as error:
+    except (ConfigError, DataError, NonFiniteLoss, ScoreError) as error:
         sys.exit(f"error: {error}")
     except OSError as error:
         sys.exit(f"error: {_one_line(error)}")

@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 
 # Leaf modules only: dataclasses that are vmapped must stay out of the hook.
 install_import_hook(
-    ["mimii_jax.features", "mimii_jax.metrics", "mimii_jax.scoring"],
+    ["mimii_jax." + leaf for leaf in ("examples", "features", "metrics", "scoring")],
     "beartype.beartype",
 )
 

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 import soundfile
 
+from mimii_jax.examples import Standardiser, Windows, standardise_in_place
 from mimii_jax.features import (
     CLIPS_IN_CACHE,
     CLIPS_PER_TRANSFER,
     FLOOR,
     Linear,
     LogMel,
-    Standardiser,
-    Windows,
     extract,
     power_spectrogram,
-    standardise_in_place,
 )
 
 OFFICIAL = LogMel(

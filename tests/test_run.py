@@ -12,11 +12,11 @@ from rich.console import Console
 from small_clips import quiet_watch, said, small_clips
 
 from configs import controls, isolation_forest, mlp_ae, mlp_vae, one_class_svm
-from mimii_jax import run
+from mimii_jax import build, run
+from mimii_jax.build import ConfigError
 from mimii_jax.data import dcase, slide_rail
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.metrics import auc
-from mimii_jax.run import ConfigError
 from mimii_jax.scores import CONTROLS, read_scores
 from mimii_jax.watch import Watch
 
@@ -89,8 +89,8 @@ def test_every_config_and_variant_builds_its_detector(name):
     for variant in VARIANTS[name]:
         config = module.get_config(variant)
         assert f":{variant}`" in module.__doc__ or variant == "default"
-        assert (run.build_detector(config) is None) == (name == "controls")
-        run._check(config)
+        assert (build.build_detector(config) is None) == (name == "controls")
+        build.check(config)
         # A workdir's config.json says the same.
         text = json.dumps(config.to_dict())
         assert run._tuples(json.loads(text)) == config.to_dict()
@@ -145,7 +145,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
     config.seeds = (0, 3)
     config.train.validation_fraction = 0.2
     printed = trained(config, workdir)
-    assert f"slider, {recordings}: all test clips" in printed
+    assert "slider, recordings: all test clips" in printed
     assert "SIMULATED" not in printed
     names = {path.name for path in workdir.iterdir()}
     assert names == {

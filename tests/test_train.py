@@ -12,7 +12,7 @@ from flax import nnx
 from rich.console import Console
 
 from mimii_jax import train
-from mimii_jax.features import Windows
+from mimii_jax.examples import Windows
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.train import NonFiniteLoss, Settings, init_runs, mean_loss, train_runs
 from mimii_jax.watch import Watch

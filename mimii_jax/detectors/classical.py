@@ -16,14 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.svm import OneClassSVM
 
 from mimii_jax.data.clips import Clips
-from mimii_jax.features import (
-    CLIPS_PER_TRANSFER,
-    FrontEnd,
-    Standardiser,
-    Windows,
-    extract,
-    standardise_in_place,
-)
+from mimii_jax.examples import Standardiser, Windows, standardise_in_place
+from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.scoring import Pooling
 from mimii_jax.watch import Watch
 

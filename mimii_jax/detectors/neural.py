@@ -14,14 +14,8 @@ from jaxtyping import Array, Float, Float32, Int16
 from orbax.checkpoint import v1 as ocp
 
 from mimii_jax.data.clips import Clips, hold_out
-from mimii_jax.features import (
-    CLIPS_PER_TRANSFER,
-    FrontEnd,
-    Standardiser,
-    Windows,
-    extract,
-    standardise_in_place,
-)
+from mimii_jax.examples import Standardiser, Windows, standardise_in_place
+from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.scoring import Pooling
 from mimii_jax.train import Settings, init_runs, train_runs
 from mimii_jax.watch import Watch

@@ -1,0 +1,197 @@
+"""From the config to typed objects; with `run`, all that reads a ConfigDict."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from mimii_jax.data import dcase, slide_rail
+from mimii_jax.data.clips import Clips, DataError
+from mimii_jax.detectors import Detector
+from mimii_jax.detectors.classical import (
+    ClassicalDetector,
+    exact_one_class_svm,
+    isolation_forest,
+    sgd_one_class_svm,
+)
+from mimii_jax.detectors.neural import NeuralDetector
+from mimii_jax.examples import Windows
+from mimii_jax.features import FRONT_ENDS, FrontEnd
+from mimii_jax.models.mlp_ae import MLPAE
+from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.parts import PARTS
+from mimii_jax.scoring import Pooling
+from mimii_jax.train import Settings
+from mimii_jax.watch import Watch
+
+MODELS = {"mlp_vae": MLPVAE, "mlp_ae": MLPAE}
+CLASSICAL = {
+    "isolation_forest": isolation_forest,
+    "sgd_one_class_svm": sgd_one_class_svm,
+    "exact_one_class_svm": exact_one_class_svm,
+}
+NO_DETECTOR = "controls"
+Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
+
+
+class ConfigError(Exception):
+    """A config that cannot be run; the message names the field."""
+
+
+def check(config: Config) -> None:
+    """Build everything once, so that a bad value is refused before any work."""
+    try:
+        detector = build_detector(config)
+        build_front_end(config)
+        if isinstance(detector, ClassicalDetector):
+            detector.build(0)
+        if isinstance(detector, NeuralDetector):
+            nnx.eval_shape(lambda: detector.build(8, nnx.Rngs(0)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    except (AttributeError, LookupError, TypeError) as error:
+        raise ConfigError(
+            f"detector.name='{config.detector.name}': does not fit the other settings "
+            f"of this config ({' '.join(str(error).split())})"
+        ) from error
+    c = config.eval
+    _choice("eval.split", c.split, PARTS)
+    _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))
+    _require(c.bootstrap >= 0, "eval.bootstrap", c.bootstrap, "0 or more")
+    _require(0 < c.max_fpr <= 1, "eval.max_fpr", c.max_fpr, "above 0, up to 1")
+    for field in ("ids", "machine_types"):
+        value = tuple(config.data[field])
+        texts = all(isinstance(item, str) for item in value)
+        _require(texts, f"data.{field}", value, "strings, such as \"('00', '02')\"")
+    seeds = tuple(config.seeds)
+    known = all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in seeds)
+    several = "one or more different integers from 0 on"
+    _require(known and 0 < len(set(seeds)) == len(seeds), "seeds", seeds, several)
+
+
+def machine_types(config: Config) -> list[str]:
+    """The machine types that `config.data` asks for."""
+    c = config.data
+    if c.root:
+        types = list(c.machine_types) or dcase.machine_types(Path(c.root))
+        if not types:
+            raise DataError(f"{c.root}: no folder of a machine type is in it")
+        return types
+    if tuple(c.machine_types) != ("slider",):
+        raise ConfigError(
+            f"data.machine_types={tuple(c.machine_types)}: only 'slider' can be "
+            "simulated; give data.root for recordings"
+        )
+    return ["slider"]
+
+
+def load_clips(
+    config: Config,
+    machine_type: str,
+    watch: Watch,
+    splits: tuple[str, ...] = ("train", "test"),
+) -> Clips:
+    """The clips of one machine type, read or simulated."""
+    c = config.data
+    if c.root:
+        watch.say(f"{machine_type}: reading {c.root}")
+        clips = dcase.read(
+            Path(c.root),
+            machine_type,
+            tuple(c.ids),
+            splits=splits,
+            on_bad_file=c.on_bad_file,
+            workers=c.workers,
+        )
+        _check_clips(config, clips)
+        return clips
+    watch.say(
+        f"{machine_type}: SIMULATED sound, not recordings (data.root is empty), at "
+        f"{c.scale:g} times the official number of clips"
+    )
+    simulation = slide_rail.simulate(
+        tuple(c.ids) or ("00", "02", "04"),
+        scale=c.scale,
+        seed=c.simulation_seed,
+        workers=c.workers,
+    )
+    clips = simulation.clips
+    _check_clips(config, clips)
+    return clips if "train" in splits else clips.test
+
+
+def build_front_end(config: Config) -> FrontEnd:
+    """The front end that `config.features` names."""
+    fields = config.features.to_dict()
+    name = _choice("features.name", fields.pop("name"), FRONT_ENDS)
+    fields.pop("standardise")
+    if name != "log_mel":
+        fields.pop("n_mels")
+    return FRONT_ENDS[name](**fields)
+
+
+def build_detector(config: Config) -> Detector | None:
+    """The detector that `config.detector` names; None for the controls alone."""
+    fields = config.detector.to_dict()
+    name = _choice(
+        "detector.name", fields.pop("name"), {NO_DETECTOR, *CLASSICAL, *MODELS}
+    )
+    if name == NO_DETECTOR:
+        return None
+    shared: dict[str, Any] = {
+        "front_end": build_front_end(config),
+        "standardise": config.features.standardise,
+        "pooling": Pooling(**config.scoring),
+    }
+    width, hop = config.windows.width, config.windows.hop
+    if name in CLASSICAL:
+        return ClassicalDetector(
+            partial(CLASSICAL[name], **fields),
+            windows=Windows(width, hop) if width else None,
+            max_examples=config.windows.max_examples,
+            **shared,
+        )
+    training = config.train.to_dict()
+
+    def build(n_features: int, rngs: nnx.Rngs) -> Any:
+        return MODELS[name](n_features, **fields, rngs=rngs)
+
+    return NeuralDetector(
+        build,
+        windows=Windows(width, hop),
+        validation_fraction=training.pop("validation_fraction"),
+        settings=Settings(**training),
+        **shared,
+    )
+
+
+def _require(holds: bool, field: str, value: Any, what: str) -> None:
+    if not holds:
+        raise ConfigError(f"{field}={value}: must be {what}")
+
+
+def _check_clips(config: Config, clips: Clips) -> None:
+    """Refuse clips that the front end or its windows do not fit, before any work."""
+    c = config.features
+    if c.sample_rate != clips.sample_rate:
+        raise ConfigError(
+            f"features.sample_rate={c.sample_rate}: the clips have {clips.sample_rate}"
+        )
+    try:
+        wave = jax.ShapeDtypeStruct(clips.audio.shape[1:], np.float32)
+        n_frames = jax.eval_shape(build_front_end(config), wave).shape[0]
+        if "windows" in config:
+            Windows(config.windows.width or n_frames).per_clip(n_frames)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def _choice(field: str, name: str, known: Any) -> str:
+    if name not in known:
+        raise ConfigError(
+            f"{field}='{name}': must be one of {', '.join(sorted(known))}"
+        )
+    return name
