@@ -12,6 +12,7 @@ from absl.testing import flagsaver
 from small_clips import small_clips
 
 from mimii_jax import main, run
+from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.data import dcase
 
 # ml_collections loads a config file in a way that Python 3.15 will not have.
@@ -177,7 +178,7 @@ def test_a_training_that_diverges_is_one_line(call, recordings, tmp_path, monkey
     def diverge(*_):
         raise main.NonFiniteLoss("the loss of seed 0 is nan in epoch 1, by step 1")
 
-    monkeypatch.setattr(run.NeuralDetector, "fit", diverge)
+    monkeypatch.setattr(NeuralDetector, "fit", diverge)
     workdir = tmp_path / "run"
     root = f"--config.data.root={recordings}"
     code, _, error = call(VAE, root, f"--workdir={workdir}")
