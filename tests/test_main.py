@@ -12,8 +12,8 @@ from absl.testing import flagsaver
 from small_clips import small_clips
 
 from mimii_jax import main, run
-from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.data import dcase
+from mimii_jax.detectors.neural import NeuralDetector
 
 # ml_collections loads a config file in a way that Python 3.15 will not have.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
