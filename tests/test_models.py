@@ -39,7 +39,7 @@ def test_the_reference_vae_has_the_reported_number_of_parameters():
 
 def test_the_autoencoder_has_the_official_widths():
     model = as_configured(mlp_ae.get_config())
-    layers = [*model.layers, model.output]
+    layers = [*model.encoder, model.bottleneck, *model.decoder, model.output]
     assert [layer.kernel.shape for layer in layers] == [
         (640, 128),
         (128, 128),
@@ -52,7 +52,8 @@ def test_the_autoencoder_has_the_official_widths():
         (128, 128),
         (128, 640),
     ]
-    assert [norm.scale.shape[0] for norm in model.norms] == [128] * 4 + [8] + [128] * 4
+    norms = [*model.encoder_norms, *model.decoder_norms]
+    assert [norm.scale.shape[0] for norm in norms] == [128] * 8
 
 
 def test_the_loss_of_the_vae_is_the_negative_evidence_lower_bound():
@@ -103,22 +104,30 @@ def test_the_loss_of_the_vae_depends_on_its_key_and_the_error_has_none():
 
 
 def test_the_autoencoder_by_hand():
-    model = MLPAE(12, hidden=(6, 5), latent=2, rngs=nnx.Rngs(0))
-    y = x = np.asarray(batch(), np.float64)
-    for layer in model.layers:
-        y = y @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
-        y = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + 1e-6)
-        y = np.maximum(y, 0)
-    y = y @ np.asarray(model.output.kernel[...]) + np.asarray(model.output.bias[...])
-    error = np.mean((x - y) ** 2, axis=1)
+    model = MLPAE(12, hidden=(6, 5), latent=2, offset=-3.0, scale=2.0, rngs=nnx.Rngs(0))
+    x = np.asarray(batch(), np.float64)
+
+    def dense(y, layer):
+        return y @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+
+    def hidden(y, layers):
+        for layer in layers:
+            y = dense(y, layer)
+            y = (y - y.mean(1, keepdims=True)) / np.sqrt(y.var(1, keepdims=True) + 1e-6)
+            y = np.maximum(y, 0)
+        return y
+
+    y = dense(hidden((x + 3) / 2, model.encoder), model.bottleneck)
+    y = dense(hidden(y, model.decoder), model.output)
+    error = np.mean((x - (2 * y - 3)) ** 2, axis=1)
     np.testing.assert_allclose(model.error(batch()), error, rtol=1e-4)
     loss = model.loss(batch(), jax.random.key(0))
-    np.testing.assert_array_equal(loss, model.error(batch()))
+    np.testing.assert_allclose(loss, error / 4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", [MLPVAE, MLPAE])
 def test_an_example_does_not_depend_on_the_others(kind):
-    fields = {"kl_weight": 1.0} if kind is MLPVAE else {}
+    fields = {"kl_weight": 1.0} if kind is MLPVAE else {"offset": 0.0, "scale": 1.0}
     model = kind(12, hidden=(16, 8), latent=3, **fields, rngs=nnx.Rngs(0))
     one = [model.error(batch()[i : i + 1])[0] for i in range(4)]
     np.testing.assert_allclose(model.error(batch()), one, rtol=1e-6)

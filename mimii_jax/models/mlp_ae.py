@@ -6,41 +6,65 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from mimii_jax.models.mlp_vae import dense_stack, require_widths
+from mimii_jax.models.mlp_vae import dense_stack
 
 
 class MLPAE(nnx.Module):
-    """Autoencoder of dense layers, each followed by layer normalisation and ReLU.
+    """Autoencoder of dense layers with layer normalisation and ReLU.
 
     The baseline (Koizumi et al. 2020) has batch normalisation in its place, which
-    needs running statistics beside the parameters.
+    needs running statistics beside the parameters. What batch normalisation does for
+    decibels, far from zero, a fixed `offset` and `scale` do here; without them the
+    layers see little but the offset and the training stands still. The bottleneck is
+    linear: of so few ReLUs too many would be dead.
 
     Parameters
     ----------
     n_features : size of one example
     hidden : widths of the encoder's layers; the decoder mirrors them
     latent : width of the bottleneck
+    offset, scale : the layers see (x - offset) / scale, in units of x; scale > 0
     """
 
     def __init__(
-        self, n_features: int, *, hidden: Sequence[int], latent: int, rngs: nnx.Rngs
+        self,
+        n_features: int,
+        *,
+        hidden: Sequence[int],
+        latent: int,
+        offset: float,
+        scale: float,
+        rngs: nnx.Rngs,
     ) -> None:
-        require_widths(hidden, latent)
-        widths = (*hidden, latent, *reversed(hidden))
-        self.layers = dense_stack((n_features, *widths), rngs)
-        self.norms = nnx.List(nnx.LayerNorm(width, rngs=rngs) for width in widths)
+        self.encoder = dense_stack((n_features, *hidden), rngs)
+        self.encoder_norms = layer_norms(hidden, rngs)
+        self.bottleneck = nnx.Linear(hidden[-1], latent, rngs=rngs)
+        mirrored = tuple(reversed(hidden))
+        self.decoder = dense_stack((latent, *mirrored), rngs)
+        self.decoder_norms = layer_norms(mirrored, rngs)
         self.output = nnx.Linear(hidden[0], n_features, rngs=rngs)
+        self.offset = offset
+        self.scale = scale
 
     def loss(
         self, x: Float[Array, "batch feature"], key: Array
     ) -> Float[Array, " batch"]:
-        """The error; the key is not used."""
+        """Squared error in units of `scale`; the key is not used."""
         del key
-        return self.error(x)
+        return self.error(x) / self.scale**2
 
     def error(self, x: Float[Array, "batch feature"]) -> Float[Array, " batch"]:
-        """Mean squared error of the reconstruction."""
-        y = x
-        for layer, norm in zip(self.layers, self.norms, strict=True):
+        """Mean squared error of the reconstruction, in squared units of x."""
+        scaled = (x - self.offset) / self.scale
+        y = scaled
+        for layer, norm in zip(self.encoder, self.encoder_norms, strict=True):
             y = nnx.relu(norm(layer(y)))
-        return jnp.mean((x - self.output(y)) ** 2, axis=-1)
+        y = self.bottleneck(y)
+        for layer, norm in zip(self.decoder, self.decoder_norms, strict=True):
+            y = nnx.relu(norm(layer(y)))
+        return self.scale**2 * jnp.mean((scaled - self.output(y)) ** 2, axis=-1)
+
+
+def layer_norms(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
+    """A layer normalisation for each width."""
+    return nnx.List(nnx.LayerNorm(width, rngs=rngs) for width in widths)
