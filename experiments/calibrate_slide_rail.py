@@ -26,10 +26,10 @@ from rich.progress import track
 
 from configs import mlp_ae
 from experiments.slide_rail_figure import draw
+from mimii_jax.build import build_detector
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 from mimii_jax.data.slide_rail import simulate
 from mimii_jax.metrics import auc
-from mimii_jax.run import build_detector
 from mimii_jax.watch import Watch
 
 HERE = Path(__file__).parent

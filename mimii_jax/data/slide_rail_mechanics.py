@@ -81,7 +81,7 @@ FACTORY_DBFS, FACTORY_SD_DB = -41.4, 0.75  # level of the factory, over clips
 # How far the spectrum of a clip bends from its scene's, at `OCTAVES_HZ`.
 BEND_SD_DB = (0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 1.2, 2.2, 3.5)
 TILT_SD_DB = 0.45  # and tilts, in all, per octave
-GUST_DB, GUST_SD_DB = -35.0, 7.0  # passing hiss against the factory, over clips
+GUST_DB, GUST_SD_DB = -31.5, 8.5  # passing hiss against the factory, over clips
 
 SCENES = (
     Scene((-17, -15, -15, -16, -20.7, -28, -35.5, -45.2, -58.8), ((1450, 8, 8),)),
@@ -117,8 +117,8 @@ _00 = Mechanics(
     ringing=0.6,
     rough_hz=(900, 7000),
     snr_db=-6,
-    fault_db={DAMAGE: (-11, -1), BELT: (-15.5, -1.5), GREASE: (-6, 6)},
-    load_db=(4.4, 7.2),
+    fault_db={DAMAGE: (-12, -2), BELT: (-16.5, -2.5), GREASE: (-7, 4.5)},
+    load_db=(4.0, 6.4),
 )
 _02 = Mechanics(
     stroke_m=0.40,
@@ -140,7 +140,7 @@ _02 = Mechanics(
     ringing=0.05,
     rough_hz=(800, 1800),
     snr_db=-6,
-    fault_db={DAMAGE: (-35, -10.5), BELT: (-29.5, -8), GREASE: (-13, 4)},
+    fault_db={DAMAGE: (-37, -11.5), BELT: (-33, -9.5), GREASE: (-16, 3)},
     load_db=(-0.3, -0.5),
 )
 _04 = Mechanics(
@@ -160,10 +160,10 @@ _04 = Mechanics(
     belt_hz=5.0,
     squeal_hz=1600,
     rings_hz=(900, 1650, 2800, 3900),
-    ringing=0.99,
+    ringing=0.995,
     rough_hz=(1200, 8000),
     snr_db=-6,
-    fault_db={DAMAGE: (-15.5, -10.5), BELT: (-18, -12), GREASE: (-8, -3.5)},
+    fault_db={DAMAGE: (-17.5, -12), BELT: (-20.5, -13.5), GREASE: (-10.5, -5.5)},
     load_db=(0, 0),
 )
 _06 = Mechanics(
