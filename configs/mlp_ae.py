@@ -25,11 +25,11 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.scale = 12.0  # dB; about its standard deviation
 
     c.train = ConfigDict()
-    c.train.epochs = 100
+    c.train.epochs = 20  # the baseline has 100; here held-out normals gain little more
     c.train.batch_size = 512
     c.train.learning_rate = 1e-3
-    c.train.schedule = "constant"
-    c.train.warmup = 0.0
+    c.train.schedule = "cosine"
+    c.train.warmup = 0.02
     c.train.validation_fraction = 0.1  # of the training clips of each ID
 
     if variant == "quick":
