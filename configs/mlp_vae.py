@@ -21,13 +21,14 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector = ConfigDict()
     c.detector.name = "mlp_vae"
     c.detector.hidden = (400, 400)
+    # Latent size, KL weight, learning rate: python -m experiments.select_mlp_vae
     c.detector.latent = 20
-    c.detector.kl_weight = 0.1
+    c.detector.kl_weight = 0.5
 
     c.train = ConfigDict()
     c.train.epochs = 10
     c.train.batch_size = 512
-    c.train.learning_rate = 1e-3
+    c.train.learning_rate = 3e-3
     c.train.schedule = "cosine"
     c.train.warmup = 0.02
     c.train.validation_fraction = 0.1  # of the training clips of each ID
@@ -36,6 +37,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.features.standardise = False
         c.detector.kl_weight = 1.0
         c.train.epochs = 50
+        c.train.learning_rate = 1e-3
         c.train.schedule = "constant"
         c.train.warmup = 0.0
         c.train.validation_fraction = 0.0

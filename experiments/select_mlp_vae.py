@@ -39,7 +39,7 @@ def main() -> None:
     add = parser.add_argument
     add("--root", default="", help="folder of recordings; simulated sound without")
     add("--scale", type=float, default=0.1, help="of the simulation (default 0.1)")
-    add("--epochs", type=int, default=10)
+    add("--epochs", type=int, default=5)
     add("--out", type=Path, default=Path("runs/select_mlp_vae"))
     args = parser.parse_args()
     candidates = [*product(KL_WEIGHTS, LATENTS, (1e-3,))]
