@@ -121,8 +121,10 @@ def contestants(
     found = {
         OURS: partial(ours, front_end, audio),
         "librosa": partial(by_librosa, front_end, audio, 1),
-        f"librosa, {cores()} threads": partial(by_librosa, front_end, audio, cores()),
     }
+    if cores() > 1:
+        several = partial(by_librosa, front_end, audio, cores())
+        found[f"librosa, {cores()} threads"] = several
     for batch in batches if torch else []:
         found[f"torch, {batch} clips"] = partial(by_torch, front_end, audio, batch)
     return found
@@ -146,7 +148,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--clips", type=int, default=256, help="per turn (default 256)")
-    parser.add_argument("--torch_batch", type=int, nargs="+", default=[4, 8, 16])
+    parser.add_argument("--torch_batch", type=int, nargs="+", default=[1, 4, 8, 16])
     add_options(parser)
     args = parser.parse_args(arguments)
     front_end = default_front_end()
