@@ -234,16 +234,19 @@ def main() -> None:
         if seed == given.seeds[0]:
             (given.out / "figures").mkdir(parents=True, exist_ok=True)
             draw(test, given.real, given.out / "figures" / "slide_rail.png")
+        del test  # a view that keeps all audio of this seed
     report += [f"{sum(line.count('✗') for line in report[6:])} cells fail.", ""]
     (given.out / "calibrate_slide_rail.md").write_text("\n".join(report))
 
 
 def _shown(arguments: Sequence[str]) -> list[str]:
-    """The arguments as given, without the paths of this machine."""
+    """The arguments as given, without the folders of this machine."""
     shown = list(arguments[1:])
-    for flag in ("--real", "--out"):
-        if flag in shown:
-            shown[shown.index(flag) + 1] = flag[2:].upper()
+    if "--real" in shown:
+        shown[shown.index("--real") + 1] = "ROOT"
+    if "--out" in shown:
+        at = shown.index("--out")
+        del shown[at : at + 2]
     return shown
 
 
