@@ -260,6 +260,16 @@ over real clips (0.7 dB; 0.02 and 210 Hz, which the real means and AUCs imply), 
 one number within 0.12, AUC of the autoencoder within 0.05. Cells without a mark are
 shown for comparison only. Nothing else was tuned to, no other detector above all.
 
+What the marks do not say. Seeds 0 and 1 were looked at while the simulator was
+calibrated, id 04 was last changed after seed 0 had missed its flatness by 0.01, so
+their marks flatter it. On three seeds that were not looked at (100, 101, 102; parts
+(a) and (b), all official test clips) every mean and every AUC is within tolerance but
+one: **the zero crossings of id 02, AUC 0.57, 0.71 and 0.65 against a real 0.77, are
+outside on two of the three (0.65 is the limit; 0.649 is below it)**. Part (c) has not
+been run on untouched seeds, nor with the 100 epochs of `configs/mlp_ae.py`. The
+tolerance of 210 Hz is inferred: against the SD of the simulated clips themselves, the
+bandwidth of anomalous id 00 would be outside on seed 0 (138 Hz off, SD 129).
+
 ![Spectrograms](figures/slide_rail.png)"""
 
 
