@@ -1,6 +1,7 @@
 """Dense autoencoder of the official baseline's widths, one model for all IDs.
 
-python -m mimii_jax.main --config configs/mlp_ae.py
+python -m mimii_jax.main --config configs/mlp_ae.py --config.data.scale=0.2
+Two CPU cores: 2 minutes, average AUC .831 (SD .003 over 3 seeds) on simulated sound.
 Variants: `:quick` (seconds)
 """
 

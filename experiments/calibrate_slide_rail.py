@@ -266,7 +266,7 @@ their marks flatter it. On three seeds that were not looked at (100, 101, 102; p
 (a) and (b), all official test clips) every mean and every AUC is within tolerance but
 one: **the zero crossings of id 02, AUC 0.57, 0.71 and 0.65 against a real 0.77, are
 outside on two of the three (0.65 is the limit; 0.649 is below it)**. Part (c) has not
-been run on untouched seeds, nor with the 100 epochs of `configs/mlp_ae.py`. The
+been run on untouched seeds, nor with the 100 epochs of the official baseline. The
 tolerance of 210 Hz is inferred: against the SD of the simulated clips themselves, the
 bandwidth of anomalous id 00 would be outside on seed 0 (138 Hz off, SD 129).
 
