@@ -42,6 +42,28 @@ def base_config() -> ConfigDict:
     return c
 
 
+def add_training(c: ConfigDict) -> None:
+    """The sections that all neural detectors share; values of `train` may change."""
+    c.train = ConfigDict()
+    c.train.epochs = 10
+    c.train.batch_size = 512
+    c.train.learning_rate = 1e-3
+    c.train.schedule = "cosine"  # to zero at the end; or "constant"
+    c.train.warmup = 0.02  # share of all steps
+    c.train.freeze = ()  # parts of the model that are not trained: ("encoder",)
+    c.train.precision = "float32"  # or "bfloat16", of the layers; a CPU keeps float32
+    c.train.validation_fraction = 0.1  # of the training clips of each ID
+
+    c.mesh = ConfigDict()
+    c.mesh.run = 0  # devices over which the runs are spread; 0: a sensible number
+    c.mesh.data = 0  # devices that divide the batches of a run
+
+    c.checkpoint = ConfigDict()
+    c.checkpoint.every_steps = 0  # 0: do not count
+    c.checkpoint.every_minutes = 5.0  # 0: do not look at the clock
+    c.checkpoint.keep = 2  # latest ones, beside the one of least validation loss
+
+
 def require_variant(variant: str, known: tuple[str, ...]) -> None:
     """Refuse a variant that a config does not have."""
     if variant not in known:

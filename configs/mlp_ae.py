@@ -7,7 +7,7 @@ Variants: `:quick` (seconds)
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, require_variant
+from configs.base import add_training, base_config, require_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -25,13 +25,8 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.offset = -35.0  # dB; about the mean of the log-mel of a machine
     c.detector.scale = 12.0  # dB; about its standard deviation
 
-    c.train = ConfigDict()
+    add_training(c)
     c.train.epochs = 8  # the baseline has 100; held-out normals gain little more
-    c.train.batch_size = 512
-    c.train.learning_rate = 1e-3
-    c.train.schedule = "cosine"
-    c.train.warmup = 0.02
-    c.train.validation_fraction = 0.1  # of the training clips of each ID
 
     if variant == "quick":
         c.data.scale = 0.02

@@ -7,7 +7,7 @@ Variants: `:reference` (the first report's network and 50 epochs), `:quick` (sec
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, require_variant
+from configs.base import add_training, base_config, require_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -26,13 +26,8 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.latent = 20
     c.detector.kl_weight = 0.5
 
-    c.train = ConfigDict()
-    c.train.epochs = 10
-    c.train.batch_size = 512
+    add_training(c)
     c.train.learning_rate = 3e-3
-    c.train.schedule = "cosine"
-    c.train.warmup = 0.02
-    c.train.validation_fraction = 0.1  # of the training clips of each ID
 
     if variant == "reference":
         c.features.standardise = False

@@ -30,6 +30,7 @@ from mimii_jax.build import build_detector
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 from mimii_jax.data.slide_rail import simulate
 from mimii_jax.metrics import auc
+from mimii_jax.runs import runs_on_all
 from mimii_jax.watch import Watch
 
 HERE = Path(__file__).parent
@@ -150,7 +151,8 @@ def compare_autoencoder(
     detector = build_detector(config)
     assert detector is not None
     seen = clips[np.isin(clips.machine_id, CALIBRATED)]
-    detector = detector.fit(seen.train, (0,), watch)
+    train = seen.train
+    detector = detector.fit(train, runs_on_all(len(train), (0,)), None, watch)
     (score,) = detector.score(seen.test, watch)
     yield "| | " + " | ".join(f"id {machine_id}" for machine_id in CALIBRATED) + " |"
     yield "|---|" + "---|" * len(CALIBRATED)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -17,14 +18,15 @@ from mimii_jax.detectors.classical import (
     isolation_forest,
     sgd_one_class_svm,
 )
-from mimii_jax.detectors.neural import NeuralDetector
+from mimii_jax.detectors.neural import NeuralDetector, Saving
 from mimii_jax.examples import Windows
 from mimii_jax.features import FRONT_ENDS, FrontEnd
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.parts import PARTS
 from mimii_jax.scoring import Pooling
-from mimii_jax.train import Settings
+from mimii_jax.sharding import make_mesh
+from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
 
 MODELS = {"mlp_vae": MLPVAE, "mlp_ae": MLPAE}
@@ -34,6 +36,7 @@ CLASSICAL = {
     "exact_one_class_svm": exact_one_class_svm,
 }
 NO_DETECTOR = "controls"
+PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
 
@@ -49,7 +52,8 @@ def check(config: Config) -> None:
         if isinstance(detector, ClassicalDetector):
             detector.build(0)
         if isinstance(detector, NeuralDetector):
-            nnx.eval_shape(lambda: detector.build(8, nnx.Rngs(0)))
+            nnx.eval_shape(lambda: detector.build((8, 1), rngs=nnx.Rngs(0)))
+            make_mesh(1, *detector.mesh)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (AttributeError, LookupError, TypeError) as error:
@@ -155,15 +159,16 @@ def build_detector(config: Config) -> Detector | None:
             **shared,
         )
     training = config.train.to_dict()
-
-    def build(n_features: int, rngs: nnx.Rngs) -> Any:
-        return MODELS[name](n_features, **fields, rngs=rngs)
-
+    precision = _choice("train.precision", training.pop("precision"), PRECISIONS)
+    if jax.default_backend() != "cpu":
+        fields["dtype"] = PRECISIONS[precision]
     return NeuralDetector(
-        build,
+        partial(MODELS[name], **fields),
         windows=Windows(width, hop),
         validation_fraction=training.pop("validation_fraction"),
         settings=Settings(**training),
+        saving=Saving(**config.checkpoint),
+        mesh=(config.mesh.run, config.mesh.data),
         **shared,
     )
 

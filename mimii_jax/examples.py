@@ -1,14 +1,13 @@
 """From features to what a model sees: standardised bins, windows of frames."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float32, Int
+from jaxtyping import Array, Float, Float32, Int
 
 
 class Standardiser(NamedTuple):
@@ -29,13 +28,16 @@ class Standardiser(NamedTuple):
         return cls(jnp.zeros(n_bins), jnp.ones(n_bins))
 
     @classmethod
-    def fit(cls, features: Float32[Array, "clip frame bin"]) -> "Standardiser":
+    def of_moments(
+        cls,
+        mean: Float[np.ndarray, "clip bin"],
+        variance: Float[np.ndarray, "clip bin"],
+    ) -> "Standardiser":
         """Mean and standard deviation per bin; a bin that never changes gets scale 1.
 
-        Statistics per clip are combined on the host in float64: a float32 sum over
-        all frames would lose digits.
+        The statistics of all clips are combined on the host in float64: a float32 sum
+        over all frames would lose digits.
         """
-        mean, variance = map(np.float64, _clip_moments(features))
         total = np.mean(variance + (mean - mean.mean(0)) ** 2, axis=0)
         scale = np.where(total > 0, np.sqrt(total), 1.0)
         return cls(jnp.float32(mean.mean(0)), jnp.float32(scale))
@@ -46,15 +48,17 @@ class Standardiser(NamedTuple):
         return (features - self.mean.reshape(shape)) / self.scale.reshape(shape)
 
 
+def clip_moments(
+    features: Float32[Array, "clip frame bin"],
+) -> tuple[Float[np.ndarray, "clip bin"], Float[np.ndarray, "clip bin"]]:
+    """Mean and variance over the frames of each clip, for `of_moments`; float64."""
+    mean, variance = _clip_moments(features)
+    return np.asarray(mean, np.float64), np.asarray(variance, np.float64)
+
+
 @jax.jit
 def _clip_moments(features: Array) -> tuple[Array, Array]:
     return jnp.mean(features, axis=1), jnp.var(features, axis=1)
-
-
-@partial(jax.jit, donate_argnums=1)
-def standardise_in_place(standardiser: Standardiser, features: Array) -> Array:
-    """`Standardiser.apply` that reuses the memory of its features."""
-    return standardiser.apply(features)
 
 
 @dataclass(frozen=True)
@@ -87,8 +91,8 @@ class Windows:
         self,
         features: Float32[Array, "clip frame bin"],
         index: Int[Array, " window"],
-    ) -> Float32[Array, "window width_x_bin"]:
-        """Windows by index, flattened frame by frame.
+    ) -> Float32[Array, "window width bin"]:
+        """Windows by index.
 
         Parameters
         ----------
@@ -97,11 +101,11 @@ class Windows:
 
         Returns
         -------
-        windows : f32 [shape=(window, width * bin)]
+        windows : f32 [shape=(window, width, bin)]
         """
         _, n_frames, n_bins = features.shape
         clip, window = jnp.divmod(index, self.per_clip(n_frames))
         starts = jnp.stack([clip, window * self.hop, jnp.zeros_like(clip)], axis=1)
         size = (1, self.width, n_bins)
         found = jax.vmap(lambda start: lax.dynamic_slice(features, start, size))(starts)
-        return found.reshape(len(index), self.width * n_bins)
+        return found[:, 0]

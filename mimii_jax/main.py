@@ -6,8 +6,10 @@ python -m mimii_jax.main --config configs/mlp_vae.py:reference --config.seeds=0,
 python -m mimii_jax.main --mode evaluate --workdir runs/...
 """
 
+import signal
 import sys
 from datetime import datetime
+from itertools import chain, count
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -15,10 +17,11 @@ from ml_collections import config_flags
 
 from mimii_jax import run
 from mimii_jax.build import ConfigError
+from mimii_jax.checkpoints import CheckpointError
 from mimii_jax.data.clips import DataError
 from mimii_jax.scores import ScoreError
 from mimii_jax.train import NonFiniteLoss
-from mimii_jax.watch import Watch
+from mimii_jax.watch import Interrupted, Watch
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -38,12 +41,26 @@ MODE = flags.DEFINE_enum(
 )
 
 
+RESUME = flags.DEFINE_enum(
+    "resume",
+    "auto",
+    ["auto", "never"],
+    "auto: go on with a training that was stopped in --workdir. never: begin afresh, "
+    "in a new folder beside it.",
+)
+ERRORS = (CheckpointError, ConfigError, DataError, NonFiniteLoss, ScoreError)
+STOPPED = 75  # exit code: try again (EX_TEMPFAIL of sysexits.h)
+
+
 def main(argv: list[str]) -> None:
     """Run what the flags say; an error that a user can mend is one line."""
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]}: not a flag; see --help")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
     watch = Watch()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, watch.stop)
+    workdir = Path(WORKDIR.value or "")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     try:
         if MODE.value == "train":
@@ -51,17 +68,33 @@ def main(argv: list[str]) -> None:
                 sys.exit("error: --config: name an experiment, see --help")
             name = CONFIG.value.detector.name
             workdir = Path(WORKDIR.value or f"runs/{stamp}_{name}")
+            if RESUME.value == "never":
+                workdir = _new_folder(workdir)
             run.train(CONFIG.value, workdir, watch)
         else:
             if WORKDIR.value is None:
                 sys.exit("error: --workdir: name the folder of a trained model")
-            workdir = Path(WORKDIR.value)
             config = CONFIG.value or run.load_config(workdir)
             run.evaluate_again(config, workdir, workdir / f"evaluate_{stamp}", watch)
-    except (ConfigError, DataError, NonFiniteLoss, ScoreError) as error:
+    except (
+        CheckpointError,
+        ConfigError,
+        DataError,
+        NonFiniteLoss,
+        ScoreError,
+    ) as error:
         sys.exit(f"error: {error}")
+    except Interrupted:
+        print(f"stopped; the same command with --workdir={workdir} goes on")
+        sys.exit(STOPPED)
     except OSError as error:
         sys.exit(f"error: {_one_line(error)}")
+
+
+def _new_folder(path: Path) -> Path:
+    """The path itself, or with a number behind it, so that nothing is there yet."""
+    candidates = (path.with_name(f"{path.name}_{i}") for i in count(2))
+    return next(p for p in chain([path], candidates) if not p.exists())
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,20 @@ from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.tables import results_table
 from mimii_jax.results import evaluate
+from mimii_jax.runs import runs_on_all
 from mimii_jax.scores import Scores, read_scores, write_scores
 from mimii_jax.watch import Watch
+
+# What may differ from an earlier start of the same training: it moves no number.
+FREE_TO_CHANGE = ("mesh.", "checkpoint.", "data.workers")
+# What a trained model depends on, when it scores again.
+OF_THE_MODEL = ("features.", "windows.", "detector.", "seeds")
 
 
 def train(config: Config, workdir: Path, watch: Watch) -> None:
     """Fit the config's detector, score the test clips and write the workdir.
+
+    With the workdir of an earlier start that was stopped, it goes on from there.
 
     Raises
     ------
@@ -40,18 +49,38 @@ def train(config: Config, workdir: Path, watch: Watch) -> None:
         Before anything is trained or written.
     """
     check(config)
-    if workdir.exists() and any(workdir.iterdir()):
-        raise ConfigError(
-            f"--workdir={workdir}: is not empty; choose another one, or "
-            "--mode=evaluate to score again with its model"
-        )
+    _require_same_training(config, workdir)
     types = machine_types(config)
+    for name in ("clips.csv", "examples.npz"):  # of an earlier start; made anew
+        (workdir / name).unlink(missing_ok=True)
     if len(types) > 1:
         # A bad file of the last type is found before the first is trained on.
         for machine_type in types:
             load_clips(config, machine_type, watch)
     tables = [_train_one(config, name, workdir, watch) for name in types]
     _report(config, Scores.concatenate(tables), workdir, watch)
+
+
+def _require_same_training(config: Config, workdir: Path) -> None:
+    """Refuse a workdir with anything in it but an earlier start of this training."""
+    if not workdir.exists() or not any(workdir.iterdir()):
+        return
+    if not (workdir / "config.json").exists():
+        raise ConfigError(
+            f"--workdir={workdir}: is not empty and holds no config.json of an earlier "
+            "start; choose another folder"
+        )
+    asked, known = _fields(config), _fields(load_config(workdir))
+    changes = [
+        f"{name} was {known.get(name, 'not there')}, is {asked.get(name, 'not there')}"
+        for name in sorted(asked.keys() | known.keys())
+        if asked.get(name) != known.get(name) and not name.startswith(FREE_TO_CHANGE)
+    ]
+    if changes:
+        raise ConfigError(
+            f"--workdir={workdir}: was begun with another config: "
+            f"{'; '.join(changes)}; --resume=never begins a new workdir"
+        )
 
 
 def _train_one(
@@ -66,8 +95,9 @@ def _train_one(
     watch.context = {"machine_type": machine_type}
     detector = build_detector(config)
     if detector:
-        detector = detector.fit(clips.train, tuple(config.seeds), watch)
-        detector.save(workdir / "checkpoints" / machine_type)
+        runs = runs_on_all(len(clips.train), config.seeds)
+        folder = workdir / "checkpoints" / machine_type
+        detector = detector.fit(clips.train, runs, folder, watch)
     return _score(config, detector, clips, workdir, watch)
 
 
@@ -78,14 +108,17 @@ def evaluate_again(config: Config, workdir: Path, out: Path, watch: Watch) -> No
     training; everything that the model depends on must be as it was in training.
     """
     check(config)
-    saved = load_config(workdir)
-    for section in ("features", "windows", "detector", "seeds"):
-        asked, known = _flat(config.get(section)), _flat(saved.get(section))
-        if asked != known:
+    asked, known = _fields(config), _fields(load_config(workdir))
+    for name in sorted(asked.keys() | known.keys()):
+        if name.startswith(OF_THE_MODEL) and asked.get(name) != known.get(name):
             raise ConfigError(
-                f"--config: '{section}' differs from that of the model in {workdir}: "
-                f"{asked} against {known}"
+                f"--config: {name}={asked.get(name)} differs from that of the model in "
+                f"{workdir}, {known.get(name)}"
             )
+    if not (workdir / "scores.csv").exists():
+        raise ConfigError(
+            f"{workdir}: its training is not finished; start the same command again"
+        )
     types = machine_types(config)
     tables = [_evaluate_one(config, name, workdir, out, watch) for name in types]
     scores = Scores.concatenate(tables)
@@ -104,7 +137,7 @@ def _evaluate_one(
         raise ConfigError(f"{folder}: no trained model of {machine_type}")
     clips = load_clips(config, machine_type, watch, splits=("test",))
     if detector:
-        detector = detector.load(folder, tuple(config.seeds))
+        detector = detector.load(folder, runs_on_all(0, config.seeds), watch)
     out.mkdir(parents=True, exist_ok=True)
     return _score(config, detector, clips, out, watch)
 
@@ -132,6 +165,9 @@ def _score(
         scores = detector.score(clips.test, watch)
         for seed, score in zip(config.seeds, scores, strict=True):
             name = config.detector.name
+            if np.isnan(score).all():
+                watch.say(f"seed {seed}: no scores, since its training diverged")
+                continue
             tables.append(Scores.of_clips(name, seed, clips.test, score))
     return Scores.concatenate([*tables, score_controls(clips.test, watch)])
 
@@ -194,7 +230,14 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def _flat(section: Any) -> str:
-    """A section as text; ConfigDicts themselves differ by being locked, too."""
-    fields = section.to_dict() if isinstance(section, ConfigDict) else section
-    return json.dumps(fields, sort_keys=True)
+def _fields(config: Config) -> dict[str, str]:
+    """Every field of a config as text, by its full name."""
+
+    def walk(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+        if isinstance(value, dict):
+            for key, item in value.items():
+                yield from walk(f"{prefix}.{key}" if prefix else key, item)
+        else:
+            yield prefix, json.dumps(value)
+
+    return dict(walk("", config.to_dict()))

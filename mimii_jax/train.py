@@ -1,278 +1,328 @@
-"""Training: many runs of one model over shared features, as one compiled program.
-
-The step is written for one run and lifted over the runs by `vmap`. Examples are
-gathered from the features inside the step.
-"""
+"""Training: many runs of one model over shared features, as one compiled program."""
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import nnx
-from jax import lax
 from jaxtyping import Array, Float32, Int
 
-from mimii_jax.watch import Watch
+from mimii_jax.checkpoints import Checkpoints
+from mimii_jax.examples import Standardiser
+from mimii_jax.runs import Run
+from mimii_jax.sharding import EMPTY, Layout, agree
+from mimii_jax.step import (
+    OPTIMIZER,
+    Examples,
+    Pool,
+    Settings,
+    TrainState,
+    compile_steps,
+    compile_validation,
+)
+from mimii_jax.watch import Interrupted, Watch
 
-# Dispatches per epoch: how often the progress bar moves.
-REPORTS_PER_EPOCH = 10
-SCHEDULES = ("constant", "cosine")
-# Streams of a run's key: the order of its examples, and the noise of its loss.
-ORDER, NOISE = 0, 1
-
-
-class Model(Protocol):
-    """What a neural detector is made of."""
-
-    def loss(self, x: Array, key: Array) -> Array:
-        """Training loss per example."""
-        ...
-
-    def error(self, x: Array) -> Array:
-        """Anomaly score per example; deterministic."""
-        ...
+# Seconds of steps in one dispatch: how often the bar moves and a stop is noticed.
+DISPATCH = 1.0
 
 
-class Examples(Protocol):
-    """Which part of the features is one example; hashable."""
-
-    def per_clip(self, n_frames: int) -> int:
-        """Examples in a clip."""
-        ...
-
-    def gather(self, features: Array, index: Array) -> Array:
-        """Examples by index; example i of clip c has index c * per_clip + i."""
-        ...
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to train.
+class Features(NamedTuple):
+    """What the runs learn from.
 
     Attributes
     ----------
-    epochs : int > 0; each visits every example once, in a fresh order
-    batch_size : int > 0; the last batch of an epoch may be smaller
-    learning_rate : float > 0, the peak, for Adam
-    schedule : "constant" or "cosine" (to zero at the end)
-    warmup : float in [0, 1), share of all steps with a linear rise from zero
+    array : f32 [shape=(shard, clip, frame, bin)]
+    clips, held_out : for each run, the rows of its shard that it is trained on, and
+        those of its validation loss
+    standardiser : of each run
     """
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    schedule: str
-    warmup: float
-
-    def __post_init__(self) -> None:
-        for field in ("epochs", "batch_size", "learning_rate"):
-            if getattr(self, field) <= 0:
-                raise ValueError(
-                    f"train.{field}={getattr(self, field)}: must be positive"
-                )
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"train.schedule='{self.schedule}': must be one of "
-                f"{', '.join(SCHEDULES)}"
-            )
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"train.warmup={self.warmup}: must be in [0, 1)")
-
-    def optimizer(self, n_steps: int) -> optax.GradientTransformation:
-        """Adam under the schedule, for a training of `n_steps`."""
-        rate = optax.constant_schedule(self.learning_rate)
-        rise = round(self.warmup * n_steps)
-        if self.schedule == "cosine":
-            rate = optax.cosine_decay_schedule(self.learning_rate, n_steps - rise)
-        if rise:
-            warm = optax.linear_schedule(0.0, self.learning_rate, rise)
-            rate = optax.join_schedules([warm, rate], [rise])
-        return optax.adam(rate)
-
-
-class TrainState(NamedTuple):
-    """All that changes; every leaf has the run as its first axis."""
-
-    step: Int[Array, " run"]
-    params: Any
-    opt_state: Any
-    key: Array
+    array: Float32[Array, "shard clip frame bin"]
+    clips: Sequence[Int[np.ndarray, " clip"]]
+    held_out: Sequence[Int[np.ndarray, " clip"]]
+    standardiser: Sequence[Standardiser]
 
 
 class NonFiniteLoss(Exception):
-    """Training diverged."""
+    """Every run diverged."""
 
 
 def init_runs(
-    build: Callable[[nnx.Rngs], Any], seeds: Sequence[int]
-) -> tuple[nnx.GraphDef, Any, Array]:
-    """A model per seed: the shared structure, stacked parameters, and training keys."""
-    keys = [jax.random.split(jax.random.key(seed)) for seed in seeds]
-    models = [nnx.split(build(nnx.Rngs(model_key))) for model_key, _ in keys]
-    params = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(p for _, p in models))
-    return models[0][0], params, jnp.stack([train_key for _, train_key in keys])
+    build: Callable[..., Any],
+    settings: Settings,
+    runs: Sequence[Run],
+    standardiser: Sequence[Standardiser],
+) -> tuple[nnx.GraphDef, TrainState]:
+    """The structure that the models share, and each run's state before its first step.
+
+    The leaves of the state are on the host, and have the run as first axis.
+    """
+    graph = nnx.graphdef(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+
+    @jax.jit
+    def start(seed: Array) -> tuple[Any, Any, Any, Array]:
+        model_key, train_key = jax.random.split(jax.random.key(seed))
+        model = build(rngs=nnx.Rngs(model_key))
+        _, params, fixed = nnx.split(model, settings.trains, ...)
+        return params, fixed, OPTIMIZER.init(params), jax.random.key_data(train_key)
+
+    states = []
+    for run, own in zip(runs, standardiser, strict=True):
+        params, fixed, moments, key = start(np.uint32(run.seed))
+        if not jax.tree.leaves(params):
+            raise ValueError(f"train.freeze={settings.freeze}: leaves nothing to train")
+        for name, value in run.changes.items():
+            if not hasattr(settings, name):
+                fixed[name][...] = jnp.float32(value)
+        states.append(
+            TrainState(
+                step=np.zeros((), np.int32),
+                alive=np.ones((), bool),
+                loss_sum=np.zeros((), np.float32),
+                epoch_loss=np.full((), np.inf, np.float32),
+                params=params,
+                fixed=fixed,
+                moments=moments,
+                key=key,
+                standardiser=own,
+            )
+        )
+    return graph, jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
 
 def train_runs(
-    build: Callable[[nnx.Rngs], Any],
+    build: Callable[..., Any],
     examples: Examples,
-    features: Float32[Array, "clip frame bin"],
-    validation: Float32[Array, "clip frame bin"] | None,
+    features: Features,
     settings: Settings,
-    seeds: Sequence[int],
+    runs: Sequence[Run],
+    layout: Layout,
+    checkpoints: Checkpoints | None,
     watch: Watch,
-) -> tuple[nnx.GraphDef, Any]:
-    """Train one run per seed, all at once, on the same clips.
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Train all runs at once; no run depends on what others there are.
+
+    A run whose loss or gradient is not finite stays as it was before that step, and is
+    not alive any more; the others go on.
 
     Parameters
     ----------
-    build : makes a `Model` from its random number streams
+    build : makes a `Model` from random number streams `rngs` and a run's changes
     examples : what is gathered from the features as one example
-    features : f32 [shape=(clip, frame, bin)], training clips
-    validation : f32 [shape=(clip, frame, bin)], held-out normal clips, or None
+    features : of all clips that any run sees
     settings : epochs, batch size, learning rate
-    seeds : one per run; a run depends on its own seed only
+    runs : what each has of its own
+    layout : of these runs
+    checkpoints : where to save, and what to go on from; None: nowhere
     watch : shows a bar per epoch and keeps its losses
 
     Returns
     -------
-    graph, params : `nnx.merge(graph, params)` of one run is its model; the leaves of
-        `params` have the run as first axis
+    graph, state : `nnx.merge(graph, params, fixed)` of one run is its model; the leaves
+        of the state have the run as first axis
 
     Raises
     ------
-    NonFiniteLoss
-        If the loss of any run is not finite, within a tenth of an epoch.
+    NonFiniteLoss : if no run is left
+    Interrupted : if `watch` is told to stop; the state is saved before
     """
-    n_examples = len(features) * examples.per_clip(features.shape[1])
-    n_steps = -(-n_examples // settings.batch_size)
-    optimizer = settings.optimizer(settings.epochs * n_steps)
-    graph, params, keys = init_runs(build, seeds)
-    state = TrainState(
-        jnp.zeros(len(seeds), np.int32), params, jax.vmap(optimizer.init)(params), keys
-    )
-    advance = _compile_steps(graph, optimizer, examples)
-    interval = -(-n_steps // REPORTS_PER_EPOCH)
-    start = time.perf_counter()
-    for epoch in range(settings.epochs):
-        name = f"epoch {epoch + 1}/{settings.epochs}"
-        with watch.bar(name, n_examples * len(seeds), "windows") as show:
-            order = _epoch_order(state.key, epoch, n_examples, settings.batch_size)
-            total, seen, loss = jnp.zeros(len(seeds)), 0, np.zeros(len(seeds))
-            for first in range(0, n_steps, interval):
-                last = min(first + interval, n_steps)
-                state, total = advance(state, total, features, order, first, last)
-                new = min(last * settings.batch_size, n_examples) - seen
-                seen += new
-                loss = np.asarray(total) / seen
-                _require_finite(loss, seeds, epoch, last)
-                share = (epoch + last / n_steps) / settings.epochs
-                left = (time.perf_counter() - start) * (1 / share - 1)
-                text = f"loss {loss.mean():.4g}, {left:.0f} s left in all, "
-                show(new * len(seeds), text)
-            held_out = None
-            if validation is not None:
-                held_out = mean_loss(graph, examples, state.params, validation).tolist()
-        watch.record(
-            epoch=epoch + 1,
-            seeds=list(seeds),
-            train_loss=loss.tolist(),
-            validation_loss=held_out,
-            seconds=round(time.perf_counter() - start, 3),
+    per_clip = examples.per_clip(features.array.shape[2])
+    pools = [
+        pool_of(settings.of(run), clips, held_out, per_clip)
+        for run, clips, held_out in zip(
+            runs, features.clips, features.held_out, strict=True
         )
-    return graph, state.params
+    ]
+    graph, state = init_runs(build, settings, runs, features.standardiser)
+    step = 0
+    if checkpoints:
+        step, state = checkpoints.restore(state, layout.everywhere)
+        if step:
+            watch.say(f"goes on from {checkpoints.folder / str(step)}")
+    watch.rewind(step)
+    state, pool = layout.spread(state), layout.spread(stack_pools(pools))
+    total = np.array([pool.total for pool in pools])
+    pool = pool._replace(total=layout.spread(total, empty=0))
+    advance = compile_steps(graph, examples, settings, layout)
+    validate = compile_validation(graph, examples, layout)
+    progress = _Progress(runs, pools, settings.batch_size, step, watch)
+    ends = sorted({int(pool.total) for pool in pools})
+    n = 1  # the first dispatch compiles, and is short
+    while step < ends[-1]:
+        epoch_end = progress.epoch_end(step)
+        with progress.epoch(step), watch.patience():
+            while step < epoch_end:
+                n = min(n, epoch_end - step, min(e for e in ends if e > step) - step)
+                start = time.perf_counter()
+                slots = _slots_in_use(layout, pools, step)
+                state = advance(state, pool, features.array, n, slots)
+                step += n
+                told = (state.step, state.alive, state.loss_sum, state.epoch_loss)
+                progress.show(step, *layout.collect(told), since=start)
+                n = max(1, round(n * DISPATCH / (time.perf_counter() - start)))
+                due = checkpoints is not None and checkpoints.due(step)
+                n, due, stop = agree(n, due, watch.stopped)
+                loss = None
+                if step == epoch_end:
+                    start = time.perf_counter()
+                    if any(map(len, features.held_out)):
+                        loss = layout.collect(validate(state, pool, features.array))
+                    progress.record(step, loss, since=start)
+                if checkpoints and (
+                    due or stop or step == ends[-1] or checkpoints.better(loss)
+                ):
+                    checkpoints.save(step, layout.collect(state), loss)
+                if stop and step < ends[-1]:
+                    raise Interrupted
+    progress.require_alive()
+    return graph, layout.collect(state)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def mean_loss(
-    graph: nnx.GraphDef,
-    examples: Examples,
-    params: Any,
-    features: Float32[Array, "clip frame bin"],
-) -> Float32[Array, " run"]:
-    """Mean loss per example of each run, its noise drawn from a fixed key."""
-    per_clip = examples.per_clip(features.shape[1])
-
-    def of_clip(clip: Array) -> Array:
-        x = examples.gather(features, clip * per_clip + jnp.arange(per_clip))
-        key = jax.random.fold_in(jax.random.key(0), clip)
-        one_run = lambda p: jnp.mean(nnx.merge(graph, p).loss(x, key))  # noqa: E731
-        return jax.vmap(one_run)(params)
-
-    return jnp.mean(lax.map(of_clip, jnp.arange(len(features))), axis=0)
+def pool_of(settings: Settings, clips: Any, held_out: Any, per_clip: int) -> Pool:
+    """What one run is to do."""
+    n_examples = len(clips) * per_clip
+    n_steps = -(-n_examples // settings.batch_size)
+    return Pool(
+        clips=clips,
+        n_examples=np.array(n_examples, np.int32),
+        n_steps=np.array(n_steps, np.int32),
+        total=np.array(settings.epochs * n_steps, np.int32),
+        peak=np.array(settings.learning_rate, np.float32),
+        held_out=held_out,
+        n_held_out=np.array(len(held_out), np.int32),
+    )
 
 
-@partial(jax.jit, static_argnums=(2, 3))
-def _epoch_order(
-    keys: Array, epoch: Array, n_examples: int, batch_size: int
-) -> Int[Array, "run step batch"]:
-    """Each run's examples in this epoch's order; -1 fills the last batch."""
-    n_steps = -(-n_examples // batch_size)
+def stack_pools(pools: Sequence[Pool]) -> Pool:
+    """Pools with the run as first axis; rows of clips are filled to the same length."""
 
-    def of_run(key: Array) -> Array:
-        order_key = jax.random.fold_in(jax.random.fold_in(key, ORDER), epoch)
-        order = jax.random.permutation(order_key, n_examples).astype(np.int32)
-        padding = (0, n_steps * batch_size - n_examples)
-        return jnp.pad(order, padding, constant_values=-1).reshape(n_steps, batch_size)
+    def stack(*leaves: Any) -> np.ndarray:
+        length = max(np.size(leaf) for leaf in leaves)
+        if np.ndim(leaves[0]):
+            leaves = tuple(np.resize(leaf, length) for leaf in leaves)
+        return np.stack(leaves).astype(np.asarray(leaves[0]).dtype)
 
-    return jax.vmap(of_run)(keys)
+    return jax.tree.map(stack, *pools)
 
 
-def _compile_steps(
-    graph: nnx.GraphDef, optimizer: optax.GradientTransformation, examples: Examples
-) -> Callable[..., tuple[TrainState, Array]]:
-    """Steps first to last of an epoch, for all runs, in one dispatch."""
-
-    def one_step(
-        state: TrainState, features: Array, index: Array
-    ) -> tuple[TrainState, Array]:
-        x = examples.gather(features, jnp.maximum(index, 0))
-        real = index >= 0
-        noise_key = jax.random.fold_in(jax.random.fold_in(state.key, NOISE), state.step)
-
-        def loss_of(params: Any) -> Array:
-            losses = nnx.merge(graph, params).loss(x, noise_key)
-            return jnp.sum(jnp.where(real, losses, 0)) / jnp.sum(real)
-
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        new = TrainState(state.step + 1, params, opt_state, state.key)
-        return new, loss * jnp.sum(real)
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def steps(
-        state: TrainState,
-        total: Array,
-        features: Array,
-        order: Array,
-        first: Array,
-        last: Array,
-    ) -> tuple[TrainState, Array]:
-        def body(i: Array, carry: tuple[TrainState, Array]) -> Any:
-            state, total = carry
-            index = lax.dynamic_index_in_dim(order, i, axis=1, keepdims=False)
-            state, loss = jax.vmap(one_step, (0, None, 0))(state, features, index)
-            return state, total + loss
-
-        # A dynamic trip count: one compilation serves every interval.
-        return lax.fori_loop(first, last, body, (state, total))
-
-    return steps
+def _slots_in_use(layout: Layout, pools: Sequence[Pool], step: int) -> int:
+    """Slots of a shard up to the last in which a run has steps to do."""
+    total = np.array([pool.total for pool in pools])
+    going = (layout.slots != EMPTY) & (total[layout.slots] > step)
+    return 1 + int(np.flatnonzero(going.any(axis=0))[-1])
 
 
-def _require_finite(
-    loss: np.ndarray, seeds: Sequence[int], epoch: int, step: int
-) -> None:
-    for seed, value in zip(seeds, loss, strict=True):
-        if not np.isfinite(value):
-            raise NonFiniteLoss(
-                f"the loss of seed {seed} is {value} in epoch {epoch + 1}, by step "
-                f"{step}: try a smaller train.learning_rate"
+class _Progress:
+    """What a training shows and records.
+
+    An epoch here is one of the run that takes longest.
+    """
+
+    def __init__(
+        self,
+        runs: Sequence[Run],
+        pools: Sequence[Pool],
+        batch_size: int,
+        step: int,
+        watch: Watch,
+    ) -> None:
+        self.runs = runs
+        self.watch = watch
+        self.batch_size = batch_size
+        self.pools = stack_pools(pools)
+        longest = pools[int(np.argmax(self.pools.total))]
+        self.n_steps, self.total = int(longest.n_steps), int(longest.total)
+        self.begun = time.perf_counter()
+        self.first = self._examples(step)  # done before this process began
+        self.step = step
+        self.busy = 0.0
+        self.to_first_step: float | None = None
+        self.alive = np.ones(len(runs), bool)
+
+    def _examples(self, step: int) -> int:
+        """Examples that all runs have seen at this step."""
+        p = self.pools
+        step_of_run = np.minimum(step, p.total)
+        epoch, at = step_of_run // p.n_steps, step_of_run % p.n_steps
+        seen = np.minimum(at * self.batch_size, p.n_examples)
+        return int(np.sum(epoch.astype(np.int64) * p.n_examples + seen))
+
+    def epoch_end(self, step: int) -> int:
+        """The step at which the epoch ends that goes on."""
+        return (step // self.n_steps + 1) * self.n_steps
+
+    @contextmanager
+    def epoch(self, step: int) -> Iterator[None]:
+        """Show a bar for the rest of this epoch."""
+        name = f"epoch {step // self.n_steps + 1}/{self.total // self.n_steps}"
+        examples = self._examples(self.epoch_end(step)) - self._examples(step)
+        with self.watch.bar(name, examples, "windows") as self.advance:
+            yield
+
+    def show(
+        self,
+        step: int,
+        *told: Array,
+        since: float,
+    ) -> None:
+        """Move the bar; name the runs that have just diverged."""
+        step_of_run, alive, loss_sum, self.epoch_loss = map(np.asarray, told)
+        now = time.perf_counter()
+        self.busy += now - since
+        if self.to_first_step is None:
+            self.to_first_step = now - self.begun
+        for run in np.flatnonzero(self.alive & ~alive).tolist():
+            self.watch.say(
+                f"seed {self.runs[run].seed}: the loss is not finite at step "
+                f"{step_of_run[run] + 1}; this run stays as it was, the others go on "
+                "(a smaller train.learning_rate may help)"
             )
+        self.alive = alive
+        at = (step_of_run - 1) % self.pools.n_steps + 1
+        seen = np.minimum(at * self.batch_size, self.pools.n_examples)
+        loss = float(np.mean((loss_sum / seen)[alive])) if alive.any() else np.nan
+        done, last = self._examples(step), self._examples(self.total)
+        left = (now - self.begun) * (last - done) / max(done - self.first, 1)
+        self.advance(
+            done - self._examples(self.step),
+            f"loss {loss:.4g}, {left:.0f} s left in all, ",
+        )
+        self.step = step
+        self.require_alive()
+
+    def require_alive(self) -> None:
+        """NonFiniteLoss if no run is."""
+        if not self.alive.any():
+            seeds = ", ".join(str(run.seed) for run in self.runs)
+            raise NonFiniteLoss(
+                f"the loss is not finite under any seed ({seeds}): try a smaller "
+                "train.learning_rate"
+            )
+
+    def record(self, step: int, held_out: Array | None, *, since: float) -> None:
+        """Keep what is known at the end of an epoch."""
+        now = time.perf_counter()
+        self.busy += now - since
+        seconds = now - self.begun
+        memory = [device.memory_stats() or {} for device in jax.local_devices()]
+        self.watch.record(
+            epoch=step // self.n_steps,
+            step=step,
+            seeds=[run.seed for run in self.runs],
+            train_loss=_finite(self.epoch_loss),
+            validation_loss=None if held_out is None else _finite(held_out),
+            seconds=round(seconds, 3),
+            seconds_to_first_step=round(self.to_first_step or 0, 3),
+            windows_per_second=round((self._examples(step) - self.first) / seconds),
+            host_share=round(1 - self.busy / seconds, 4),
+            device_bytes=max(m.get("peak_bytes_in_use", 0) for m in memory) or None,
+        )
+
+
+def _finite(values: Array | np.ndarray) -> list[float | None]:
+    """JSON knows no infinity."""
+    return [x if np.isfinite(x) else None for x in np.asarray(values).tolist()]

@@ -16,8 +16,12 @@ from rich.progress import (
 )
 
 
+class Interrupted(Exception):
+    """Stopped on request; whatever was saved can be gone on from."""
+
+
 class Watch:
-    """Progress bars on a terminal, plain lines elsewhere.
+    """Progress bars on a terminal, plain lines elsewhere; and the wish to stop.
 
     Parameters
     ----------
@@ -30,6 +34,27 @@ class Watch:
         self.console = console or Console()
         # What a caller adds to each record, such as the machine type.
         self.context: dict[str, object] = {}
+        self.stopped = False  # whether a stop is asked for
+        self._patient = False
+
+    def stop(self, *_: object) -> None:
+        """Ask to stop: at the next dispatch of a training, elsewhere at once.
+
+        Made to be a signal handler. Asked twice, it does not wait for a training.
+        """
+        if self.stopped or not self._patient:
+            raise Interrupted
+        self.stopped = True
+        self.say("stopping: saves first (once more to stop at once)")
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Within, `stop` waits for the training to look at `stopped`."""
+        self._patient = True
+        try:
+            yield
+        finally:
+            self._patient = False
 
     def say(self, text: str) -> None:
         """Print one plain line."""
@@ -40,6 +65,21 @@ class Watch:
         if self.metrics:
             with self.metrics.open("a") as file:
                 file.write(json.dumps(self.context | row) + "\n")
+
+    def rewind(self, step: int) -> None:
+        """Forget the rows of this context that lie after a step."""
+        if self.metrics and self.metrics.exists():
+            lines = self.metrics.read_text().splitlines(keepends=True)
+            rows = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+            kept = [
+                line
+                for line, row in rows
+                if row.get("step", 0) <= step
+                or any(row.get(key) != value for key, value in self.context.items())
+            ]
+            replacement = self.metrics.with_name(f".{self.metrics.name}")
+            replacement.write_text("".join(kept))
+            replacement.replace(self.metrics)
 
     @contextmanager
     def bar(

@@ -11,8 +11,10 @@ from small_clips import RATE, quiet_watch, said, small_clips
 from configs import isolation_forest, mlp_ae, mlp_vae, one_class_svm
 from mimii_jax.data.clips import hold_out
 from mimii_jax.detectors.controls import measure, score_controls
+from mimii_jax.examples import Standardiser
 from mimii_jax.metrics import auc
 from mimii_jax.run import build_detector
+from mimii_jax.runs import Run, runs_on_all
 from mimii_jax.scores import CONTROLS, NO_SEED
 
 CLIPS = small_clips()
@@ -50,8 +52,13 @@ def classical(kind, **sections):
     return build_detector(small(module.get_config(variant), **sections))
 
 
-def fitted(detector, clips=CLIPS.train, seeds=SEEDS):
-    return detector.fit(clips, seeds, quiet_watch())
+def fitted(detector, clips=CLIPS.train, seeds=SEEDS, folder=None):
+    runs = runs_on_all(len(clips), seeds)
+    return detector.fit(clips, runs, folder, quiet_watch())
+
+
+def loaded(detector, folder):
+    return detector.load(folder, runs_on_all(0, SEEDS), quiet_watch())
 
 
 def scores(detector, clips=CLIPS.test):
@@ -60,25 +67,23 @@ def scores(detector, clips=CLIPS.test):
 
 @pytest.mark.parametrize("name", NEURAL)
 def test_a_neural_detector_that_was_saved_scores_the_same_bits(name, tmp_path):
-    detector = fitted(neural(name, features={"standardise": True}))
-    before = scores(detector)
+    options = {"features": {"standardise": True}}
+    before = scores(fitted(neural(name, **options), folder=tmp_path))
     assert before.shape == (2, 12)
-    detector.save(tmp_path / "model")
-    loaded = neural(name, features={"standardise": True}).load(
-        tmp_path / "model", SEEDS
+    np.testing.assert_array_equal(
+        scores(loaded(neural(name, **options), tmp_path)), before
     )
-    np.testing.assert_array_equal(scores(loaded), before)
     assert not np.array_equal(before[0], before[1])  # a model per seed
 
 
 @pytest.mark.parametrize("kind", CLASSICAL)
 def test_a_classical_detector_that_was_saved_scores_the_same_bits(kind, tmp_path):
-    detector = fitted(classical(kind))
+    detector = fitted(classical(kind), folder=tmp_path)
     before = scores(detector)
     assert before.shape == (2, 12)
-    detector.save(tmp_path / "model")
-    loaded = classical(kind).load(tmp_path / "model", SEEDS)
-    np.testing.assert_array_equal(scores(loaded), before)
+    np.testing.assert_array_equal(scores(loaded(classical(kind), tmp_path)), before)
+    again = fitted(classical(kind), CLIPS.train[:2], folder=tmp_path)
+    np.testing.assert_array_equal(scores(again), before)  # it was done already
 
 
 @pytest.mark.parametrize("kind", CLASSICAL)
@@ -114,7 +119,7 @@ def test_a_score_is_minus_that_of_scikit_learn(kind):
     detector = fitted(classical(kind))
     clip = CLIPS.test[:1]
     frames = detector.front_end(jnp.float32(clip.audio[0]) / 32768)
-    frames = np.asarray(detector.standardiser.apply(frames))
+    frames = np.asarray(detector.standardisers[0].apply(frames))
     width = detector.windows.width if detector.windows else len(frames)
     x = [frames[i : i + width].ravel() for i in range(len(frames) - width + 1)]
     for model, score in zip(detector.models, scores(detector, clip), strict=True):
@@ -133,12 +138,16 @@ def test_whole_clips_and_windows_are_examples():
 def test_more_windows_than_wanted_are_subsampled_and_it_says_so():
     watch = quiet_watch()
     detector = classical("forest_windows", windows={"max_examples": 50})
-    detector.fit(CLIPS.train, SEEDS, watch)
+    runs = runs_on_all(12, SEEDS)
+    detector.fit(CLIPS.train, runs, None, watch)
     for seed in SEEDS:
         assert f"seed {seed}: fitted to 50 of 336 windows" in said(watch)
     numbered = jnp.arange(12.0 * 32).reshape(12, 32, 1)
     features = jnp.broadcast_to(numbered, (12, 32, 32))
-    chosen = [detector._training_examples(features, s, watch) for s in (0, 0, 1)]
+    same = Standardiser.identity(32)
+    chosen = [
+        detector._training_examples(features, runs[s], same, watch) for s in (0, 0, 1)
+    ]
     assert chosen[0].shape == (50, 160)
     assert len(np.unique(chosen[0], axis=0)) == 50  # none twice
     np.testing.assert_array_equal(chosen[0], chosen[1])
@@ -148,7 +157,7 @@ def test_more_windows_than_wanted_are_subsampled_and_it_says_so():
 def test_as_many_windows_as_wanted_are_not_subsampled():
     watch = quiet_watch()
     detector = classical("forest_windows", windows={"max_examples": 336})
-    detector.fit(CLIPS.train, (0,), watch)
+    detector.fit(CLIPS.train, runs_on_all(12, (0,)), None, watch)
     assert "fitted to" not in said(watch)
 
 
@@ -207,6 +216,27 @@ def test_a_share_of_each_id_is_held_out(fraction):
 def test_a_held_out_share_out_of_range_is_refused(fraction):
     with pytest.raises(ValueError, match=rf"fraction of {fraction}: must be in \[0, 1"):
         hold_out(np.array(["00"]), fraction)
+
+
+@pytest.mark.parametrize("kind", ["neural", "svm", "forest"])
+def test_a_run_learns_from_its_own_clips_alone(kind):
+    """And standardises by them: garbage in the clips of others changes nothing."""
+    audio = CLIPS.train.audio.copy()
+    audio[6:] = np.random.default_rng(0).integers(-9999, 9999, (6, RATE), np.int16)
+    spoilt = replace(CLIPS.train, audio=audio)
+    runs = [Run(0, np.arange(6)), Run(0, np.arange(12)), Run(3, np.arange(2, 7))]
+    options = {"features": {"standardise": True}}
+    first, second = (
+        scores(
+            (neural(**options) if kind == "neural" else classical(kind, **options)).fit(
+                clips, runs, None, quiet_watch()
+            )
+        )
+        for clips in (CLIPS.train, spoilt)
+    )
+    np.testing.assert_array_equal(first[0], second[0])
+    assert not np.array_equal(first[1], second[1])
+    assert not np.array_equal(first[2], second[2])
 
 
 def sine(hertz, amplitude):

@@ -11,13 +11,21 @@ from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.run import build_detector
 
+SHAPE = (3, 4)
+
 
 def vae(kl_weight=1.0):
-    return MLPVAE(12, hidden=(16, 8), latent=3, kl_weight=kl_weight, rngs=nnx.Rngs(0))
+    return MLPVAE(
+        (3, 4), hidden=(16, 8), latent=3, kl_weight=kl_weight, rngs=nnx.Rngs(0)
+    )
 
 
 def batch(rows=4):
-    return jax.random.normal(jax.random.key(5), (rows, 12))
+    return jax.random.normal(jax.random.key(5), (rows, 12)).reshape(rows, *SHAPE)
+
+
+def flat(x):
+    return x.reshape(len(x), -1)
 
 
 def parameters(model):
@@ -26,9 +34,9 @@ def parameters(model):
 
 def as_configured(config):
     """The network that a run builds, for windows of its config's front end."""
-    n_features = config.windows.width * config.features.n_mels
+    shape = config.windows.width, config.features.n_mels
     build = build_detector(config).build
-    return nnx.eval_shape(lambda: build(n_features, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: build(shape, rngs=nnx.Rngs(0)))
 
 
 def test_the_reference_vae_has_the_reported_number_of_parameters():
@@ -59,10 +67,10 @@ def test_the_autoencoder_has_the_official_widths():
 def test_the_loss_of_the_vae_is_the_negative_evidence_lower_bound():
     """By hand: unit-variance Gaussian decoder, one draw, closed-form divergence."""
     model, x, key = vae(), batch(), jax.random.key(1)
-    mean, log_variance = model.encode(x)
+    mean, log_variance = model.encode(flat(x))
     sd = jnp.exp(log_variance / 2)
     z = mean + sd * jax.random.normal(key, mean.shape)
-    squares = jnp.sum((x - model.decode(z)) ** 2, axis=1) / 2
+    squares = jnp.sum((flat(x) - model.decode(z)) ** 2, axis=1) / 2
     divergence = jnp.sum(-jnp.log(sd) + (sd**2 + mean**2) / 2 - 0.5, axis=1)
     np.testing.assert_allclose(model.loss(x, key), squares + divergence, rtol=1e-5)
 
@@ -70,7 +78,7 @@ def test_the_loss_of_the_vae_is_the_negative_evidence_lower_bound():
 def test_the_divergence_equals_its_monte_carlo_estimate():
     x, key = batch(), jax.random.key(1)
     divergence = vae(1.0).loss(x, key) - vae(0.0).loss(x, key)
-    mean, log_variance = vae().encode(x)
+    mean, log_variance = vae().encode(flat(x))
     mean, sd = (np.asarray(v, np.float64) for v in (mean, jnp.exp(log_variance / 2)))
     noise = np.random.default_rng(0).normal(size=(100_000, *mean.shape))
     z = mean + sd * noise
@@ -104,8 +112,9 @@ def test_the_loss_of_the_vae_depends_on_its_key_and_the_error_has_none():
 
 
 def test_the_autoencoder_by_hand():
-    model = MLPAE(12, hidden=(6, 5), latent=2, offset=-3.0, scale=2.0, rngs=nnx.Rngs(0))
-    x = np.asarray(batch(), np.float64)
+    fields = {"hidden": (6, 5), "latent": 2, "offset": -3.0, "scale": 2.0}
+    model = MLPAE(SHAPE, **fields, rngs=nnx.Rngs(0))
+    x = np.asarray(flat(batch()), np.float64)
 
     def dense(y, layer):
         return y @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
@@ -128,7 +137,7 @@ def test_the_autoencoder_by_hand():
 @pytest.mark.parametrize("kind", [MLPVAE, MLPAE])
 def test_an_example_does_not_depend_on_the_others(kind):
     fields = {"kl_weight": 1.0} if kind is MLPVAE else {"offset": 0.0, "scale": 1.0}
-    model = kind(12, hidden=(16, 8), latent=3, **fields, rngs=nnx.Rngs(0))
+    model = kind(SHAPE, hidden=(16, 8), latent=3, **fields, rngs=nnx.Rngs(0))
     one = [model.error(batch()[i : i + 1])[0] for i in range(4)]
     np.testing.assert_allclose(model.error(batch()), one, rtol=1e-6)
     assert len(set(np.asarray(model.error(batch())).tolist())) == 4

@@ -192,9 +192,7 @@ def model(recordings, tmp_path_factory):
 )
 def test_a_model_of_another_config_is_refused(recordings, model, section, field, value):
     config = small(root=recordings, **{section: {field: value}})
-    with pytest.raises(
-        ConfigError, match=rf"'{section}' differs.*\"{field}\": {value}"
-    ):
+    with pytest.raises(ConfigError, match=f"{section}.{field}={value} differs from"):
         again(config, model)
 
 
@@ -209,7 +207,7 @@ def test_the_same_config_given_anew_is_accepted(recordings, model, no_figures):
 def test_a_model_of_other_seeds_is_refused(recordings, model):
     config = small(root=recordings)
     config.seeds = (1,)
-    with pytest.raises(ConfigError, match=r"'seeds' differs .* \[1\] against \[0\]"):
+    with pytest.raises(ConfigError, match=r"seeds=\[1\] differs from .* \[0\]"):
         again(config, model)
 
 
@@ -242,7 +240,7 @@ def test_a_folder_without_a_model_is_refused(recordings, tmp_path):
         again(small(root=recordings), tmp_path)
     text = json.dumps(small(root=recordings).to_dict())
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ConfigError, match="no trained model of slider"):
+    with pytest.raises(ConfigError, match="its training is not finished"):
         again(small(root=recordings), tmp_path)
 
 

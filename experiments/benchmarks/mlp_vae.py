@@ -3,12 +3,13 @@
 python -m experiments.benchmarks.mlp_vae
 
 A turn is a number of Adam steps of batch 512 on the network of 858,280 parameters.
-Timed in all: choosing the batch from a shuffled order that exists, gathering its
-windows of 5 frames from a feature array, loss with noise, gradients, Adam, summing the
-loss; then waiting for the sum. Not timed: front end, shuffling, compiling.
+Timed in all: choosing the batch, gathering its windows of 5 frames from a feature
+array, loss with noise, gradients, Adam, summing the loss; then waiting for the sum. Not
+timed: front end, compiling, and for PyTorch shuffling.
 
-- ours: the compiled steps of `mimii_jax.train`, state donated, several steps per
-  dispatch, as in the main job; 1 run, and 5 runs at once (windows of all runs count)
+- ours: the compiled steps of `mimii_jax.step`, state donated, several steps per
+  dispatch, shuffling, standardising and looking for losses that are not finite, as in
+  the main job; 1 run, and 5 runs at once (windows of all runs count)
 - torch: eager, from the same parameters; windows are rows of an overlapping view of
   the features, which one indexing copies; Adam as it comes, `foreach`, `fused`
 
@@ -21,16 +22,18 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from configs.mlp_vae import get_config
 from experiments.benchmarks.rounds import add_options, report, take_turns
-from mimii_jax import train
-from mimii_jax.examples import Windows
+from mimii_jax.examples import Standardiser, Windows
 from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.runs import runs_on_all
+from mimii_jax.sharding import Layout, make_mesh
+from mimii_jax.step import Settings, compile_steps
+from mimii_jax.train import init_runs, pool_of, stack_pools
 
 # An optional peer, of which a type checker knows nothing.
 torch: Any = import_module("torch") if find_spec("torch") else None
@@ -49,7 +52,8 @@ class Task:
         self.network.pop("name")
         training = config.train.to_dict()
         training.pop("validation_fraction")
-        self.settings = train.Settings(**training)
+        training.pop("precision")
+        self.settings = Settings(**training)
         self.steps = steps
         self.bins = config.features.n_mels
         shape = (clips, FRAMES, self.bins)
@@ -61,26 +65,27 @@ class Task:
 
     def build(self, rngs: nnx.Rngs) -> MLPVAE:
         """The network."""
-        return MLPVAE(self.windows.width * self.bins, **self.network, rngs=rngs)
+        return MLPVAE((self.windows.width, self.bins), **self.network, rngs=rngs)
 
 
 def ours(task: Task, seeds: Sequence[int]) -> Turn:
     """Steps as the main job does them, all seeds at once."""
-    total_steps = task.settings.epochs * task.n_windows // task.batch
-    optimizer = task.settings.optimizer(total_steps)
-    graph, params, keys = train.init_runs(task.build, seeds)
-    state = train.TrainState(
-        jnp.zeros(len(seeds), np.int32), params, jax.vmap(optimizer.init)(params), keys
-    )
-    advance = train._compile_steps(graph, optimizer, task.windows)
-    order = train._epoch_order(keys, 0, task.n_windows, task.batch)
-    features = jnp.asarray(task.features)
+    runs = runs_on_all(len(task.features), seeds)
+    same = [Standardiser.identity(task.bins)] * len(runs)
+    graph, state = init_runs(task.build, task.settings, runs, same)
+    layout = Layout.of(make_mesh(len(runs)), [1] * len(runs))
+    per_clip = task.windows.per_clip(FRAMES)
+    pool = pool_of(task.settings, np.arange(len(task.features)), [], per_clip)
+    state, pools = layout.spread(state), layout.spread(stack_pools([pool] * len(runs)))
+    features = layout.share({0: jnp.asarray(task.features)})
+    advance = compile_steps(graph, task.windows, task.settings, layout)
 
     def turn() -> float:
         nonlocal state
-        total = jnp.zeros(len(seeds))
-        state, total = advance(state, total, features, order, 0, task.steps)
-        return float(np.mean(total)) / (task.steps * task.batch)
+        before = np.asarray(state.loss_sum)
+        state = advance(state, pools, features, task.steps, len(runs))
+        done = np.asarray(state.loss_sum) - before
+        return float(np.mean(done)) / (task.steps * task.batch)
 
     return turn
 

@@ -1,7 +1,7 @@
 """scikit-learn detectors on the project's front end."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,9 +15,11 @@ from sklearn.linear_model import SGDOneClassSVM
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import OneClassSVM
 
+from mimii_jax.checkpoints import CheckpointError
 from mimii_jax.data.clips import Clips
-from mimii_jax.examples import Standardiser, Windows, standardise_in_place
+from mimii_jax.examples import Standardiser, Windows, clip_moments
 from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd, extract
+from mimii_jax.runs import Run
 from mimii_jax.scoring import Pooling
 from mimii_jax.watch import Watch
 
@@ -107,7 +109,7 @@ class ClassicalDetector:
 
     Parameters
     ----------
-    build : makes an unfitted model from a seed
+    build : makes an unfitted model from a seed and what else a run changes
     front_end : features of one clip
     standardise : whether each bin is shifted and scaled by its training statistics
     windows : what is one example; None for the whole clip
@@ -117,7 +119,7 @@ class ClassicalDetector:
 
     def __init__(
         self,
-        build: Callable[[int], Any],
+        build: Callable[..., Any],
         front_end: FrontEnd,
         *,
         standardise: bool,
@@ -134,76 +136,106 @@ class ClassicalDetector:
         self.max_examples = max_examples
         self.pooling = pooling
         self.models: list[Any]
-        self.standardiser: Standardiser
+        self.standardisers: list[Standardiser]
 
-    def fit(self, train: Clips, seeds: tuple[int, ...], watch: Watch) -> Self:
-        """Fit one model per seed on the same clips."""
+    def fit(
+        self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
+    ) -> Self:
+        """Fit one model per run."""
+        if folder and (folder / MODEL).exists():
+            return self.load(folder, runs, watch)
         with watch.bar("features", len(train)) as advance:
             features = extract(
                 self.front_end, train.audio, np.arange(len(train)), advance
             )
-        self.standardiser = Standardiser.identity(features.shape[2])
-        if self.standardise:
-            self.standardiser = Standardiser.fit(features)
-            features = standardise_in_place(self.standardiser, features)
+        moments = clip_moments(features) if self.standardise else None
         self.models = []
-        with watch.bar("fitting", len(seeds), "models") as advance:
-            for seed in seeds:
-                examples = self._training_examples(features, seed, watch)
+        self.standardisers = []
+        with watch.bar("fitting", len(runs), "models") as advance:
+            for run in runs:
+                standardiser = Standardiser.identity(features.shape[2])
+                if moments:
+                    standardiser = Standardiser.of_moments(
+                        *(of_clip[run.clips] for of_clip in moments)
+                    )
+                examples = self._training_examples(features, run, standardiser, watch)
                 with warnings.catch_warnings():
                     # Nystroem takes every example where there are fewer: as intended.
                     warnings.filterwarnings("ignore", "n_components > n_samples")
-                    self.models.append(self.build(seed).fit(examples))
+                    model = self.build(run.seed, **run.changes)
+                    self.models.append(model.fit(examples))
+                self.standardisers.append(standardiser)
                 advance(1)
+        if folder:
+            self._save(folder)
         return self
 
-    def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "seed clip"]:
-        """Pooled outlyingness of every clip under every seed's model."""
+    def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "run clip"]:
+        """Pooled outlyingness of every clip under every run's model."""
         scores = []
         with watch.bar("scoring", len(clips)) as advance:
             for start in range(0, len(clips), CLIPS_PER_TRANSFER):
                 rows = np.arange(start, min(start + CLIPS_PER_TRANSFER, len(clips)))
                 features = extract(self.front_end, clips.audio, rows, lambda n: None)
-                features = standardise_in_place(self.standardiser, features)
-                windows = self._windows(features)
-                n_windows = len(rows) * windows.per_clip(features.shape[1])
-                x = np.asarray(windows.gather(features, jnp.arange(n_windows)))
-                errors = np.stack([_outlyingness(model, x) for model in self.models])
-                errors = errors.reshape(len(self.models), len(rows), -1)
-                scores.append(self.pooling(errors))
+                n_windows = self._windows(features).per_clip(features.shape[1])
+                index = np.arange(len(rows) * n_windows)
+                errors = np.stack(
+                    [
+                        _outlyingness(model, self._flat(features, index, standardiser))
+                        for model, standardiser in zip(
+                            self.models, self.standardisers, strict=True
+                        )
+                    ]
+                )
+                scores.append(self.pooling(errors.reshape(len(errors), len(rows), -1)))
                 advance(len(rows))
         return np.concatenate(scores, axis=1)
 
-    def save(self, folder: Path) -> None:
-        """Write the fitted models and the standardisation."""
-        folder.mkdir(parents=True)
-        standardiser = [np.asarray(leaf) for leaf in self.standardiser]
-        joblib.dump((self.models, standardiser), folder / MODEL)
-
-    def load(self, folder: Path, seeds: tuple[int, ...]) -> Self:
-        """Read what `save` has written; the file is a pickle, so trust its origin."""
-        self.models, standardiser = joblib.load(folder / MODEL)
-        assert len(self.models) == len(seeds)
-        self.standardiser = Standardiser(*map(jnp.asarray, standardiser))
+    def load(self, folder: Path, runs: Sequence[Run], watch: Watch) -> Self:
+        """Read what `fit` has written; the file is a pickle, so trust its origin."""
+        del watch
+        try:
+            self.models, standardisers = joblib.load(folder / MODEL)
+        except Exception as error:  # a pickle breaks in many ways
+            raise CheckpointError(
+                f"{folder / MODEL}: cannot be read ({type(error).__name__}); remove it "
+                "to fit again"
+            ) from error
+        assert len(self.models) == len(runs)
+        self.standardisers = [Standardiser(*map(jnp.asarray, s)) for s in standardisers]
         return self
+
+    def _save(self, folder: Path) -> None:
+        """Write models and standardisation, whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        standardisers = [tuple(map(np.asarray, s)) for s in self.standardisers]
+        joblib.dump((self.models, standardisers), folder / f".{MODEL}")
+        (folder / f".{MODEL}").replace(folder / MODEL)
 
     def _windows(self, features: Array) -> Windows:
         return self.windows or Windows(width=features.shape[1])
 
-    def _training_examples(
-        self, features: Array, seed: int, watch: Watch
+    def _flat(
+        self, features: Array, index: np.ndarray, standardiser: Standardiser
     ) -> np.ndarray:
-        windows = self._windows(features)
-        n_examples = len(features) * windows.per_clip(features.shape[1])
-        index = np.arange(n_examples)
-        if n_examples > self.max_examples:
-            rng = np.random.default_rng(seed)
-            index = np.sort(rng.choice(n_examples, self.max_examples, replace=False))
+        """Standardised examples, one per row."""
+        x = self._windows(features).gather(features, jnp.asarray(index))
+        return np.asarray(standardiser.apply(x)).reshape(len(index), -1)
+
+    def _training_examples(
+        self, features: Array, run: Run, standardiser: Standardiser, watch: Watch
+    ) -> np.ndarray:
+        per_clip = self._windows(features).per_clip(features.shape[1])
+        index = (run.clips[:, None] * per_clip + np.arange(per_clip)).ravel()
+        if len(index) > self.max_examples:
+            rng = np.random.default_rng(run.seed)
+            n_examples = len(index)
+            index = np.sort(rng.choice(index, self.max_examples, replace=False))
             watch.say(
-                f"seed {seed}: fitted to {self.max_examples:,} of {n_examples:,} "
+                f"seed {run.seed}: fitted to {self.max_examples:,} of {n_examples:,} "
                 "windows, drawn at random (windows.max_examples)"
             )
-        return np.asarray(windows.gather(features, jnp.asarray(index)))
+        return self._flat(features, index, standardiser)
 
 
 def _require_svm(nu: float, gamma: float) -> None:

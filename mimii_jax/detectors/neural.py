@@ -1,7 +1,8 @@
 """Detectors that are Flax models, trained for all seeds as one program."""
 
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,15 +11,43 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Float32, Int16
-from orbax.checkpoint import v1 as ocp
 
-from mimii_jax.data.clips import Clips, hold_out
-from mimii_jax.examples import Standardiser, Windows, standardise_in_place
-from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd, extract
+from mimii_jax.checkpoints import CheckpointError, Checkpoints
+from mimii_jax.data.clips import Clips
+from mimii_jax.detectors.shards import extract_for_runs
+from mimii_jax.examples import Standardiser, Windows
+from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd
+from mimii_jax.runs import Run
 from mimii_jax.scoring import Pooling
-from mimii_jax.train import Settings, init_runs, train_runs
+from mimii_jax.sharding import DATA, RUN, Layout, make_mesh
+from mimii_jax.step import Settings, TrainState
+from mimii_jax.train import init_runs, train_runs
 from mimii_jax.watch import Watch
+
+
+@dataclass(frozen=True)
+class Saving:
+    """When a training is saved, and how much of it stays.
+
+    Attributes
+    ----------
+    every_steps : int >= 0, steps from one checkpoint to the next; 0: do not count
+    every_minutes : float >= 0; 0: do not look at the clock
+    keep : int > 0, latest checkpoints that stay beside the best
+    """
+
+    every_steps: int
+    every_minutes: float
+    keep: int
+
+    def __post_init__(self) -> None:
+        for field, least in (("every_steps", 0), ("every_minutes", 0), ("keep", 1)):
+            value = getattr(self, field)
+            if not value >= least:
+                raise ValueError(f"checkpoint.{field}={value}: must be {least} or more")
 
 
 class NeuralDetector:
@@ -26,25 +55,31 @@ class NeuralDetector:
 
     Parameters
     ----------
-    build : makes the model from the size of a window and random number streams
+    build : makes the model from the shape of a window, random number streams `rngs`
+        and the numbers in which a run differs
     front_end : features of one clip
-    standardise : whether each bin is shifted and scaled by its training statistics
+    standardise : whether each bin is shifted and scaled by its statistics over the
+        clips that a run is trained on
     windows : what the model sees as one example
     pooling : from the errors of a clip's windows to its score
     settings : how to train
+    saving : when to save
+    mesh : devices along the axes "run" and "data", 0 for a sensible number
     validation_fraction : share of the training clips, per machine ID, that is held
         out for the validation loss; nothing is chosen by it during a training
     """
 
     def __init__(
         self,
-        build: Callable[[int, nnx.Rngs], Any],
+        build: Callable[..., Any],
         front_end: FrontEnd,
         *,
         standardise: bool,
         windows: Windows,
         pooling: Pooling,
         settings: Settings,
+        saving: Saving,
+        mesh: tuple[int, int],
         validation_fraction: float,
     ) -> None:
         if not 0 <= validation_fraction < 1:
@@ -57,104 +92,126 @@ class NeuralDetector:
         self.windows = windows
         self.pooling = pooling
         self.settings = settings
+        self.saving = saving
+        self.mesh = mesh
         self.validation_fraction = validation_fraction
         self.graph: nnx.GraphDef
-        self.params: Any
-        self.standardiser: Standardiser
+        self.state: TrainState
 
-    def fit(self, train: Clips, seeds: tuple[int, ...], watch: Watch) -> Self:
-        """Train one model per seed on the same clips."""
-        held_out = hold_out(train.machine_id, self.validation_fraction)
-        features, validation = (
-            self._features(train.audio, np.flatnonzero(rows), watch)
-            for rows in (~held_out, held_out)
+    def fit(
+        self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
+    ) -> Self:
+        """Train all runs at once, going on from the checkpoints in the folder."""
+        mesh = make_mesh(len(runs), *self.mesh)
+        layout = Layout.of(
+            mesh, [self.settings.of(run).epochs * len(run.clips) for run in runs]
         )
-        assert features is not None
-        n_bins = features.shape[2]
-        self.standardiser = Standardiser.identity(n_bins)
-        if self.standardise:
-            self.standardiser = Standardiser.fit(features)
-            features = standardise_in_place(self.standardiser, features)
-            if validation is not None:
-                validation = standardise_in_place(self.standardiser, validation)
-        build = partial(self.build, self.windows.width * n_bins)
-        self.graph, self.params = train_runs(
-            build, self.windows, features, validation, self.settings, seeds, watch
+        features = extract_for_runs(
+            self.front_end,
+            train,
+            runs,
+            layout,
+            standardise=self.standardise,
+            validation_fraction=self.validation_fraction,
+            watch=watch,
         )
+        checkpoints = folder and self._checkpoints(folder, watch)
+        try:
+            self.graph, self.state = train_runs(
+                self._build(features.array.shape[3]),
+                self.windows,
+                features,
+                self.settings,
+                runs,
+                layout,
+                checkpoints,
+                watch,
+            )
+        finally:
+            if checkpoints:
+                checkpoints.close()
         return self
 
-    def _features(
-        self, audio: np.ndarray, rows: np.ndarray, watch: Watch
-    ) -> Array | None:
-        if not len(rows):
-            return None
-        with watch.bar("features", len(rows)) as advance:
-            return extract(self.front_end, audio, rows, advance)
+    def load(self, folder: Path, runs: Sequence[Run], watch: Watch) -> Self:
+        """Read the latest checkpoint of a training of the same configuration."""
+        n_bins = len(self.front_end.frequencies)
+        standardiser = [Standardiser.identity(n_bins)] * len(runs)
+        self.graph, like = init_runs(
+            self._build(n_bins), self.settings, runs, standardiser
+        )
+        checkpoints = self._checkpoints(folder, watch)
+        whole = NamedSharding(make_mesh(1, *self.mesh), P())
+        step, self.state = checkpoints.restore(like, whole)
+        checkpoints.close()
+        if not step:
+            raise CheckpointError(f"{folder}: no checkpoint that can be read")
+        return self
 
-    def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "seed clip"]:
-        """Pooled error of every clip under every seed's model."""
+    def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "run clip"]:
+        """Pooled error of every clip under every run's model; NaN if that diverged."""
+        mesh = make_mesh(1, *self.mesh)
+        whole, by_clip = NamedSharding(mesh, P()), NamedSharding(mesh, P((RUN, DATA)))
+        models = jax.device_put(
+            (self.state.params, self.state.fixed, self.state.standardiser), whole
+        )
+        score_chunk = _compile_scoring(
+            self.graph, self.front_end, self.windows, self.pooling, mesh
+        )
+        n_chunk = min(CLIPS_PER_TRANSFER, -(-len(clips) // mesh.size)) * mesh.size
         scores = []
         with watch.bar("scoring", len(clips)) as advance:
-            for start in range(0, len(clips), CLIPS_PER_TRANSFER):
-                audio = clips.audio[start : start + CLIPS_PER_TRANSFER]
+            for start in range(0, len(clips), n_chunk):
+                audio = clips.audio[start : start + n_chunk]
                 # Silence fills the last chunk: one shape, one compilation.
-                filler = min(CLIPS_PER_TRANSFER, len(clips)) - len(audio)
-                padded = np.pad(audio, ((0, filler), (0, 0)))
-                chunk = _score_chunk(
-                    self.graph,
-                    self.front_end,
-                    self.windows,
-                    self.pooling,
-                    self.params,
-                    self.standardiser,
-                    padded,
+                padded = np.pad(audio, ((0, n_chunk - len(audio)), (0, 0)))
+                on_devices = jax.make_array_from_callback(
+                    padded.shape, by_clip, lambda index, whole=padded: whole[index]
                 )
+                chunk = score_chunk(models, on_devices)
                 scores.append(np.asarray(chunk)[: len(audio)].T)
                 advance(len(audio))
-        return np.concatenate(scores, axis=1)
+        alive = np.asarray(self.state.alive)
+        return np.where(alive[:, None], np.concatenate(scores, axis=1), np.nan)
 
-    def save(self, folder: Path) -> None:
-        """Write parameters and standardisation as an Orbax checkpoint."""
-        ocp.save(str(folder.absolute()), self._checkpoint())
+    def _build(self, n_bins: int) -> Callable[..., Any]:
+        return partial(self.build, (self.windows.width, n_bins))
 
-    def load(self, folder: Path, seeds: tuple[int, ...]) -> Self:
-        """Read a checkpoint of the same configuration."""
-        saved = ocp.metadata(str(folder.absolute())).metadata
-        n_bins = saved["standardiser"]["mean"].shape[0]
-        build = partial(self.build, self.windows.width * n_bins)
-        self.graph, self.params, _ = init_runs(build, seeds)
-        self.standardiser = Standardiser.identity(n_bins)
-        abstract = jax.tree.map(_abstract, self._checkpoint())
-        state = ocp.load(str(folder.absolute()), abstract)
-        self.params = state["params"]
-        self.standardiser = Standardiser(**state["standardiser"])
-        return self
-
-    def _checkpoint(self) -> dict[str, Any]:
-        return {"params": self.params, "standardiser": self.standardiser._asdict()}
+    def _checkpoints(self, folder: Path, watch: Watch) -> Checkpoints:
+        return Checkpoints(folder, **vars(self.saving), watch=watch)
 
 
-@partial(jax.jit, static_argnums=(0, 1, 2, 3))
-def _score_chunk(
+@cache
+def _compile_scoring(
     graph: nnx.GraphDef,
     front_end: FrontEnd,
     windows: Windows,
     pooling: Pooling,
-    params: Any,
-    standardiser: Standardiser,
-    audio: Int16[Array, "clip time"],
-) -> Float32[Array, "clip run"]:
-    """Score clip by clip, so that the windows of one clip at a time exist."""
+    mesh: Mesh,
+) -> Callable[..., Float32[Array, "clip run"]]:
+    """A function of models and audio; every device scores its share of the clips."""
 
-    def of_clip(clip: Array) -> Array:
-        features = standardiser.apply(front_end(clip.astype(np.float32) / 32768))
-        index = jnp.arange(windows.per_clip(len(features)))
-        x = windows.gather(features[None], index)
-        return pooling(jax.vmap(lambda p: nnx.merge(graph, p).error(x))(params))
+    @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(), P((RUN, DATA))),
+        out_specs=P((RUN, DATA)),
+    )
+    def score_chunk(
+        models: tuple[Any, Any, Standardiser], audio: Int16[Array, "clip time"]
+    ) -> Array:
+        def of_clip(clip: Array) -> Array:
+            """Clip by clip, so that the windows of one at a time exist."""
+            features = front_end(clip.astype(np.float32) / 32768)
+            index = jnp.arange(windows.per_clip(len(features)))
+            x = windows.gather(features[None], index)
 
-    return lax.map(of_clip, audio)
+            def of_run(params: Any, fixed: Any, standardiser: Standardiser) -> Array:
+                model = nnx.merge(graph, params, fixed)
+                return pooling(model.error(standardiser.apply(x)))
 
+            return jax.vmap(of_run)(*models)
 
-def _abstract(leaf: Array) -> jax.ShapeDtypeStruct:
-    """Shape, type and place of an array, as Orbax wants it for a restore."""
-    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+        return lax.map(of_clip, audio)
+
+    return score_chunk

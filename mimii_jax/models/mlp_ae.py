@@ -1,10 +1,11 @@
 """Dense autoencoder, as wide as that of the DCASE 2020 Task 2 baseline."""
 
 from collections.abc import Sequence
+from math import prod
 
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
 
 from mimii_jax.models.mlp_vae import dense_stack
 
@@ -20,7 +21,7 @@ class MLPAE(nnx.Module):
 
     Parameters
     ----------
-    n_features : size of one example
+    shape : of one example; it is flattened
     hidden : widths of the encoder's layers; the decoder mirrors them
     latent : width of the bottleneck
     offset, scale : the layers see (x - offset) / scale, in units of x; scale > 0
@@ -28,43 +29,46 @@ class MLPAE(nnx.Module):
 
     def __init__(
         self,
-        n_features: int,
+        shape: Sequence[int],
         *,
         hidden: Sequence[int],
         latent: int,
         offset: float,
         scale: float,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.encoder = dense_stack((n_features, *hidden), rngs)
-        self.encoder_norms = layer_norms(hidden, rngs)
-        self.bottleneck = nnx.Linear(hidden[-1], latent, rngs=rngs)
+        self.encoder = dense_stack((prod(shape), *hidden), dtype, rngs)
+        self.encoder_norms = layer_norms(hidden, dtype, rngs)
+        self.bottleneck = nnx.Linear(hidden[-1], latent, dtype=dtype, rngs=rngs)
         mirrored = tuple(reversed(hidden))
-        self.decoder = dense_stack((latent, *mirrored), rngs)
-        self.decoder_norms = layer_norms(mirrored, rngs)
-        self.output = nnx.Linear(hidden[0], n_features, rngs=rngs)
+        self.decoder = dense_stack((latent, *mirrored), dtype, rngs)
+        self.decoder_norms = layer_norms(mirrored, dtype, rngs)
+        self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
         self.offset = offset
         self.scale = scale
 
     def loss(
-        self, x: Float[Array, "batch feature"], key: Array
+        self, x: Float[Array, "batch *shape"], key: Array
     ) -> Float[Array, " batch"]:
         """Squared error in units of `scale`; the key is not used."""
         del key
         return self.error(x) / self.scale**2
 
-    def error(self, x: Float[Array, "batch feature"]) -> Float[Array, " batch"]:
+    def error(self, x: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
         """Mean squared error of the reconstruction, in squared units of x."""
-        scaled = (x - self.offset) / self.scale
+        scaled = (x.reshape(len(x), -1) - self.offset) / self.scale
         y = scaled
         for layer, norm in zip(self.encoder, self.encoder_norms, strict=True):
             y = nnx.relu(norm(layer(y)))
         y = self.bottleneck(y)
         for layer, norm in zip(self.decoder, self.decoder_norms, strict=True):
             y = nnx.relu(norm(layer(y)))
-        return self.scale**2 * jnp.mean((scaled - self.output(y)) ** 2, axis=-1)
+        return self.scale**2 * jnp.mean(
+            (scaled - self.output(y).astype(jnp.float32)) ** 2, axis=-1
+        )
 
 
-def layer_norms(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
+def layer_norms(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:
     """A layer normalisation for each width."""
-    return nnx.List(nnx.LayerNorm(width, rngs=rngs) for width in widths)
+    return nnx.List(nnx.LayerNorm(width, dtype=dtype, rngs=rngs) for width in widths)

@@ -2,43 +2,48 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from math import prod
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
+
+from mimii_jax.models import Knob
 
 
 class MLPVAE(nnx.Module):
     """Gaussian encoder and decoder with ReLU layers; the decoder mirrors the encoder.
 
-    With `hidden=(400, 400)`, `latent=20` over 640 features: 858,280 parameters.
+    With `hidden=(400, 400)`, `latent=20` over 5 frames of 128: 858,280 parameters.
 
     Parameters
     ----------
-    n_features : size of one example
+    shape : of one example; it is flattened
     hidden : widths of the encoder's layers, from the input to the latent space
     latent : dimensions of the latent space
     kl_weight : weight of the KL divergence to the standard normal prior, against the
         reconstruction term; 1 is the evidence lower bound of a unit-variance decoder
+    dtype : of the layers' arithmetic; parameters, latent noise and losses are float32
     """
 
     def __init__(
         self,
-        n_features: int,
+        shape: Sequence[int],
         *,
         hidden: Sequence[int],
         latent: int,
         kl_weight: float,
+        dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         require_widths(hidden, latent)
-        self.encoder = dense_stack((n_features, *hidden), rngs)
-        self.mean = nnx.Linear(hidden[-1], latent, rngs=rngs)
-        self.log_variance = nnx.Linear(hidden[-1], latent, rngs=rngs)
-        self.decoder = dense_stack((latent, *reversed(hidden)), rngs)
-        self.output = nnx.Linear(hidden[0], n_features, rngs=rngs)
-        self.kl_weight = kl_weight
+        self.encoder = dense_stack((prod(shape), *hidden), dtype, rngs)
+        self.mean = nnx.Linear(hidden[-1], latent, dtype=dtype, rngs=rngs)
+        self.log_variance = nnx.Linear(hidden[-1], latent, dtype=dtype, rngs=rngs)
+        self.decoder = dense_stack((latent, *reversed(hidden)), dtype, rngs)
+        self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
+        self.kl_weight = Knob(jnp.float32(kl_weight))
 
     def encode(
         self, x: Float[Array, "batch feature"]
@@ -46,18 +51,20 @@ class MLPVAE(nnx.Module):
         """Mean and log variance of the posterior."""
         for layer in self.encoder:
             x = nnx.relu(layer(x))
-        return self.mean(x), self.log_variance(x)
+        mean, log_variance = self.mean(x), self.log_variance(x)
+        return mean.astype(jnp.float32), log_variance.astype(jnp.float32)
 
     def decode(self, z: Float[Array, "batch latent"]) -> Float[Array, "batch feature"]:
         """Mean of the decoder's Gaussian."""
         for layer in self.decoder:
             z = nnx.relu(layer(z))
-        return self.output(z)
+        return self.output(z).astype(jnp.float32)
 
     def loss(
-        self, x: Float[Array, "batch feature"], key: Array
+        self, x: Float[Array, "batch *shape"], key: Array
     ) -> Float[Array, " batch"]:
         """Negative evidence lower bound per example, in nats, less its constant."""
+        x = x.reshape(len(x), -1)
         mean, log_variance = self.encode(x)
         noise = jax.random.normal(key, mean.shape, mean.dtype)
         z = mean + jnp.exp(0.5 * log_variance) * noise
@@ -65,10 +72,11 @@ class MLPVAE(nnx.Module):
         divergence = 0.5 * jnp.sum(
             mean**2 + jnp.exp(log_variance) - log_variance - 1, axis=-1
         )
-        return reconstruction + self.kl_weight * divergence
+        return reconstruction + self.kl_weight[...] * divergence
 
-    def error(self, x: Float[Array, "batch feature"]) -> Float[Array, " batch"]:
+    def error(self, x: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
         """Mean squared error of the reconstruction from the posterior mean."""
+        x = x.reshape(len(x), -1)
         mean, _ = self.encode(x)
         return jnp.mean((x - self.decode(mean)) ** 2, axis=-1)
 
@@ -83,8 +91,9 @@ def require_widths(hidden: Sequence[int], latent: int) -> None:
         )
 
 
-def dense_stack(widths: Sequence[int], rngs: nnx.Rngs) -> nnx.List:
+def dense_stack(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:
     """Dense layers from each width to the next."""
     return nnx.List(
-        nnx.Linear(n_in, n_out, rngs=rngs) for n_in, n_out in pairwise(widths)
+        nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs)
+        for n_in, n_out in pairwise(widths)
     )

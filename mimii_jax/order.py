@@ -1,0 +1,61 @@
+"""In which order an epoch visits its examples: a shuffle that nobody has to store.
+
+A Feistel network over a grid that is barely larger than the number of examples maps
+every position of an epoch to an example of its own; positions that land outside are
+mapped again. Any batch can so be worked out by itself, inside the compiled step, for
+any number of examples that a run has.
+"""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Int, UInt32
+
+ROUNDS = 6  # each moves rows by columns, or columns by rows
+
+
+def example_at(
+    key: UInt32[Array, "2"],
+    epoch: Array,
+    n_examples: Array,
+    position: Int[Array, " batch"],
+) -> Int[Array, " batch"]:
+    """The examples at these positions of an epoch; a bijection of range(n_examples).
+
+    Parameters
+    ----------
+    key : u32 [shape=(2,)], data of a run's random key
+    epoch : int [shape=()], each has an order of its own
+    n_examples : int [shape=()], in [1, 2^31)
+    position : int [shape=(batch,)], in [0, n_examples)
+
+    Returns
+    -------
+    example : i32 [shape=(batch,)], in [0, n_examples)
+    """
+    rounds = ROUNDS * epoch.astype(np.uint32) + jnp.arange(ROUNDS, dtype=np.uint32)
+    keys = _mix(key[0] ^ _mix(key[1] ^ _mix(rounds)))
+    n = n_examples.astype(np.uint32)
+    rows = jnp.sqrt(n.astype(np.float32)).astype(np.uint32) + 1
+    columns = (n + rows - 1) // rows
+
+    def shuffle(place: Array) -> Array:
+        row, column = place // columns, place % columns
+        for i in range(0, ROUNDS, 2):
+            row = (row + _mix(column ^ keys[i]) % rows) % rows
+            column = (column + _mix(row ^ keys[i + 1]) % columns) % columns
+        return row * columns + column
+
+    place = lax.while_loop(
+        lambda place: jnp.any(place >= n),
+        lambda place: jnp.where(place >= n, shuffle(place), place),
+        shuffle(position.astype(np.uint32)),
+    )
+    return place.astype(np.int32)
+
+
+def _mix(x: Array) -> Array:
+    """Spread every bit over all 32: the finaliser of MurmurHash3 (A. Appleby)."""
+    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
+    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
+    return x ^ (x >> 16)

@@ -1,0 +1,185 @@
+"""Checkpoints: whole or not at all, the latest that can be read, any mesh."""
+
+import io
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+from training import DIFFERENT, leaves, train_on
+
+from mimii_jax.checkpoints import CheckpointError, Checkpoints
+from mimii_jax.watch import Interrupted, Watch
+
+
+@pytest.fixture
+def watch(tmp_path):
+    return Watch(tmp_path / "metrics.jsonl", Console(file=io.StringIO(), width=300))
+
+
+def said(watch):
+    return watch.console.file.getvalue()
+
+
+def checkpoints(folder, watch, **changes):
+    fields = {"every_steps": 0, "every_minutes": 0.0, "keep": 2} | changes
+    return Checkpoints(folder / "checkpoints", **fields, watch=watch)
+
+
+def steps(folder):
+    names = [path.name for path in (folder / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def train_in(folder, watch, stop_at=None, mesh=(1, 1), **changes):
+    """Train with checkpoints, and stop once a step is reached."""
+    saved = checkpoints(folder, watch, **changes)
+    if stop_at is not None:
+        due = saved.due
+
+        def stop_when_there(step):
+            watch.stopped = step >= stop_at
+            return due(step)
+
+        saved.due = stop_when_there
+    try:
+        return train_on(
+            runs=DIFFERENT, held_out=1, mesh=mesh, checkpoints=saved, watch=watch
+        )[1]
+    finally:
+        saved.close()
+        watch.stopped = False
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
+def test_a_training_that_was_stopped_ends_with_the_same_bits(stop_at, tmp_path, watch):
+    """All runs of it, of which some are done when others are not."""
+    whole = train_in(tmp_path / "whole", Watch(None, Console(file=io.StringIO())))
+    with pytest.raises(Interrupted):
+        train_in(tmp_path, watch, stop_at=stop_at)
+    assert max(steps(tmp_path)) >= stop_at
+    resumed = train_in(tmp_path, watch)
+    for a, b in zip(leaves(resumed), leaves(whole), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert f"goes on from {tmp_path / 'checkpoints'}" in said(watch)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = map(json.loads, lines)
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "meshes", [((8, 1), (1, 1)), ((1, 1), (2, 4)), ((1, 8), (2, 1))]
+)
+def test_a_checkpoint_restores_on_another_mesh(meshes, tmp_path, watch):
+    first, second = meshes
+    with pytest.raises(Interrupted):
+        train_in(tmp_path, watch, stop_at=2, mesh=first)
+    resumed = train_in(tmp_path, watch, mesh=second)
+    whole = train_in(tmp_path / "whole", watch)
+    for a, b in zip(leaves(resumed), leaves(whole), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def a_state(value):
+    return {"x": np.full((2, 300), value, np.float32)}
+
+
+def restored(folder, watch):
+    saved = checkpoints(folder, watch)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    step, state = saved.restore(a_state(-1.0), device)
+    saved.close()
+    return step, float(np.asarray(state["x"])[0, 0])
+
+
+def save_some(folder, watch, losses, **changes):
+    saved = checkpoints(folder, watch, **changes)
+    for step, loss in losses.items():
+        saved.save(
+            step, a_state(step), None if loss is None else np.array([loss, loss])
+        )
+    saved.close()
+
+
+def test_the_latest_stay_and_the_best(tmp_path, watch):
+    losses = {10: 3.0, 20: 1.0, 30: None, 40: 2.0, 50: 4.0, 60: float("nan")}
+    save_some(tmp_path, watch, losses)
+    assert steps(tmp_path) == [20, 50, 60]
+    assert restored(tmp_path, watch) == (60, 60.0)
+    saved = checkpoints(tmp_path, watch)
+    saved.restore(a_state(0), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    assert saved.best == 1.0
+    assert not saved.better(np.array([1.0, 1.0]))
+    assert saved.better(np.array([1.0, 0.9]))
+    saved.close()
+
+
+def damage(path, how):
+    files = sorted(p for p in path.rglob("*") if p.is_file())
+    largest = max(files, key=lambda file: file.stat().st_size)
+    if how == "truncated":
+        with largest.open("r+b") as file:
+            file.truncate(largest.stat().st_size // 2)
+    elif how == "emptied":
+        for file in files:
+            file.write_bytes(b"")
+    elif how == "without data":
+        shutil.rmtree(path / "state" / "d", ignore_errors=True)
+        shutil.rmtree(path / "state" / "ocdbt.process_0", ignore_errors=True)
+    else:
+        shutil.rmtree(path / "state")
+
+
+@pytest.mark.parametrize("how", ["truncated", "emptied", "without data", "partial"])
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(how, tmp_path, watch):
+    save_some(tmp_path, watch, {10: None, 20: None})
+    damage(tmp_path / "checkpoints" / "20", how)
+    assert restored(tmp_path, watch) == (10, 10.0)
+    assert "warning: checkpoint" in said(watch)
+    assert "20 cannot be read and is skipped" in said(watch)
+    save_some(tmp_path, watch, {20: None})  # its name is free again
+    assert restored(tmp_path, watch) == (20, 20.0)
+
+
+def test_without_a_good_checkpoint_it_begins_anew(tmp_path, watch):
+    save_some(tmp_path, watch, {10: None})
+    damage(tmp_path / "checkpoints" / "10", "truncated")
+    assert restored(tmp_path, watch) == (0, -1.0)
+
+
+def test_it_is_time_to_save_after_steps_and_after_minutes(tmp_path, watch, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    never = checkpoints(tmp_path / "a", watch)
+    by_steps = checkpoints(tmp_path / "b", watch, every_steps=5)
+    by_time = checkpoints(tmp_path / "c", watch, every_minutes=2.0)
+    now[0] = 119.0
+    assert not by_time.due(1000)
+    now[0] = 121.0
+    assert by_time.due(1)
+    assert not never.due(10**9)
+    assert [by_steps.due(step) for step in (4, 5, 12)] == [False, True, True]
+    by_steps.save(7, a_state(0), None)
+    assert [by_steps.due(step) for step in (11, 12)] == [False, True]
+    for one in (never, by_steps, by_time):
+        one.close()
+
+
+def test_what_cannot_be_written_is_one_line_and_leaves_the_last_one(
+    tmp_path, watch, monkeypatch
+):
+    """A full disk, as the system reports it."""
+    save_some(tmp_path, watch, {10: None})
+    saved = checkpoints(tmp_path, watch)
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(saved._manager, "save_async", full)
+    with pytest.raises(CheckpointError, match="the disk is full; make room") as caught:
+        saved.save(20, a_state(20), None)
+    assert "\n" not in str(caught.value)
+    saved.close()
+    assert restored(tmp_path, watch) == (10, 10.0)

@@ -1,0 +1,101 @@
+"""A small training for the tests: five clips of eleven frames of two bins."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from rich.console import Console
+
+from mimii_jax.examples import Standardiser, Windows
+from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.order import example_at
+from mimii_jax.runs import Run, runs_on_all
+from mimii_jax.sharding import Layout, make_mesh
+from mimii_jax.step import Settings
+from mimii_jax.train import Features, train_runs
+from mimii_jax.watch import Watch
+
+SETTINGS = Settings(
+    epochs=2, batch_size=16, learning_rate=1e-2, schedule="constant", warmup=0.0
+)
+WINDOWS = Windows(3)
+DIFFERENT = [
+    Run(0, np.arange(5)),
+    Run(7, np.arange(2), {"epochs": 4, "learning_rate": 3e-3}),
+    Run(2, np.array([1, 3, 4]), {"kl_weight": 2.0}),
+]
+
+
+class Centre(nnx.Module):
+    """One parameter per feature; every loss can be worked out by hand."""
+
+    def __init__(self, n_features, rngs):
+        self.w = nnx.Param(jax.random.uniform(rngs.params(), (n_features,)))
+
+    def loss(self, x, key):
+        del key
+        return self.error(x)
+
+    def error(self, x):
+        return jnp.sum((x.reshape(len(x), -1) - self.w[None]) ** 2, axis=-1)
+
+
+def build_centre(rngs):
+    return Centre(3 * 2, rngs)
+
+
+def build_vae(rngs):
+    return MLPVAE((3, 2), hidden=(8,), latent=2, kl_weight=0.1, rngs=rngs)
+
+
+def some_features(clips=5, frames=11, bins=2):
+    """Sound with a structure: a sine over the frames at a level per clip."""
+    key = jax.random.key(3)
+    level = jax.random.normal(key, (clips, 1, bins))
+    frame = jnp.sin(jnp.arange(float(frames)))[None, :, None]
+    return level * frame + 0.1 * jax.random.normal(key, (clips, frames, bins))
+
+
+def features_of(runs, layout, held_out=0):
+    """The same clips on every shard, the last ones of each run held out."""
+    array = np.stack([some_features()] * len(layout.slots))
+    cut = [len(run.clips) - held_out for run in runs]
+    return Features(
+        jax.device_put(array, layout.by_shard),
+        [run.clips[:n] for run, n in zip(runs, cut, strict=True)],
+        [run.clips[n:] for run, n in zip(runs, cut, strict=True)],
+        [Standardiser.identity(2)] * len(runs),
+    )
+
+
+def train_on(
+    build=build_vae,
+    seeds=(0,),
+    *,
+    runs=None,
+    settings=SETTINGS,
+    held_out=0,
+    mesh=(1, 1),
+    checkpoints=None,
+    metrics=None,
+    watch=None,
+):
+    """The trained graph and state; lines are printed."""
+    runs = runs or runs_on_all(5, seeds)
+    lengths = [settings.of(run).epochs * len(run.clips) for run in runs]
+    layout = Layout.of(make_mesh(len(runs), *mesh), lengths)
+    features = features_of(runs, layout, held_out)
+    watch = watch or Watch(metrics, Console(width=200))
+    return train_runs(
+        build, WINDOWS, features, settings, runs, layout, checkpoints, watch
+    )
+
+
+def order_of(key, epoch, n):
+    """The examples of an epoch, in their order."""
+    position = jnp.arange(n)
+    return np.asarray(example_at(key, jnp.int32(epoch), jnp.int32(n), position))
+
+
+def leaves(tree):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(tree)]
