@@ -35,6 +35,8 @@ class Mechanics:
     snr_db : level of the faultless machine against the factory
     fault_db : for each kind of fault its level at severity 0 and at severity 1
     load_db : how much louder any fault makes the machine itself, at severity 0 and 1
+    wear_db : how much louder still it makes the rail, its friction and ticks, at
+        severity 0 and 1
     """
 
     stroke_m: float
@@ -58,6 +60,7 @@ class Mechanics:
     snr_db: float
     fault_db: dict[str, tuple[float, float]]
     load_db: tuple[float, float]
+    wear_db: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ _00 = Mechanics(
     snr_db=-6,
     fault_db={DAMAGE: (-12, -2), BELT: (-16.5, -2.5), GREASE: (-7, 4.5)},
     load_db=(4.0, 6.4),
+    wear_db=(0, 0),
 )
 _02 = Mechanics(
     stroke_m=0.40,
@@ -127,7 +131,7 @@ _02 = Mechanics(
     dwell_s=(0.08, 0.08),
     motor_hz=96.0,
     motor_db=(-4, 0, -6, -10, -8, -16, -14, -20),
-    friction_db=-18,
+    friction_db=-14,
     friction_tilt_db=-2,
     modes=((620, 12, 10), (1320, 18, 8), (2400, 15, 8), (4100, 12, 6), (5900, 8, 4)),
     tick_pitch_m=0.015,
@@ -140,8 +144,9 @@ _02 = Mechanics(
     ringing=0.05,
     rough_hz=(800, 1800),
     snr_db=-6,
-    fault_db={DAMAGE: (-37, -11.5), BELT: (-33, -9.5), GREASE: (-16, 3)},
-    load_db=(-0.3, -0.5),
+    fault_db={DAMAGE: (-43, -17.5), BELT: (-39, -15.5), GREASE: (-22, -3)},
+    load_db=(-0.5, -0.9),
+    wear_db=(6, 8),
 )
 _04 = Mechanics(
     stroke_m=0.70,
@@ -163,8 +168,9 @@ _04 = Mechanics(
     ringing=0.998,
     rough_hz=(1200, 8000),
     snr_db=-6,
-    fault_db={DAMAGE: (-17.5, -12), BELT: (-20.5, -13.5), GREASE: (-10.5, -5.5)},
-    load_db=(0, 0),
+    fault_db={DAMAGE: (-15, -9.5), BELT: (-18, -11), GREASE: (-7.5, -2.5)},
+    load_db=(-0.3, -0.5),
+    wear_db=(0, 0),
 )
 _06 = Mechanics(
     stroke_m=0.60,
@@ -188,6 +194,7 @@ _06 = Mechanics(
     snr_db=-6,
     fault_db={DAMAGE: (-24, -14), BELT: (-30, -20), GREASE: (-22, -12)},
     load_db=(0, 2),
+    wear_db=(0, 0),
 )
 
 # The evaluation IDs, of which no measured values are published: sisters of 00, 02, 04.

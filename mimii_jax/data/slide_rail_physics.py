@@ -10,7 +10,9 @@ A carriage runs back and forth on a rail with a trapezoid speed profile. What so
 
 Faults add to these: rail damage strikes wherever the carriage passes a damaged
 place, a loose belt makes the speed wobble and slaps, lack of grease raises
-high-frequency friction and squeals by stick-slip.
+high-frequency friction and squeals by stick-slip. Any fault may make the machine as a
+whole louder or quieter too, and its rail rub harder, all the while it moves; the
+intervals in which a fault sounds count its own sounds only.
 """
 
 import numpy as np
@@ -51,13 +53,16 @@ def render(
     """
     wobble = fault.severity if fault and fault.kind == BELT else 0.0
     motion = carriage(rail, wobble, rng)
-    machine = _machine(rail, motion, rng) * room()
+    rubbing, rest = _machine(rail, motion, rng)
+    machine = (rubbing + rest) * room()
     background, background_rms = factory(rng)
     snr_db = rail.snr_db + rng.normal(0, 0.7)
     gain = background_rms * amplitude(snr_db) / rms(machine)
     intervals = []
     if fault:
         sound, sounding = FAULT_SOUNDS[fault.kind](rail, fault, motion, rng)
+        rubbing *= np.float32(amplitude(at(fault.severity, rail.wear_db)))
+        machine = (rubbing + rest) * room()
         machine *= np.float32(amplitude(at(fault.severity, rail.load_db)))
         machine += sound * room()
         intervals = _intervals(sounding[LEAD:])
@@ -68,8 +73,10 @@ def render(
     return audio, intervals
 
 
-def _machine(rail: Mechanics, motion: Motion, rng: np.random.Generator) -> Spectrum:
-    """Spectrum of the faultless machine, without the room."""
+def _machine(
+    rail: Mechanics, motion: Motion, rng: np.random.Generator
+) -> tuple[Spectrum, Spectrum]:
+    """Spectra of the faultless machine without the room: the rail, and the rest."""
     excitation = rng.standard_normal(LENGTH, dtype=np.float32)
     friction_db = rail.friction_db + rng.normal(0, FRICTION_SD_DB)
     excitation *= motion.speed * np.float32(amplitude(friction_db))
@@ -79,11 +86,9 @@ def _machine(rail: Mechanics, motion: Motion, rng: np.random.Generator) -> Spect
     excitation[ticks] += strength * motion.speed[ticks] * spread(ticks, 0.3, rng)
     knocks = np.zeros(LENGTH, np.float32)
     knocks[motion.stops] = strike(rail.knock_db) * spread(motion.stops, 0.15, rng)
-    return (
-        spectrum(excitation) * rail_response(rail)
-        + spectrum(knocks) * frame_response(rail)
-        + spectrum(_motor(rail, motion, rng))
-    )
+    rest = spectrum(knocks) * frame_response(rail)
+    rest += spectrum(_motor(rail, motion, rng))
+    return spectrum(excitation) * rail_response(rail), rest
 
 
 def _motor(rail: Mechanics, motion: Motion, rng: np.random.Generator) -> Wave:
