@@ -1,6 +1,6 @@
 """Is the simulated slide rail like the real one? Side by side, with a mark per cell.
 
-python -m experiments.calibrate_slide_rail --seeds 0 1 [--scale 1] [--real ROOT]
+python -m experiments.calibrate_slide_rail --seeds 400 401 [--scale 1] [--real ROOT]
 
 Writes calibrate_slide_rail.md and figures/slide_rail.png beside this file. ROOT is a
 DCASE 2020 Task 2 folder, of which slide rail id 00 is drawn beside the simulated one.
@@ -215,7 +215,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments.calibrate_slide_rail")
     add = parser.add_argument
     add("--scale", type=float, default=1.0, help="times the official numbers of clips")
-    add("--seeds", type=int, nargs="+", default=[0, 1], help="of the simulation")
+    add("--seeds", type=int, nargs="+", default=[400, 401], help="of the simulation")
     add("--epochs", type=int, help="of the autoencoder, in place of its config's")
     add("--real", type=Path, help="DCASE 2020 folder to draw beside")
     add("--out", type=Path, default=HERE, help="folder of the report")
@@ -262,15 +262,18 @@ over real clips (0.7 dB; 0.02 and 210 Hz, which the real means and AUCs imply), 
 one number within 0.12, AUC of the autoencoder within 0.05. Cells without a mark are
 shown for comparison only. Nothing else was tuned to, no other detector above all.
 
-What the marks do not say. Seeds 0 and 1 were looked at while the simulator was
-calibrated, id 04 was last changed after seed 0 had missed its flatness by 0.01, so
-their marks flatter it. On three seeds that were not looked at (100, 101, 102; parts
-(a) and (b), all official test clips) every mean and every AUC is within tolerance but
-one: **the zero crossings of id 02, AUC 0.57, 0.71 and 0.65 against a real 0.77, are
-outside on two of the three (0.65 is the limit; 0.649 is below it)**. Part (c) has not
-been run on untouched seeds, nor with the 100 epochs of the official baseline. The
-tolerance of 210 Hz is inferred: against the SD of the simulated clips themselves, the
-bandwidth of anomalous id 00 would be outside on seed 0 (138 Hz off, SD 129).
+What the marks do not say. Seeds 0, 1, 100 to 102 and 300 to 303 were looked at while
+the simulator was tuned; the seeds below were first used for this report, after the last
+change of a number. Two seeds are few: an AUC moves by about 0.03 from seed to seed, and
+that of the bandwidth SD of id 04 is on average within 0.06 of its limit, so another
+seed may miss a cell. Of a third untouched seed (402) parts (a) and (b) alone were
+looked at, on the test clips of ids 00, 02 and 04: all within tolerance, the zero
+crossings of id 02 at AUC 0.77. The autoencoder learns for 8 epochs here, the official
+one, whose AUC is shown as real, for 100. The tolerances of 0.02 and 210 Hz are
+inferred, not measured: against the SD of the simulated clips themselves, the bandwidth
+of anomalous id 00 would be near its limit (132 Hz off on seed 400, SD 138). What tells
+the anomalous clips of id 02 is in part steady, a rail that rubs harder all the while
+the carriage moves; the intervals in `faults.csv` do not count that.
 
 ![Spectrograms](figures/slide_rail.png)"""
 
