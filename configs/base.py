@@ -7,6 +7,7 @@ def base_config() -> ConfigDict:
     """The sections that all configs share; each config adds its detector."""
     c = ConfigDict()
     c.seeds = (0, 1, 2)  # one model each, trained together
+    c.deterministic = False  # the same bits on a GPU as well, at some cost in speed
 
     c.data = ConfigDict()
     c.data.root = ""  # folder of machine types in the DCASE 2020 layout; "": simulated
@@ -53,6 +54,10 @@ def add_training(c: ConfigDict) -> None:
     c.train.freeze = ()  # parts of the model that are not trained: ("encoder",)
     c.train.precision = "float32"  # or "bfloat16", of the layers; a CPU keeps float32
     c.train.validation_fraction = 0.1  # of the training clips of each ID
+
+    c.init_from = ""  # workdir of a trained model to begin with; "": at random
+    c.tensorboard = False  # event files beside metrics.jsonl
+    c.profile = False  # a JAX profile of some steps
 
     c.mesh = ConfigDict()
     c.mesh.run = 0  # devices over which the runs are spread; 0: a sensible number

@@ -52,7 +52,8 @@ def check(config: Config) -> None:
         if isinstance(detector, ClassicalDetector):
             detector.build(0)
         if isinstance(detector, NeuralDetector):
-            nnx.eval_shape(lambda: detector.build((8, 1), rngs=nnx.Rngs(0)))
+            model = nnx.eval_shape(lambda: detector.build((8, 1), rngs=nnx.Rngs(0)))
+            detector.settings.split(model)
             make_mesh(1, *detector.mesh)
     except ValueError as error:
         raise ConfigError(str(error)) from error

@@ -6,12 +6,15 @@ python -m mimii_jax.main --config configs/mlp_vae.py:reference --config.seeds=0,
 python -m mimii_jax.main --mode evaluate --workdir runs/...
 """
 
+import os
 import signal
 import sys
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 
+import jax
+import pooch
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -20,7 +23,7 @@ from mimii_jax.build import ConfigError
 from mimii_jax.checkpoints import CheckpointError
 from mimii_jax.data.clips import DataError
 from mimii_jax.scores import ScoreError
-from mimii_jax.train import NonFiniteLoss
+from mimii_jax.train import NonFiniteLoss, StartError
 from mimii_jax.watch import Interrupted, Watch
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -48,7 +51,15 @@ RESUME = flags.DEFINE_enum(
     "auto: go on with a training that was stopped in --workdir. never: begin afresh, "
     "in a new folder beside it.",
 )
-ERRORS = (CheckpointError, ConfigError, DataError, NonFiniteLoss, ScoreError)
+ERRORS = (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    ImportError,
+    NonFiniteLoss,
+    ScoreError,
+    StartError,
+)
 STOPPED = 75  # exit code: try again (EX_TEMPFAIL of sysexits.h)
 
 
@@ -57,6 +68,7 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]}: not a flag; see --help")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+    _prepare_jax()
     watch = Watch()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, watch.stop)
@@ -89,6 +101,17 @@ def main(argv: list[str]) -> None:
         sys.exit(STOPPED)
     except OSError as error:
         sys.exit(f"error: {_one_line(error)}")
+
+
+def _prepare_jax() -> None:
+    """Keep what is compiled for the next start; deterministic kernels if asked for."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = pooch.os_cache("mimii_jax") / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    if CONFIG.value is not None and CONFIG.value.deterministic:
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true"
 
 
 def _new_folder(path: Path) -> Path:

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,19 @@ from mimii_jax.build import (
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
+from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.features import FrontEnd
 from mimii_jax.official import write_official
 from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.tables import results_table
 from mimii_jax.results import evaluate
-from mimii_jax.runs import runs_on_all
+from mimii_jax.runs import Start, runs_on_all
 from mimii_jax.scores import Scores, read_scores, write_scores
 from mimii_jax.watch import Watch
 
 # What may differ from an earlier start of the same training: it moves no number.
-FREE_TO_CHANGE = ("mesh.", "checkpoint.", "data.workers")
+FREE_TO_CHANGE = ("mesh.", "checkpoint.", "data.workers", "profile", "tensorboard")
 # What a trained model depends on, when it scores again.
 OF_THE_MODEL = ("features.", "windows.", "detector.", "seeds")
 
@@ -91,14 +93,46 @@ def _train_one(
     workdir.mkdir(parents=True, exist_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
     (workdir / "config.json").write_text(text + "\n")
-    watch.metrics = workdir / "metrics.jsonl"
-    watch.context = {"machine_type": machine_type}
+    watch.begin(workdir, machine_type)
+    if config.get("tensorboard"):
+        watch.open_tensorboard(workdir / "tensorboard" / machine_type)
+    if config.get("profile"):
+        watch.profile = workdir / "profile"
     detector = build_detector(config)
     if detector:
         runs = runs_on_all(len(clips.train), config.seeds)
+        if config.get("init_from"):
+            starts = _starts(config, machine_type, watch)
+            runs = [replace(r, start=s) for r, s in zip(runs, starts, strict=True)]
         folder = workdir / "checkpoints" / machine_type
         detector = detector.fit(clips.train, runs, folder, watch)
     return _score(config, detector, clips, workdir, watch)
+
+
+def _starts(config: Config, machine_type: str, watch: Watch) -> list[Start]:
+    """For each seed the model of the same seed in `init_from`, or its only one."""
+    workdir = Path(config.init_from)
+    saved = load_config(workdir)
+    asked, known = _fields(config), _fields(saved)
+    for name in sorted(known):
+        if name.startswith(("features.", "windows.")) and asked[name] != known[name]:
+            raise ConfigError(
+                f"init_from={workdir}: was trained with {name}={known[name]}, not "
+                f"{asked[name]}"
+            )
+    detector = build_detector(saved)
+    folder = workdir / "checkpoints" / machine_type
+    if not isinstance(detector, NeuralDetector) or not folder.is_dir():
+        raise ConfigError(f"init_from={workdir}: no neural model of {machine_type}")
+    starts = detector.load(folder, runs_on_all(0, saved.seeds), watch).starts()
+    by_seed = dict(zip(saved.seeds, starts, strict=True))
+    missing = [seed for seed in config.seeds if seed not in by_seed]
+    if missing and len(starts) > 1:
+        raise ConfigError(
+            f"init_from={workdir}: has no model of seed {missing[0]}, but of "
+            f"{', '.join(map(str, saved.seeds))}"
+        )
+    return [by_seed.get(seed, starts[0]) for seed in config.seeds]
 
 
 def evaluate_again(config: Config, workdir: Path, out: Path, watch: Watch) -> None:

@@ -6,6 +6,22 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
+from mimii_jax.examples import Standardiser
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A trained model to begin with.
+
+    Attributes
+    ----------
+    params : its parameters by their path in the model
+    standardiser : shift and scale per bin that it was trained with
+    """
+
+    params: Mapping[tuple, np.ndarray]
+    standardiser: Standardiser
+
 
 @dataclass(frozen=True, eq=False)
 class Run:
@@ -17,11 +33,13 @@ class Run:
     clips : int [shape=(clip,)], rows of the training clips that it may see
     changes : settings in which it differs from the config, by name: "epochs",
         "learning_rate", or a number of its model such as "kl_weight"
+    start : the trained model that it begins with; None: at random
     """
 
     seed: int
     clips: Int[np.ndarray, " clip"]
     changes: Mapping[str, float] = field(default_factory=dict)
+    start: Start | None = None
 
 
 def runs_on_all(n_clips: int, seeds: Sequence[int]) -> list[Run]:

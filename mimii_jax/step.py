@@ -23,6 +23,7 @@ from mimii_jax.order import example_at
 from mimii_jax.runs import Run
 from mimii_jax.sharding import DATA, RUN, Layout
 
+OF_SETTINGS = frozenset({"epochs", "learning_rate"})  # in which runs may differ
 SCHEDULES = ("constant", "cosine")
 OPTIMIZER = optax.scale_by_adam()
 
@@ -92,7 +93,7 @@ class Settings:
 
     def of(self, run: Run) -> "Settings":
         """The settings of one run; what else it changes belongs to its model."""
-        own = {k: v for k, v in run.changes.items() if k in ("epochs", "learning_rate")}
+        own: Any = {k: v for k, v in run.changes.items() if k in OF_SETTINGS}
         return replace(self, **own)
 
     def rate(self, step: Array, total: Array, peak: Array) -> Array:
@@ -102,11 +103,30 @@ class Settings:
         rate = 0.5 * (1 + jnp.cos(jnp.pi * share)) if self.schedule == "cosine" else 1.0
         return peak * jnp.where(step < rise, step / jnp.maximum(rise, 1), rate)
 
-    def trains(self, path: Sequence[Any], value: Any) -> bool:
-        """Whether a variable of the model is trained."""
-        name = ".".join(map(str, path))
-        frozen = any(f"{name}.".startswith(f"{part}.") for part in self.freeze)
-        return isinstance(value, nnx.Param) and not frozen
+    def split(self, model: Any) -> tuple[nnx.GraphDef, Any, Any]:
+        """Structure of a model, its variables that are trained, and the others.
+
+        Raises
+        ------
+        ValueError : `freeze` names no part of the model, or all of it
+        """
+
+        def within(path: Sequence[Any], part: str) -> bool:
+            return f"{'.'.join(map(str, path))}.".startswith(f"{part}.")
+
+        paths = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+        for part in self.freeze:
+            if not any(within(path, part) for path in paths):
+                raise ValueError(f"train.freeze={self.freeze}: no part is named {part}")
+
+        def trained(path: Sequence[Any], value: Any) -> bool:
+            frozen = any(within(path, part) for part in self.freeze)
+            return isinstance(value, nnx.Param) and not frozen
+
+        graph, params, fixed = nnx.split(model, trained, ...)
+        if not jax.tree.leaves(params):
+            raise ValueError(f"train.freeze={self.freeze}: leaves nothing to train")
+        return graph, params, fixed
 
 
 class TrainState(NamedTuple):

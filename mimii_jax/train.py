@@ -13,9 +13,10 @@ from jaxtyping import Array, Float32, Int
 
 from mimii_jax.checkpoints import Checkpoints
 from mimii_jax.examples import Standardiser
-from mimii_jax.runs import Run
+from mimii_jax.runs import Run, Start
 from mimii_jax.sharding import EMPTY, Layout, agree
 from mimii_jax.step import (
+    OF_SETTINGS,
     OPTIMIZER,
     Examples,
     Pool,
@@ -47,6 +48,10 @@ class Features(NamedTuple):
     standardiser: Sequence[Standardiser]
 
 
+class StartError(Exception):
+    """The model to begin with is not of this kind."""
+
+
 class NonFiniteLoss(Exception):
     """Every run diverged."""
 
@@ -61,23 +66,26 @@ def init_runs(
 
     The leaves of the state are on the host, and have the run as first axis.
     """
-    graph = nnx.graphdef(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
+    graph, *_ = settings.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
 
     @jax.jit
     def start(seed: Array) -> tuple[Any, Any, Any, Array]:
         model_key, train_key = jax.random.split(jax.random.key(seed))
         model = build(rngs=nnx.Rngs(model_key))
-        _, params, fixed = nnx.split(model, settings.trains, ...)
+        _, params, fixed = settings.split(model)
         return params, fixed, OPTIMIZER.init(params), jax.random.key_data(train_key)
 
     states = []
     for run, own in zip(runs, standardiser, strict=True):
         params, fixed, moments, key = start(np.uint32(run.seed))
-        if not jax.tree.leaves(params):
-            raise ValueError(f"train.freeze={settings.freeze}: leaves nothing to train")
-        for name, value in run.changes.items():
-            if not hasattr(settings, name):
-                fixed[name][...] = jnp.float32(value)
+        for name in run.changes.keys() - OF_SETTINGS:
+            if name not in fixed or isinstance(fixed[name], nnx.Param):
+                raise ValueError(f"runs cannot differ in {name}")
+            fixed[name][...] = jnp.float32(run.changes[name])
+        if run.start:
+            own = run.start.standardiser
+            for part in (params, fixed):
+                _begin_with(run.start, part)
         states.append(
             TrainState(
                 step=np.zeros((), np.int32),
@@ -92,6 +100,20 @@ def init_runs(
             )
         )
     return graph, jax.tree.map(lambda *leaves: np.stack(leaves), *states)
+
+
+def _begin_with(start: Start, variables: Any) -> None:
+    """Put the parameters of a trained model in the place of these."""
+    for path, variable in nnx.to_flat_state(variables):
+        if isinstance(variable, nnx.Param):
+            value = start.params.get(path)
+            if value is None or value.shape != variable.shape:
+                there = "none" if value is None else f"the shape {value.shape}"
+                raise StartError(
+                    f"init_from: {'.'.join(map(str, path))} has {there} in the model "
+                    f"to begin with, {variable.shape} in this one"
+                )
+            variable[...] = jnp.asarray(value)
 
 
 def train_runs(
@@ -152,11 +174,13 @@ def train_runs(
     progress = _Progress(runs, pools, settings.batch_size, step, watch)
     ends = sorted({int(pool.total) for pool in pools})
     n = 1  # the first dispatch compiles, and is short
+    profile = _Profile(watch)
     while step < ends[-1]:
         epoch_end = progress.epoch_end(step)
         with progress.epoch(step), watch.patience():
             while step < epoch_end:
                 n = min(n, epoch_end - step, min(e for e in ends if e > step) - step)
+                profile.dispatch()
                 start = time.perf_counter()
                 slots = _slots_in_use(layout, pools, step)
                 state = advance(state, pool, features.array, n, slots)
@@ -178,6 +202,7 @@ def train_runs(
                     checkpoints.save(step, layout.collect(state), loss)
                 if stop and step < ends[-1]:
                     raise Interrupted
+    profile.stop()
     progress.require_alive()
     return graph, layout.collect(state)
 
@@ -214,6 +239,34 @@ def _slots_in_use(layout: Layout, pools: Sequence[Pool], step: int) -> int:
     total = np.array([pool.total for pool in pools])
     going = (layout.slots != EMPTY) & (total[layout.slots] > step)
     return 1 + int(np.flatnonzero(going.any(axis=0))[-1])
+
+
+class _Profile:
+    """A JAX profile of the second and third dispatch of a training; the first compiles.
+
+    Nothing where `watch.profile` is None.
+    """
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+        self.number = 0
+        self.on = False
+
+    def dispatch(self) -> None:
+        """Tell that a dispatch begins."""
+        self.number += 1
+        if self.watch.profile and self.number == 2:
+            jax.profiler.start_trace(str(self.watch.profile))
+            self.on = True
+        if self.number == 4:
+            self.stop()
+
+    def stop(self) -> None:
+        """Write what there is."""
+        if self.on:
+            jax.profiler.stop_trace()
+            self.watch.say(f"profile: {self.watch.profile}")
+        self.on = False
 
 
 class _Progress:

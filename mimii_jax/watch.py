@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -36,6 +37,29 @@ class Watch:
         self.context: dict[str, object] = {}
         self.stopped = False  # whether a stop is asked for
         self._patient = False
+        self.profile: Path | None = None  # folder for a JAX profile of some steps
+        self._events: Any = None
+
+    def begin(self, workdir: Path, machine_type: str) -> None:
+        """Keep what comes in the metrics of a workdir, as that of a machine type."""
+        self.metrics = workdir / "metrics.jsonl"
+        self.context = {"machine_type": machine_type}
+
+    def open_tensorboard(self, folder: Path) -> None:
+        """Write TensorBoard event files of what is recorded, too.
+
+        Raises
+        ------
+        ImportError : tensorboardX, which writes them, is not installed
+        """
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError(
+                "tensorboard=True needs tensorboardX: "
+                "pip install 'mimii_jax[tensorboard]'"
+            ) from error
+        self._events = SummaryWriter(str(folder))
 
     def stop(self, *_: object) -> None:
         """Ask to stop: at the next dispatch of a training, elsewhere at once.
@@ -65,6 +89,14 @@ class Watch:
         if self.metrics:
             with self.metrics.open("a") as file:
                 file.write(json.dumps(self.context | row) + "\n")
+        if self._events:
+            for name, value in row.items():
+                values = value if isinstance(value, list) else [value]
+                for i, number in enumerate(values):
+                    if isinstance(number, int | float) and name != "seeds":
+                        tag = f"{name}/{i}" if len(values) > 1 else name
+                        self._events.add_scalar(tag, number, row.get("step"))
+            self._events.flush()
 
     def rewind(self, step: int) -> None:
         """Forget the rows of this context that lie after a step."""

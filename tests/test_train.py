@@ -24,7 +24,7 @@ from training import (
 from mimii_jax import train
 from mimii_jax.examples import Standardiser, Windows
 from mimii_jax.models.mlp_vae import MLPVAE
-from mimii_jax.runs import runs_on_all
+from mimii_jax.runs import Run, runs_on_all
 from mimii_jax.sharding import Layout, make_mesh
 from mimii_jax.step import Settings, compile_steps
 from mimii_jax.train import NonFiniteLoss, init_runs
@@ -162,6 +162,12 @@ def test_what_is_frozen_stays_and_the_rest_is_trained():
             np.testing.assert_array_equal(value[...], before[path][...])
     for path, value in nnx.to_flat_state(state.params):
         assert not np.array_equal(value[...], before[path][...])
+
+
+@pytest.mark.parametrize("name", ["batch_size", "encoder", "nothing"])
+def test_runs_cannot_differ_in_what_is_compiled(name):
+    with pytest.raises(ValueError, match=f"runs cannot differ in {name}"):
+        train_on(runs=[Run(0, np.arange(5), {name: 1.0})])
 
 
 def test_freezing_everything_is_refused():

@@ -20,7 +20,7 @@ from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.shards import extract_for_runs
 from mimii_jax.examples import Standardiser, Windows
 from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd
-from mimii_jax.runs import Run
+from mimii_jax.runs import Run, Start
 from mimii_jax.scoring import Pooling
 from mimii_jax.sharding import DATA, RUN, Layout, make_mesh
 from mimii_jax.step import Settings, TrainState
@@ -172,6 +172,22 @@ class NeuralDetector:
                 advance(len(audio))
         alive = np.asarray(self.state.alive)
         return np.where(alive[:, None], np.concatenate(scores, axis=1), np.nan)
+
+    def starts(self) -> list[Start]:
+        """The trained models of all runs, for others to begin with."""
+        params = {
+            path: np.asarray(variable[...])
+            for part in (self.state.params, self.state.fixed)
+            for path, variable in nnx.to_flat_state(part)
+            if isinstance(variable, nnx.Param)
+        }
+        return [
+            Start(
+                {path: value[i] for path, value in params.items()},
+                Standardiser(*(leaf[i] for leaf in self.state.standardiser)),
+            )
+            for i in range(len(self.state.alive))
+        ]
 
     def _build(self, n_bins: int) -> Callable[..., Any]:
         return partial(self.build, (self.windows.width, n_bins))

@@ -1,0 +1,155 @@
+"""A training as a process of its own: stopped, killed, started again."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from orbax.checkpoint import v1 as ocp
+from small_clips import small_clips
+
+from mimii_jax.data import dcase
+from mimii_jax.main import STOPPED
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def recordings(tmp_path_factory):
+    root = tmp_path_factory.mktemp("recordings")
+    dcase.write(small_clips(train=20), root)
+    return root
+
+
+def start(recordings, workdir, *more, epochs=20):
+    """The main job on little data; saves at every dispatch."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "mimii_jax.main",
+            "--config=configs/mlp_vae.py:quick",
+            f"--workdir={workdir}",
+            f"--config.data.root={recordings}",
+            f"--config.train.epochs={epochs}",
+            "--config.train.batch_size=32",
+            "--config.detector.hidden=(16,)",
+            "--config.checkpoint.every_steps=1",
+            "--config.seeds=(0, 1)",
+            "--config.eval.bootstrap=0",
+            *more,
+        ],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finished(process):
+    text, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, text
+    return text
+
+
+def results(workdir):
+    """What has to be the same: every csv file, and the state of the last step."""
+    files = sorted(workdir.rglob("*.csv"))
+    found = {str(f.relative_to(workdir)): f.read_bytes() for f in files}
+    assert "scores.csv" in found
+    return {name: hashlib.sha256(data).hexdigest() for name, data in found.items()}
+
+
+def final_state(workdir):
+    """Bytes of the arrays of the last checkpoint."""
+    folder = workdir / "checkpoints" / "slider"
+    step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is on the device that it was saved from
+        state = ocp.load(str(folder / str(step)))
+    return step, [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recordings, tmp_path_factory):
+    """The results of a training that nobody stopped."""
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    finished(start(recordings, workdir))
+    return results(workdir), final_state(workdir)
+
+
+def wait_for(workdir, checkpoint):
+    """Until a checkpoint is there."""
+    folder = workdir / "checkpoints" / "slider"
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
+        if folder.is_dir() and any(
+            p.name.isdigit() and int(p.name) >= checkpoint for p in folder.iterdir()
+        ):
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"no checkpoint {checkpoint} in {folder}")
+
+
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
+def test_a_stopped_training_says_so_and_goes_on(
+    recordings, tmp_path, uninterrupted, number
+):
+    workdir = tmp_path / "run"
+    process = start(recordings, workdir)
+    wait_for(workdir, 1)
+    process.send_signal(number)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == STOPPED, text
+    assert text.splitlines()[-1] == (
+        f"stopped; the same command with --workdir={workdir} goes on"
+    )
+    assert "Traceback" not in text
+    assert not (workdir / "scores.csv").exists()
+    assert "goes on from" in finished(start(recordings, workdir))
+    expected, state = uninterrupted
+    assert results(workdir) == expected
+    assert final_state(workdir) == state
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_ten_times_ends_with_the_same_bits(
+    recordings, tmp_path, uninterrupted
+):
+    """By SIGKILL at random moments; it saves all the time, so while saving, too."""
+    expected, state = uninterrupted
+    begun = time.monotonic()
+    finished(start(recordings, tmp_path / "timed"))  # all is compiled
+    seconds = time.monotonic() - begun
+    assert results(tmp_path / "timed") == expected
+    workdir = tmp_path / "run"
+    chance = random.Random(0)
+    kills = 0
+    for _ in range(60):
+        process = start(recordings, workdir)
+        try:
+            process.wait(timeout=chance.uniform(0.3, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            kills += 1
+        process.communicate()
+        if process.returncode == 0 and kills >= 10:
+            break
+        if process.returncode == 0:  # done too soon: kill another one
+            assert results(workdir) == expected
+            workdir = tmp_path / f"run_{kills}"
+    assert kills >= 10
+    assert results(workdir) == expected
+    assert final_state(workdir) == state
