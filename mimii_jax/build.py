@@ -1,5 +1,6 @@
 """From the config to typed objects; with `run`, all that reads a ConfigDict."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,8 +99,9 @@ def load_clips(
     machine_type: str,
     watch: Watch,
     splits: tuple[str, ...] = ("train", "test"),
+    needed: Callable[[Clips], np.ndarray] | None = None,
 ) -> Clips:
-    """The clips of one machine type, read or simulated."""
+    """The clips of one machine type, read or simulated; `needed` as in `dcase.read`."""
     c = config.data
     if c.root:
         watch.say(f"{machine_type}: reading {c.root}")
@@ -110,6 +112,7 @@ def load_clips(
             splits=splits,
             on_bad_file=c.on_bad_file,
             workers=c.workers,
+            needed=needed,
         )
         _check_clips(config, clips)
         return clips

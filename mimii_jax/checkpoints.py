@@ -11,6 +11,7 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from mimii_jax.sharding import wait_for_processes
 from mimii_jax.watch import Watch
 
 
@@ -98,8 +99,10 @@ class Checkpoints:
             f"skipped, now {aside.name} ({type(error).__name__}: {reason})"
         )
         self._manager.close()
-        shutil.rmtree(aside, ignore_errors=True)
-        (self.folder / str(step)).rename(aside)
+        if jax.process_index() == 0:
+            shutil.rmtree(aside, ignore_errors=True)
+            (self.folder / str(step)).rename(aside)
+        wait_for_processes("set aside")
         self._manager = self._open()
 
     def due(self, step: int) -> bool:

@@ -23,6 +23,7 @@ from mimii_jax.build import ConfigError
 from mimii_jax.checkpoints import CheckpointError
 from mimii_jax.data.clips import DataError
 from mimii_jax.scores import ScoreError
+from mimii_jax.sharding import join_processes
 from mimii_jax.train import NonFiniteLoss, StartError
 from mimii_jax.watch import Interrupted, Watch
 
@@ -60,6 +61,11 @@ ERRORS = (
     ScoreError,
     StartError,
 )
+COORDINATOR = flags.DEFINE_string(
+    "coordinator_address", "", "host:port of process 0, where no scheduler is found."
+)
+PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes there are.")
+PROCESS = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0 on.")
 STOPPED = 75  # exit code: try again (EX_TEMPFAIL of sysexits.h)
 
 
@@ -69,7 +75,13 @@ def main(argv: list[str]) -> None:
         sys.exit(f"error: {argv[1]}: not a flag; see --help")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
     _prepare_jax()
-    watch = Watch()
+    try:
+        join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    except (RuntimeError, ValueError) as error:
+        sys.exit(f"error: {_one_line(error)}")
+    if jax.process_count() > 1 and not WORKDIR.value:
+        sys.exit("error: --workdir: several processes need the same folder")
+    watch = Watch(leader=jax.process_index() == 0)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, watch.stop)
     workdir = Path(WORKDIR.value or "")
@@ -97,7 +109,7 @@ def main(argv: list[str]) -> None:
     ) as error:
         sys.exit(f"error: {error}")
     except Interrupted:
-        print(f"stopped; the same command with --workdir={workdir} goes on")
+        watch.say(f"stopped; the same command with --workdir={workdir} goes on")
         sys.exit(STOPPED)
     except OSError as error:
         sys.exit(f"error: {_one_line(error)}")

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mimii_jax.report.tables import results_table
 from mimii_jax.results import evaluate
 from mimii_jax.runs import Start, runs_on_all
 from mimii_jax.scores import Scores, read_scores, write_scores
+from mimii_jax.sharding import make_mesh, share_of_process, wait_for_processes
 from mimii_jax.watch import Watch
 
 # What may differ from an earlier start of the same training: it moves no number.
@@ -53,8 +54,10 @@ def train(config: Config, workdir: Path, watch: Watch) -> None:
     check(config)
     _require_same_training(config, workdir)
     types = machine_types(config)
-    for name in ("clips.csv", "examples.npz"):  # of an earlier start; made anew
-        (workdir / name).unlink(missing_ok=True)
+    wait_for_processes("checked")
+    if watch.leader:
+        for name in ("clips.csv", "examples.npz"):  # of an earlier start; made anew
+            (workdir / name).unlink(missing_ok=True)
     if len(types) > 1:
         # A bad file of the last type is found before the first is trained on.
         for machine_type in types:
@@ -89,16 +92,21 @@ def _train_one(
     config: Config, machine_type: str, workdir: Path, watch: Watch
 ) -> Scores:
     """Train and score one machine type; its audio is gone when this returns."""
-    clips = load_clips(config, machine_type, watch)
-    workdir.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config.to_dict(), indent=2)
-    (workdir / "config.json").write_text(text + "\n")
+    detector = build_detector(config)
+    if jax.process_count() > 1 and not isinstance(detector, NeuralDetector):
+        name = config.detector.name
+        raise ConfigError(f"detector.name='{name}': needs one process, no more")
+    clips = load_clips(config, machine_type, watch, needed=_needed(detector))
+    if watch.leader:
+        workdir.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(config.to_dict(), indent=2)
+        (workdir / "config.json").write_text(text + "\n")
+    wait_for_processes("workdir")
     watch.begin(workdir, machine_type)
     if config.get("tensorboard"):
         watch.open_tensorboard(workdir / "tensorboard" / machine_type)
     if config.get("profile"):
         watch.profile = workdir / "profile"
-    detector = build_detector(config)
     if detector:
         runs = runs_on_all(len(clips.train), config.seeds)
         if config.get("init_from"):
@@ -169,10 +177,13 @@ def _evaluate_one(
     detector = build_detector(config)
     if detector and not folder.is_dir():
         raise ConfigError(f"{folder}: no trained model of {machine_type}")
-    clips = load_clips(config, machine_type, watch, splits=("test",))
+    clips = load_clips(
+        config, machine_type, watch, splits=("test",), needed=_needed(detector)
+    )
     if detector:
         detector = detector.load(folder, runs_on_all(0, config.seeds), watch)
-    out.mkdir(parents=True, exist_ok=True)
+    if watch.leader:
+        out.mkdir(parents=True, exist_ok=True)
     return _score(config, detector, clips, out, watch)
 
 
@@ -192,8 +203,9 @@ def _score(
 
     Adds the clips and the pictures of some to the files of `out`.
     """
-    _append_clips(clips, out / "clips.csv")
-    _add_examples(build_front_end(config), clips.test, out / "examples.npz")
+    if watch.leader:
+        _append_clips(clips, out / "clips.csv")
+        _add_examples(build_front_end(config), clips.test, out / "examples.npz")
     tables = []
     if detector:
         scores = detector.score(clips.test, watch)
@@ -203,11 +215,14 @@ def _score(
                 watch.say(f"seed {seed}: no scores, since its training diverged")
                 continue
             tables.append(Scores.of_clips(name, seed, clips.test, score))
-    return Scores.concatenate([*tables, score_controls(clips.test, watch)])
+    mine = share_of_process(len(clips.test), make_mesh(1))
+    return Scores.concatenate([*tables, score_controls(clips.test, mine, watch)])
 
 
 def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None:
     """Write tables and figures into the workdir, and print the results."""
+    if not watch.leader:
+        return
     write_scores(scores, workdir / "scores.csv")
     write_official(scores, workdir / "official")
     c = config.eval
@@ -220,6 +235,30 @@ def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None
         watch.console.print(results_table(of_type, title))
     write_figures(workdir, part=c.split, seed=c.split_seed)
     watch.say(f"workdir: {workdir}")
+
+
+def _needed(detector: Detector | None) -> Callable[[Clips], np.ndarray] | None:
+    """For one of several processes, the clips whose audio it needs."""
+    if jax.process_count() == 1 or not isinstance(detector, NeuralDetector):
+        return None
+
+    def needed(clips: Clips) -> np.ndarray:
+        rows = detector.rows_needed(clips)
+        if jax.process_index() == 0:  # which draws them
+            rows[_pictured(clips)] = True
+        return rows
+
+    return needed
+
+
+def _pictured(clips: Clips) -> list[int]:
+    """The first normal and the first anomalous test clip of each ID."""
+    rows = []
+    for machine_id in clips.ids:
+        for label in (NORMAL, ANOMALOUS):
+            of = (clips.machine_id == machine_id) & (clips.label == label)
+            rows += np.flatnonzero(of & (clips.split == "test"))[:1].tolist()
+    return rows
 
 
 def _append_clips(clips: Clips, path: Path) -> None:
@@ -240,12 +279,10 @@ def _add_examples(front_end: FrontEnd, clips: Clips, path: Path) -> None:
     examples["frequency"] = front_end.frequencies
     examples["seconds_per_frame"] = front_end.hop / clips.sample_rate
     features = jax.jit(lambda clip: front_end(clip.astype(np.float32) / 32768))
-    for machine_id in clips.ids:
-        for label, kind in ((NORMAL, "normal"), (ANOMALOUS, "anomalous")):
-            of = (clips.machine_id == machine_id) & (clips.label == label)
-            if of.any():
-                key = f"{clips.machine_type}/{machine_id}/{kind}"
-                examples[key] = np.asarray(features(clips.audio[np.argmax(of)]))
+    for row in _pictured(clips):
+        kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
+        key = f"{clips.machine_type}/{clips.machine_id[row]}/{kind}"
+        examples[key] = np.asarray(features(clips.audio[row]))
     np.savez_compressed(path, **examples)
 
 

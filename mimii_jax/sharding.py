@@ -4,6 +4,7 @@ A row of the mesh is a shard: it holds some of the runs and the clips that these
 so that shards have nothing to tell each other. The devices of a row share its batches.
 """
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -14,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Int
+from jaxtyping import Array, Bool, Int
 
 RUN, DATA = "run", "data"
 EMPTY = -1  # a slot without a run
@@ -154,6 +155,75 @@ def _collector(sharding: NamedSharding, rows: tuple[int, ...]) -> Callable[[Any]
         return leaf.reshape(-1, *leaf.shape[2:])[np.array(rows)]
 
     return jax.jit(lambda tree: jax.tree.map(take, tree), out_shardings=sharding)
+
+
+def join_processes(coordinator: str, count: int, index: int) -> None:
+    """Join the other processes of this job, if there are any.
+
+    Under SLURM, Open MPI or Kubernetes JAX finds them; elsewhere all three are given.
+
+    Parameters
+    ----------
+    coordinator : "host:port" of process 0, or "" to look for a cluster
+    count, index : processes, and which of them this one is
+
+    Raises
+    ------
+    ValueError : only some of the three are given, or index is not below count
+    """
+    if coordinator or count or index >= 0:
+        if not (coordinator and 0 <= index < count):
+            raise ValueError(
+                "--coordinator_address, --num_processes and --process_id belong "
+                f"together, and the last counts from 0: '{coordinator}', {count}, "
+                f"{index}"
+            )
+        jax.distributed.initialize(coordinator, count, index)
+    elif _in_cluster():
+        jax.distributed.initialize()
+
+
+def _in_cluster() -> bool:
+    """Whether this process is one of several that a scheduler has started."""
+    several = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    if any(int(os.environ.get(name, 1)) > 1 for name in several):
+        return True
+    return {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= os.environ.keys()
+
+
+def share_of_process(n_rows: int, mesh: Mesh) -> Bool[np.ndarray, " row"]:
+    """Which rows this process works on, when all devices divide them in blocks."""
+    length = -(-n_rows // mesh.size)
+    mine = np.zeros(n_rows, bool)
+    for block, device in enumerate(mesh.devices.flat):
+        if device.process_index == jax.process_index():
+            mine[block * length : (block + 1) * length] = True
+    return mine
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """Arrays that every process has, on every device of a mesh."""
+    everywhere = NamedSharding(mesh, P())
+
+    def put(leaf: Any) -> Array:
+        value = np.asarray(leaf)
+        return jax.make_array_from_callback(value.shape, everywhere, lambda i: value[i])
+
+    return jax.tree.map(put, tree)
+
+
+def gather_rows(values: np.ndarray, mine: Bool[np.ndarray, " row"]) -> np.ndarray:
+    """Rows of all processes, from each those that are its own."""
+    if jax.process_count() == 1:
+        return values
+    own = np.where(mine.reshape(-1, *(1,) * (values.ndim - 1)), values, 0)
+    return np.sum(multihost_utils.process_allgather(own), axis=0)
+
+
+def wait_for_processes(where: str) -> None:
+    """Go on when every process has come here."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
 
 
 def agree(*values: int) -> tuple[int, ...]:

@@ -28,11 +28,18 @@ class Watch:
     ----------
     metrics : file that `record` appends to, one JSON object per line; None for none
     console : where to print; the terminal unless given
+    leader : whether this process is the one of several that prints and writes
     """
 
-    def __init__(self, metrics: Path | None = None, console: Console | None = None):
+    def __init__(
+        self,
+        metrics: Path | None = None,
+        console: Console | None = None,
+        leader: bool = True,
+    ):
         self.metrics = metrics
-        self.console = console or Console()
+        self.console = console or Console(quiet=not leader)
+        self.leader = leader
         # What a caller adds to each record, such as the machine type.
         self.context: dict[str, object] = {}
         self.stopped = False  # whether a stop is asked for
@@ -42,7 +49,8 @@ class Watch:
 
     def begin(self, workdir: Path, machine_type: str) -> None:
         """Keep what comes in the metrics of a workdir, as that of a machine type."""
-        self.metrics = workdir / "metrics.jsonl"
+        if self.leader:
+            self.metrics = workdir / "metrics.jsonl"
         self.context = {"machine_type": machine_type}
 
     def open_tensorboard(self, folder: Path) -> None:
@@ -52,6 +60,8 @@ class Watch:
         ------
         ImportError : tensorboardX, which writes them, is not installed
         """
+        if not self.leader:
+            return
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:

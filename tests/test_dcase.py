@@ -6,6 +6,7 @@ import pytest
 import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
+from small_clips import small_clips
 from wav_files import LENGTH, RATE, noise, put, put_slider, read
 
 from mimii_jax.data import dcase
@@ -196,3 +197,17 @@ def test_the_real_sample(real_sample, tmp_path):
     dcase.write(clips.test, tmp_path)
     again = dcase.read(tmp_path, "slider", splits=("test",))
     np.testing.assert_array_equal(again.audio, clips.test.audio)
+
+
+def test_audio_that_is_not_needed_is_not_read(tmp_path):
+    clips = small_clips()
+    dcase.write(clips, tmp_path)
+    found = dcase.read(tmp_path, "slider", needed=lambda c: c.split == "train")
+    train = found.split == "train"
+    whole = dcase.read(tmp_path, "slider")
+    np.testing.assert_array_equal(found.name, whole.name)
+    np.testing.assert_array_equal(found.audio[train], whole.audio[train])
+    assert not found.audio[~train].any()
+    (tmp_path / "slider" / "test" / whole.name[-1]).write_bytes(b"")
+    with pytest.raises(DataError, match="empty"):  # its header is looked at
+        dcase.read(tmp_path, "slider", needed=lambda c: c.split == "train")

@@ -11,8 +11,8 @@ case, are no recordings and are passed over; everything else has to be in order.
 import os
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +80,7 @@ def read(
     on_bad_file: str = "error",
     workers: int = 0,
     progress: bool = True,
+    needed: Callable[[Clips], np.ndarray] | None = None,
 ) -> Clips:
     """Read the recordings of one machine type.
 
@@ -92,6 +93,8 @@ def read(
     on_bad_file : "error", or "skip" to go on without unusable files after a warning
     workers : number of threads; 0 for a sensible number
     progress : whether to show a bar on the standard error stream
+    needed : chooses the clips whose audio is read, from clips without audio; of the
+        others the header is still looked at; None: all
 
     Returns
     -------
@@ -115,13 +118,13 @@ def read(
     if not bad:
         _require(files, ids, splits, folder)
     files = [file for file in files if not ids or file.machine_id in ids]
-    audio, unusable = wav.load(
-        [file.path for file in files], SAMPLE_RATE, workers, progress
-    )
+    none = None if needed is None else np.zeros(len(files), bool)
+    paths = [file.path for file in files]
+    audio, unusable = wav.load(paths, SAMPLE_RATE, workers, progress, none)
     _judge(bad | unusable, len(files) + len(bad), folder, on_bad_file)
     files = [file for file in files if file.path not in unusable]
     _require(files, ids, splits, folder)
-    return Clips(
+    clips = Clips(
         audio=audio,
         machine_id=np.array([file.machine_id for file in files]),
         split=np.array([file.split for file in files]),
@@ -130,6 +133,11 @@ def read(
         machine_type=machine_type,
         sample_rate=SAMPLE_RATE,
     )
+    if needed is not None:
+        paths = [file.path for file in files]
+        audio, _ = wav.load(paths, SAMPLE_RATE, workers, progress, needed(clips))
+        clips = replace(clips, audio=audio)
+    return clips
 
 
 def _machine_folder(root: Path, machine_type: str) -> Path:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int16, Shaped
+from jaxtyping import Bool, Int16, Shaped
 
 from mimii_jax.data.threads import in_parallel
 
@@ -158,7 +158,11 @@ def _to_int16(
 
 
 def load(
-    paths: Sequence[str], rate: int, workers: int, progress: bool
+    paths: Sequence[str],
+    rate: int,
+    workers: int,
+    progress: bool,
+    wanted: Bool[np.ndarray, " clip"] | None = None,
 ) -> tuple[Int16[np.ndarray, "clip time"], dict[str, str]]:
     """Read the files of one length, that which most have, into one array.
 
@@ -171,6 +175,8 @@ def load(
     rate : sampling rate that they should have, in Hz
     workers : number of threads, 0 for a sensible one
     progress : whether to show a bar
+    wanted : files whose audio is read; of the others only the header is, and their
+        rows take no memory; None: all
 
     Returns
     -------
@@ -179,10 +185,12 @@ def load(
     """
     few = paths[:: len(paths) // 8 + 1]
     frames = _usual([_load(path, rate, np.empty(0, np.int16))[0] for path in few])
-    audio, loaded = _load_all(paths, rate, frames, workers, progress)
+    if wanted is None:
+        wanted = np.ones(len(paths), bool)
+    audio, loaded = _load_all(paths, rate, frames, workers, progress, wanted)
     usual = _usual([length for length, _ in loaded])
     if usual != frames:  # the few were not like most
-        audio, loaded = _load_all(paths, rate, usual, workers, progress)
+        audio, loaded = _load_all(paths, rate, usual, workers, progress, wanted)
     count = sum(length == usual for length, _ in loaded)
     bad = {}
     for path, (length, reason) in zip(paths, loaded, strict=True):
@@ -207,13 +215,18 @@ def _usual(lengths: Sequence[int]) -> int:
 
 
 def _load_all(
-    paths: Sequence[str], rate: int, frames: int, workers: int, progress: bool
+    paths: Sequence[str],
+    rate: int,
+    frames: int,
+    workers: int,
+    progress: bool,
+    wanted: np.ndarray,
 ) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """An array with the files of length `frames` in their rows; `_load` of each."""
     audio = _new_audio(len(paths), frames)
 
     def load_row(row: int) -> tuple[int, str]:
-        return _load(paths[row], rate, audio[row])
+        return _load(paths[row], rate, audio[row] if wanted[row] else audio[row, :0])
 
     return audio, in_parallel(load_row, range(len(paths)), workers, "reading", progress)
 

@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, Float32, Int16
+from jaxtyping import Array, Bool, Float, Float32, Int16
 
 from mimii_jax.checkpoints import CheckpointError, Checkpoints
 from mimii_jax.data.clips import Clips
@@ -22,7 +22,14 @@ from mimii_jax.examples import Standardiser, Windows
 from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd
 from mimii_jax.runs import Run, Start
 from mimii_jax.scoring import Pooling
-from mimii_jax.sharding import DATA, RUN, Layout, make_mesh
+from mimii_jax.sharding import (
+    DATA,
+    RUN,
+    Layout,
+    make_mesh,
+    replicate,
+    share_of_process,
+)
 from mimii_jax.step import Settings, TrainState
 from mimii_jax.train import init_runs, train_runs
 from mimii_jax.watch import Watch
@@ -150,28 +157,48 @@ class NeuralDetector:
     def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "run clip"]:
         """Pooled error of every clip under every run's model; NaN if that diverged."""
         mesh = make_mesh(1, *self.mesh)
-        whole, by_clip = NamedSharding(mesh, P()), NamedSharding(mesh, P((RUN, DATA)))
-        models = jax.device_put(
-            (self.state.params, self.state.fixed, self.state.standardiser), whole
+        by_clip = NamedSharding(mesh, P((RUN, DATA)))
+        models = replicate(
+            (self.state.params, self.state.fixed, self.state.standardiser), mesh
         )
         score_chunk = _compile_scoring(
             self.graph, self.front_end, self.windows, self.pooling, mesh
         )
-        n_chunk = min(CLIPS_PER_TRANSFER, -(-len(clips) // mesh.size)) * mesh.size
-        scores = []
+        # Every device has a block of the clips, and takes it in chunks of one shape.
+        block = -(-len(clips) // mesh.size)
+        n_chunk = min(CLIPS_PER_TRANSFER, block)
+        shape = (mesh.size * n_chunk, *clips.audio.shape[1:])
+        scores = np.empty((len(self.state.alive), len(clips)), np.float32)
+
+        def rows(device: int, start: int) -> slice:
+            end = min(start + n_chunk, block)
+            return slice(device * block + start, min(device * block + end, len(clips)))
+
+        def audio_of(start: int, index: Any) -> np.ndarray:
+            found = clips.audio[rows((index[0].start or 0) // n_chunk, start)]
+            return np.pad(found, ((0, n_chunk - len(found)), (0, 0)))  # with silence
+
         with watch.bar("scoring", len(clips)) as advance:
-            for start in range(0, len(clips), n_chunk):
-                audio = clips.audio[start : start + n_chunk]
-                # Silence fills the last chunk: one shape, one compilation.
-                padded = np.pad(audio, ((0, n_chunk - len(audio)), (0, 0)))
-                on_devices = jax.make_array_from_callback(
-                    padded.shape, by_clip, lambda index, whole=padded: whole[index]
+            for start in range(0, block, n_chunk):
+                audio = jax.make_array_from_callback(
+                    shape, by_clip, partial(audio_of, start)
                 )
-                chunk = score_chunk(models, on_devices)
-                scores.append(np.asarray(chunk)[: len(audio)].T)
-                advance(len(audio))
+                chunk = np.asarray(score_chunk(models, audio))
+                for device in range(mesh.size):
+                    of = rows(device, start)
+                    first, n = device * n_chunk, max(0, of.stop - of.start)
+                    scores[:, of] = chunk[first : first + n].T
+                    advance(n)
         alive = np.asarray(self.state.alive)
-        return np.where(alive[:, None], np.concatenate(scores, axis=1), np.nan)
+        return np.where(alive[:, None], scores, np.nan)
+
+    def rows_needed(self, clips: Clips) -> Bool[np.ndarray, " clip"]:
+        """Clips whose audio this process needs, to train runs on all and to score."""
+        needed = clips.split == "train"
+        test = np.flatnonzero(~needed)
+        mesh = make_mesh(1, *self.mesh)
+        needed[test] = share_of_process(len(test), mesh)
+        return needed
 
     def starts(self) -> list[Start]:
         """The trained models of all runs, for others to begin with."""

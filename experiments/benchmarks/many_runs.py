@@ -1,0 +1,164 @@
+"""Speed of many MLP VAE runs as one program: five training sets times five seeds.
+
+python -m experiments.benchmarks.many_runs
+
+The training sets are those of the cross-ID study, at a scale: ids 00, 02 and 04 alone,
+all of them, and all of them cut down to the smallest. Every run is trained for the same
+number of epochs of its own set, on the network of 858,280 parameters, batch 512, Adam.
+
+- ours, one program: all runs at once, those that are done cut off
+- ours, one by one: the same compiled step, one run after the other
+- torch, one by one: the same network, eager, with its fastest Adam
+
+Compiling is not timed (once per program, kept on disk for the next start). Without
+PyTorch ours are measured alone.
+"""
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from experiments.benchmarks.mlp_vae import FRAMES, Task, torch, torch_layers, torch_loss
+from experiments.benchmarks.rounds import add_options, report, take_turns
+from mimii_jax.examples import Standardiser
+from mimii_jax.runs import Run
+from mimii_jax.sharding import Layout, make_mesh
+from mimii_jax.step import compile_steps
+from mimii_jax.train import init_runs, pool_of, stack_pools
+
+OFFICIAL = {"00": 968, "02": 968, "04": 434}  # training clips
+
+
+def training_sets(scale: float) -> list[np.ndarray]:
+    """Rows of clips of each training set; the clips of one ID stand together."""
+    counts = [max(1, round(scale * n)) for n in OFFICIAL.values()]
+    first = np.cumsum([0, *counts])
+    single = [np.arange(a, b) for a, b in zip(first[:-1], first[1:], strict=True)]
+    smallest = min(counts)
+    return [
+        np.arange(first[-1]),
+        *single,
+        np.concatenate([rows[:smallest] for rows in single]),
+    ]
+
+
+class Runs:
+    """All runs, and the compiled steps for a number of them at once."""
+
+    def __init__(self, task: Task, sets: list[np.ndarray], seeds: int, epochs: int):
+        self.task = task
+        self.epochs = epochs
+        self.runs = [Run(seed, rows) for rows in sets for seed in range(seeds)]
+        per_clip = task.windows.per_clip(FRAMES)
+        settings = task.settings
+        self.pools = [
+            pool_of(settings, run.clips, [], per_clip)._replace(
+                total=np.int32(epochs * -(-len(run.clips) * per_clip // task.batch))
+            )
+            for run in self.runs
+        ]
+        self.stacked = stack_pools(self.pools)
+        same = [Standardiser.identity(task.bins)] * len(self.runs)
+        self.graph, self.state = init_runs(task.build, settings, self.runs, same)
+        self.features = jnp.asarray(task.features)
+
+    def windows(self) -> float:
+        """How many windows all runs train on."""
+        return float(sum(pool.n_examples * self.epochs for pool in self.pools))
+
+    def program(self, at_once: int) -> Callable[[], None]:
+        """All runs, so many at a time."""
+        layout = Layout.of(make_mesh(at_once), [1] * at_once)
+        advance = compile_steps(
+            self.graph, self.task.windows, self.task.settings, layout
+        )
+        shards = len(layout.slots)
+        features = jax.device_put(
+            np.broadcast_to(self.task.features, (shards, *self.task.features.shape)),
+            layout.by_shard,
+        )
+
+        def turn() -> None:
+            for first in range(0, len(self.runs), at_once):
+                of = slice(first, first + at_once)
+                members = jax.tree.map(lambda x: x[of], (self.state, self.stacked))
+                totals = np.asarray(members[1].total)
+                longest_first = np.argsort(-totals, kind="stable")
+                members = jax.tree.map(lambda x: x[longest_first], members)
+                state, pool = layout.spread(members)
+                step = 0
+                for end in np.unique(totals):
+                    going = int(np.sum(totals > step))
+                    slots = (
+                        -(-going // shards) if shards == 1 else layout.slots.shape[1]
+                    )
+                    state = advance(state, pool, features, int(end) - step, slots)
+                    step = int(end)
+                jax.block_until_ready(state)
+
+        return turn
+
+    def by_torch(self, adam: dict[str, Any]) -> Callable[[], None]:
+        """One run after the other."""
+        task = self.task
+        per_clip, width = task.windows.per_clip(FRAMES), task.windows.width
+        frames = torch.from_numpy(task.features).reshape(-1, task.bins)
+        view = frames.as_strided(
+            (len(frames) - width + 1, width * task.bins), (task.bins, 1)
+        )
+
+        def turn() -> None:
+            for run in self.runs:
+                torch.manual_seed(run.seed)
+                layers = torch_layers(task.build(nnx.Rngs(run.seed)))
+                parameters = [
+                    p for layer in layers.values() for p in layer.parameters()
+                ]
+                rate = task.settings.learning_rate
+                optimizer = torch.optim.Adam(parameters, lr=rate, eps=1e-8, **adam)
+                of_clip = torch.arange(per_clip)
+                clips = torch.from_numpy(run.clips)
+                starts = (clips[:, None] * FRAMES + of_clip).ravel()
+                for _ in range(self.epochs):
+                    order = starts[torch.randperm(len(starts))]
+                    for batch in order.split(task.batch):
+                        optimizer.zero_grad()
+                        kl_weight = task.network["kl_weight"]
+                        torch_loss(layers, view[batch], kl_weight).backward()
+                        optimizer.step()
+
+        return turn
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.benchmarks.many_runs",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--scale", type=float, default=0.02, help="of the official numbers of clips")
+    add("--seeds", type=int, default=5)
+    add("--epochs", type=int, default=1)
+    add_options(parser)
+    args = parser.parse_args(arguments)
+    sets = training_sets(args.scale)
+    runs = Runs(Task(len(sets[0]), 1), sets, args.seeds, args.epochs)
+    together = f"ours, {len(runs.runs)} runs as one program"
+    alone = "ours, one by one"
+    turns = {together: runs.program(len(runs.runs)), alone: runs.program(1)}
+    if torch:
+        turns["torch, one by one"] = runs.by_torch({"fused": True})
+    rounds = take_turns(turns, args)
+    amounts = dict.fromkeys(turns, runs.windows())
+    report("Many runs of the MLP VAE", "windows", amounts, rounds, [together, alone])
+
+
+if __name__ == "__main__":
+    main()
