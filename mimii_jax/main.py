@@ -74,10 +74,10 @@ def main(argv: list[str]) -> None:
     if len(argv) > 1:
         sys.exit(f"error: {argv[1]}: not a flag; see --help")
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
-    _prepare_jax()
     try:
+        _prepare_jax()
         join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    except (RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         sys.exit(f"error: {_one_line(error)}")
     if jax.process_count() > 1 and not WORKDIR.value:
         sys.exit("error: --workdir: several processes need the same folder")

@@ -39,17 +39,23 @@ def example_at(
     rows = jnp.sqrt(n.astype(np.float32)).astype(np.uint32) + 1
     columns = (n + rows - 1) // rows
 
-    def shuffle(place: Array) -> Array:
-        row, column = place // columns, place % columns
-        for i in range(0, ROUNDS, 2):
-            row = (row + _mix(column ^ keys[i]) % rows) % rows
-            column = (column + _mix(row ^ keys[i + 1]) % columns) % columns
-        return row * columns + column
+    def two_rounds(i: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        row, column = at
+        row = (row + _mix(column ^ keys[2 * i]) % rows) % rows
+        column = (column + _mix(row ^ keys[2 * i + 1]) % columns) % columns
+        return row, column
 
-    place = lax.while_loop(
-        lambda place: jnp.any(place >= n),
-        lambda place: jnp.where(place >= n, shuffle(place), place),
-        shuffle(position.astype(np.uint32)),
+    def shuffle(at: tuple[Array, Array]) -> tuple[Array, Array]:
+        place, outside = at
+        grid = place // columns, place % columns
+        row, column = lax.fori_loop(0, ROUNDS // 2, two_rounds, grid)
+        place = jnp.where(outside, row * columns + column, place)
+        return place, place >= n
+
+    # Loops, though short: they compile in half the time.
+    begin = position.astype(np.uint32)
+    place, _ = lax.while_loop(
+        lambda at: jnp.any(at[1]), shuffle, (begin, begin == begin)
     )
     return place.astype(np.int32)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.benchmarks import front_end, memory, mlp_vae, rounds
+from experiments.benchmarks import front_end, many_runs, memory, mlp_vae, rounds
 
 QUICK = ["--rounds", "2", "--spare", "1", "--patience", "0"]
 TINY = ["--clips", "3", *QUICK]
@@ -37,9 +37,21 @@ def test_mlp_vae_prints_ratios(capsys):
     assert ("torch, fused" in printed) == (mlp_vae.torch is not None)
 
 
+def test_many_runs_prints_ratios(capsys):
+    many_runs.main(["--scale", "0.002", "--seeds", "1", *QUICK])
+    printed = capsys.readouterr().out
+    assert "one by one" in printed
+
+
+def test_the_training_sets_are_those_of_the_cross_id_study():
+    sets = many_runs.training_sets(1)
+    assert [len(rows) for rows in sets] == [2370, 968, 968, 434, 3 * 434]
+    np.testing.assert_array_equal(np.concatenate(sets[1:4]), sets[0])
+
+
 def test_the_network_of_the_benchmark_is_the_reported_one():
     task = mlp_vae.Task(clips=2, steps=1)
-    params = jax.tree.leaves(nnx.state(task.build(nnx.Rngs(0))))
+    params = jax.tree.leaves(nnx.state(task.build(nnx.Rngs(0)), nnx.Param))
     assert sum(leaf.size for leaf in params) == 858_280
     assert task.batch == 512
 

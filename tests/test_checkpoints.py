@@ -53,7 +53,7 @@ def train_in(folder, watch, stop_at=None, mesh=(1, 1), **changes):
         watch.stopped = False
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 3, 4])
+@pytest.mark.parametrize("stop_at", [1, 3])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(stop_at, tmp_path, watch):
     """All runs of it, of which some are done when others are not."""
     whole = train_in(tmp_path / "whole", Watch(None, Console(file=io.StringIO())))
@@ -69,9 +69,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(stop_at, tmp_path, 
     assert [row["epoch"] for row in rows] == [1, 2]
 
 
-@pytest.mark.parametrize(
-    "meshes", [((8, 1), (1, 1)), ((1, 1), (2, 4)), ((1, 8), (2, 1))]
-)
+@pytest.mark.parametrize("meshes", [((8, 1), (1, 1)), ((1, 1), (2, 4))])
 def test_a_checkpoint_restores_on_another_mesh(meshes, tmp_path, watch):
     first, second = meshes
     with pytest.raises(Interrupted):

@@ -69,10 +69,8 @@ def train_in(n_processes, recordings, workdir, *more):
     return texts
 
 
-@pytest.mark.parametrize(
-    ("seeds", "mesh"),
-    [("(0, 1)", "run"), pytest.param("(3,)", "data", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("seeds", "mesh"), [("(0, 1)", "run"), ("(3,)", "data")])
 def test_two_processes_train_what_one_does(recordings, tmp_path, seeds, mesh):
     """Runs on a process each, and one run whose batches both of them share."""
     more = (f"--config.seeds={seeds}", f"--config.mesh.{mesh}=2")

@@ -241,3 +241,10 @@ def test_a_whole_run_and_its_second_scoring_by_command(recordings, tmp_path):
     (folder,) = workdir.glob("evaluate_*")
     for name in ("scores.csv", "official/mlp_vae/seed_0/result.csv"):
         assert (folder / name).read_bytes() == (workdir / name).read_bytes()
+
+
+def test_a_new_folder_has_a_number_if_the_name_is_taken(tmp_path):
+    assert main._new_folder(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run_2").mkdir()
+    assert main._new_folder(tmp_path / "run") == tmp_path / "run_3"

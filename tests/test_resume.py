@@ -101,9 +101,8 @@ def wait_for(workdir, checkpoint):
     raise AssertionError(f"no checkpoint {checkpoint} in {folder}")
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_training_says_so_and_goes_on(
     recordings, tmp_path, uninterrupted, number
 ):

@@ -49,9 +49,9 @@ def test_what_is_spread_is_collected_again(mesh):
     assert np.all(empty[layout.slots == EMPTY] == -7)
 
 
-@pytest.mark.parametrize("mesh", [(2, 1), (8, 1), (1, 8), (2, 4), (1, 3)])
+@pytest.mark.parametrize("mesh", [(8, 1), (2, 3)])
 def test_a_mesh_changes_no_more_than_the_last_digits(mesh, tmp_path):
-    """Three runs on two shards, batches of 16 on three devices: padded, not refused.
+    """Three runs on eight or two shards, batches of 16 on three devices: padded.
 
     Not bit for bit, since sums over a batch are taken in another order.
     """

@@ -21,7 +21,7 @@ SETTINGS = Settings(
 WINDOWS = Windows(3)
 DIFFERENT = [
     Run(0, np.arange(5)),
-    Run(7, np.arange(2), {"epochs": 4, "learning_rate": 3e-3}),
+    Run(7, np.arange(3), {"epochs": 3, "learning_rate": 3e-3}),
     Run(2, np.array([1, 3, 4]), {"kl_weight": 2.0}),
 ]
 

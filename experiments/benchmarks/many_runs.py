@@ -37,11 +37,10 @@ OFFICIAL = {"00": 968, "02": 968, "04": 434}  # training clips
 def training_sets(scale: float) -> list[np.ndarray]:
     """Rows of clips of each training set; the clips of one ID stand together."""
     counts = [max(1, round(scale * n)) for n in OFFICIAL.values()]
-    first = np.cumsum([0, *counts])
-    single = [np.arange(a, b) for a, b in zip(first[:-1], first[1:], strict=True)]
+    single = np.split(np.arange(sum(counts)), np.cumsum(counts)[:-1])
     smallest = min(counts)
     return [
-        np.arange(first[-1]),
+        np.arange(sum(counts)),
         *single,
         np.concatenate([rows[:smallest] for rows in single]),
     ]
@@ -85,18 +84,15 @@ class Runs:
 
         def turn() -> None:
             for first in range(0, len(self.runs), at_once):
-                of = slice(first, first + at_once)
-                members = jax.tree.map(lambda x: x[of], (self.state, self.stacked))
-                totals = np.asarray(members[1].total)
-                longest_first = np.argsort(-totals, kind="stable")
-                members = jax.tree.map(lambda x: x[longest_first], members)
-                state, pool = layout.spread(members)
+                # The longest first, as the training's own layout has them.
+                totals = np.asarray(self.stacked.total)[first : first + at_once]
+                rows = first + np.argsort(-totals, kind="stable")
+                state, pool = layout.spread(_rows((self.state, self.stacked), rows))
                 step = 0
                 for end in np.unique(totals):
-                    going = int(np.sum(totals > step))
-                    slots = (
-                        -(-going // shards) if shards == 1 else layout.slots.shape[1]
-                    )
+                    slots = layout.slots.shape[1]
+                    if shards == 1:
+                        slots = int(np.sum(totals > step))
                     state = advance(state, pool, features, int(end) - step, slots)
                     step = int(end)
                 jax.block_until_ready(state)
@@ -116,11 +112,12 @@ class Runs:
             for run in self.runs:
                 torch.manual_seed(run.seed)
                 layers = torch_layers(task.build(nnx.Rngs(run.seed)))
-                parameters = [
-                    p for layer in layers.values() for p in layer.parameters()
-                ]
-                rate = task.settings.learning_rate
-                optimizer = torch.optim.Adam(parameters, lr=rate, eps=1e-8, **adam)
+                optimizer = torch.optim.Adam(
+                    [p for layer in layers.values() for p in layer.parameters()],
+                    lr=task.settings.learning_rate,
+                    eps=1e-8,
+                    **adam,
+                )
                 of_clip = torch.arange(per_clip)
                 clips = torch.from_numpy(run.clips)
                 starts = (clips[:, None] * FRAMES + of_clip).ravel()
@@ -133,6 +130,10 @@ class Runs:
                         optimizer.step()
 
         return turn
+
+
+def _rows(tree: Any, rows: np.ndarray) -> Any:
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
 
 
 def main(arguments: list[str] | None = None) -> None:
