@@ -137,7 +137,7 @@ class TrainState(NamedTuple):
     """
 
     step: Int[Leaf, "..."]
-    alive: Bool[Leaf, "..."]  # no loss or gradient was ever not finite
+    alive: Bool[Leaf, "..."]  # no loss was ever not finite
     loss_sum: Float32[Leaf, "..."]  # over this epoch's examples so far
     epoch_loss: Float32[Leaf, "..."]  # mean of the last whole epoch
     params: Any  # what is trained
@@ -190,7 +190,7 @@ def compile_steps(
             return jnp.sum(jnp.where(real, losses, 0)) / count
 
         loss, grads = jax.value_and_grad(loss_of)(state.params)
-        finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+        finite = jnp.isfinite(loss)
         moves, moments = OPTIMIZER.update(grads, state.moments)
         rate = settings.rate(state.step, pool.total, pool.peak)
         params = jax.tree.map(lambda p, move: p - rate * move, state.params, moves)

@@ -128,8 +128,8 @@ def train_runs(
 ) -> tuple[nnx.GraphDef, TrainState]:
     """Train all runs at once; no run depends on what others there are.
 
-    A run whose loss or gradient is not finite stays as it was before that step, and is
-    not alive any more; the others go on.
+    A run whose loss is not finite stays as it was before that step, and is not alive
+    any more; the others go on.
 
     Parameters
     ----------

@@ -37,6 +37,7 @@ def test_mlp_vae_prints_ratios(capsys):
     assert ("torch, fused" in printed) == (mlp_vae.torch is not None)
 
 
+@pytest.mark.slow
 def test_many_runs_prints_ratios(capsys):
     many_runs.main(["--scale", "0.002", "--seeds", "1", *QUICK])
     printed = capsys.readouterr().out
