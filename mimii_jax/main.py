@@ -22,9 +22,10 @@ from mimii_jax import run
 from mimii_jax.build import ConfigError
 from mimii_jax.checkpoints import CheckpointError
 from mimii_jax.data.clips import DataError
+from mimii_jax.progress import NonFiniteLoss
 from mimii_jax.scores import ScoreError
 from mimii_jax.sharding import join_processes
-from mimii_jax.train import NonFiniteLoss, StartError
+from mimii_jax.train import StartError
 from mimii_jax.watch import Interrupted, Watch
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -100,13 +101,7 @@ def main(argv: list[str]) -> None:
                 sys.exit("error: --workdir: name the folder of a trained model")
             config = CONFIG.value or run.load_config(workdir)
             run.evaluate_again(config, workdir, workdir / f"evaluate_{stamp}", watch)
-    except (
-        CheckpointError,
-        ConfigError,
-        DataError,
-        NonFiniteLoss,
-        ScoreError,
-    ) as error:
+    except ERRORS as error:
         sys.exit(f"error: {error}")
     except Interrupted:
         watch.say(f"stopped; the same command with --workdir={workdir} goes on")

@@ -1,6 +1,5 @@
 """One experiment: build from the config, load, fit, score, evaluate, report."""
 
-import csv
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,11 +19,10 @@ from mimii_jax.build import (
     load_clips,
     machine_types,
 )
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
+from mimii_jax.data.clips import Clips
 from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.neural import NeuralDetector
-from mimii_jax.features import FrontEnd
 from mimii_jax.official import write_official
 from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.figures import write_figures
@@ -32,8 +30,9 @@ from mimii_jax.report.tables import results_table
 from mimii_jax.results import evaluate
 from mimii_jax.runs import Start, runs_on_all
 from mimii_jax.scores import Scores, read_scores, write_scores
-from mimii_jax.sharding import make_mesh, share_of_process, wait_for_processes
+from mimii_jax.sharding import wait_for_processes
 from mimii_jax.watch import Watch
+from mimii_jax.workdir import add_examples, append_clips, pictured
 
 # What may differ from an earlier start of the same training: it moves no number.
 FREE_TO_CHANGE = ("mesh.", "checkpoint.", "data.workers", "profile", "tensorboard")
@@ -75,11 +74,10 @@ def _require_same_training(config: Config, workdir: Path) -> None:
             f"--workdir={workdir}: is not empty and holds no config.json of an earlier "
             "start; choose another folder"
         )
-    asked, known = _fields(config), _fields(load_config(workdir))
     changes = [
-        f"{name} was {known.get(name, 'not there')}, is {asked.get(name, 'not there')}"
-        for name in sorted(asked.keys() | known.keys())
-        if asked.get(name) != known.get(name) and not name.startswith(FREE_TO_CHANGE)
+        f"{name} was {known}, is {asked}"
+        for name, known, asked in _differences(load_config(workdir), config)
+        if not name.startswith(FREE_TO_CHANGE)
     ]
     if changes:
         raise ConfigError(
@@ -121,12 +119,10 @@ def _starts(config: Config, machine_type: str, watch: Watch) -> list[Start]:
     """For each seed the model of the same seed in `init_from`, or its only one."""
     workdir = Path(config.init_from)
     saved = load_config(workdir)
-    asked, known = _fields(config), _fields(saved)
-    for name in sorted(known):
-        if name.startswith(("features.", "windows.")) and asked[name] != known[name]:
+    for name, known, asked in _differences(saved, config):
+        if name.startswith(("features.", "windows.")):
             raise ConfigError(
-                f"init_from={workdir}: was trained with {name}={known[name]}, not "
-                f"{asked[name]}"
+                f"init_from={workdir}: was trained with {name}={known}, not {asked}"
             )
     detector = build_detector(saved)
     folder = workdir / "checkpoints" / machine_type
@@ -150,12 +146,11 @@ def evaluate_again(config: Config, workdir: Path, out: Path, watch: Watch) -> No
     training; everything that the model depends on must be as it was in training.
     """
     check(config)
-    asked, known = _fields(config), _fields(load_config(workdir))
-    for name in sorted(asked.keys() | known.keys()):
-        if name.startswith(OF_THE_MODEL) and asked.get(name) != known.get(name):
+    for name, known, asked in _differences(load_config(workdir), config):
+        if name.startswith(OF_THE_MODEL):
             raise ConfigError(
-                f"--config: {name}={asked.get(name)} differs from that of the model in "
-                f"{workdir}, {known.get(name)}"
+                f"--config: {name}={asked} differs from that of the model in "
+                f"{workdir}, {known}"
             )
     if not (workdir / "scores.csv").exists():
         raise ConfigError(
@@ -204,8 +199,8 @@ def _score(
     Adds the clips and the pictures of some to the files of `out`.
     """
     if watch.leader:
-        _append_clips(clips, out / "clips.csv")
-        _add_examples(build_front_end(config), clips.test, out / "examples.npz")
+        append_clips(clips, out / "clips.csv")
+        add_examples(build_front_end(config), clips.test, out / "examples.npz")
     tables = []
     if detector:
         scores = detector.score(clips.test, watch)
@@ -215,7 +210,10 @@ def _score(
                 watch.say(f"seed {seed}: no scores, since its training diverged")
                 continue
             tables.append(Scores.of_clips(name, seed, clips.test, score))
-    mine = share_of_process(len(clips.test), make_mesh(1))
+    mine = np.ones(len(clips), bool)
+    if isinstance(detector, NeuralDetector):
+        mine = detector.rows_needed(clips)
+    mine = mine[clips.split == "test"]
     return Scores.concatenate([*tables, score_controls(clips.test, mine, watch)])
 
 
@@ -245,45 +243,10 @@ def _needed(detector: Detector | None) -> Callable[[Clips], np.ndarray] | None:
     def needed(clips: Clips) -> np.ndarray:
         rows = detector.rows_needed(clips)
         if jax.process_index() == 0:  # which draws them
-            rows[_pictured(clips)] = True
+            rows[pictured(clips)] = True
         return rows
 
     return needed
-
-
-def _pictured(clips: Clips) -> list[int]:
-    """The first normal and the first anomalous test clip of each ID."""
-    rows = []
-    for machine_id in clips.ids:
-        for label in (NORMAL, ANOMALOUS):
-            of = (clips.machine_id == machine_id) & (clips.label == label)
-            rows += np.flatnonzero(of & (clips.split == "test"))[:1].tolist()
-    return rows
-
-
-def _append_clips(clips: Clips, path: Path) -> None:
-    """Add a row per clip to clips.csv."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        write = csv.writer(file, lineterminator="\n").writerow
-        if fresh:
-            write(("machine_type", "split", "machine_id", "label", "name"))
-        rows = (clips.split, clips.machine_id, clips.label, clips.name)
-        for row in zip(*(column.tolist() for column in rows), strict=True):
-            write((clips.machine_type, *row))
-
-
-def _add_examples(front_end: FrontEnd, clips: Clips, path: Path) -> None:
-    """Add the features of each ID's first normal and anomalous clip, for pictures."""
-    examples: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
-    examples["frequency"] = front_end.frequencies
-    examples["seconds_per_frame"] = front_end.hop / clips.sample_rate
-    features = jax.jit(lambda clip: front_end(clip.astype(np.float32) / 32768))
-    for row in _pictured(clips):
-        kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
-        key = f"{clips.machine_type}/{clips.machine_id[row]}/{kind}"
-        examples[key] = np.asarray(features(clips.audio[row]))
-    np.savez_compressed(path, **examples)
 
 
 def _same(a: Scores, b: Scores) -> bool:
@@ -299,6 +262,16 @@ def _tuples(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def _differences(known: Config, asked: Config) -> list[tuple[str, str, str]]:
+    """Full name of every field in which two configs differ, and both values."""
+    first, second = _fields(known), _fields(asked)
+    return [
+        (name, first.get(name, "not there"), second.get(name, "not there"))
+        for name in sorted(first.keys() | second.keys())
+        if first.get(name) != second.get(name)
+    ]
 
 
 def _fields(config: Config) -> dict[str, str]:

@@ -53,6 +53,11 @@ def make_mesh(n_runs: int, run: int = 0, data: int = 0) -> Mesh:
     return Mesh(grid, (RUN, DATA), axis_types=(AxisType.Auto,) * 2)
 
 
+def everywhere(mesh: Mesh) -> NamedSharding:
+    """Of arrays that every device of a mesh has."""
+    return NamedSharding(mesh, P())
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Which run stands in which slot of which shard.
@@ -99,11 +104,6 @@ class Layout:
         """Of arrays whose first axis is the shard."""
         return NamedSharding(self.mesh, P(RUN))
 
-    @property
-    def everywhere(self) -> NamedSharding:
-        """Of arrays that every device has."""
-        return NamedSharding(self.mesh, P())
-
     def spread(self, tree: Any, *, empty: Any = None) -> Any:
         """Arrays [run, ...] of every process as arrays [shard, slot, ...] on devices.
 
@@ -115,9 +115,7 @@ class Layout:
             whole = leaf[np.maximum(self.slots, 0)]
             if empty is not None:
                 whole[self.slots == EMPTY] = empty
-            return jax.make_array_from_callback(
-                whole.shape, self.by_shard, lambda index: whole[index]
-            )
+            return _put(whole, self.by_shard)
 
         return jax.tree.map(spread_leaf, tree)
 
@@ -125,7 +123,7 @@ class Layout:
         """Arrays [shard, slot, ...] as arrays [run, ...], whole on every device."""
         flat = self.slots.ravel()
         rows = np.argsort(flat)[np.sum(flat == EMPTY) :]
-        return _collector(self.everywhere, tuple(rows.tolist()))(tree)
+        return _collector(everywhere(self.mesh), tuple(rows.tolist()))(tree)
 
     def share(self, shards: dict[int, Array]) -> Array:
         """An array of each local shard, all of one shape, as one array [shard, ...].
@@ -203,13 +201,12 @@ def share_of_process(n_rows: int, mesh: Mesh) -> Bool[np.ndarray, " row"]:
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
     """Arrays that every process has, on every device of a mesh."""
-    everywhere = NamedSharding(mesh, P())
+    return jax.tree.map(lambda leaf: _put(np.asarray(leaf), everywhere(mesh)), tree)
 
-    def put(leaf: Any) -> Array:
-        value = np.asarray(leaf)
-        return jax.make_array_from_callback(value.shape, everywhere, lambda i: value[i])
 
-    return jax.tree.map(put, tree)
+def _put(value: np.ndarray, sharding: NamedSharding) -> Array:
+    """A host array, of which every process has its part, on the devices."""
+    return jax.make_array_from_callback(value.shape, sharding, lambda i: value[i])
 
 
 def gather_rows(values: np.ndarray, mine: Bool[np.ndarray, " row"]) -> np.ndarray:

@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int, UInt32
 
 from mimii_jax.examples import Standardiser
 from mimii_jax.order import example_at
 from mimii_jax.runs import Run
-from mimii_jax.sharding import DATA, RUN, Layout
+from mimii_jax.sharding import DATA, RUN
 
 OF_SETTINGS = frozenset({"epochs", "learning_rate"})  # in which runs may differ
 SCHEDULES = ("constant", "cosine")
@@ -160,14 +161,14 @@ class Pool(NamedTuple):
 
 
 def compile_steps(
-    graph: nnx.GraphDef, examples: Examples, settings: Settings, layout: Layout
+    graph: nnx.GraphDef, examples: Examples, settings: Settings, mesh: Mesh
 ) -> Callable[..., TrainState]:
     """A function that does n steps of all runs that are not done, in one dispatch.
 
     Its arguments: state (donated), pool, features [shard, clip, frame, bin], n, and the
     number of slots that are in use; for each such number it is compiled once.
     """
-    n_devices = layout.mesh.shape[DATA]
+    n_devices = mesh.shape[DATA]
     batch = jnp.arange(-(-settings.batch_size // n_devices) * n_devices)
 
     def one_step(state: TrainState, pool: Pool, features: Array) -> TrainState:
@@ -212,7 +213,7 @@ def compile_steps(
     def steps(state: TrainState, pool: Pool, features: Array, n: Array, slots: int):
         @partial(
             jax.shard_map,
-            mesh=layout.mesh,
+            mesh=mesh,
             in_specs=(P(RUN), P(RUN), P(RUN), P()),
             out_specs=P(RUN),
             axis_names={RUN},
@@ -234,7 +235,7 @@ def compile_steps(
 
 
 def compile_validation(
-    graph: nnx.GraphDef, examples: Examples, layout: Layout
+    graph: nnx.GraphDef, examples: Examples, mesh: Mesh
 ) -> Callable[..., Float32[Array, "shard slot"]]:
     """A function of state, pool and features: the mean loss on held-out clips.
 
@@ -261,7 +262,7 @@ def compile_validation(
     @jax.jit
     @partial(
         jax.shard_map,
-        mesh=layout.mesh,
+        mesh=mesh,
         in_specs=P(RUN),
         out_specs=P(RUN),
         axis_names={RUN},

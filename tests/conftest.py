@@ -48,3 +48,47 @@ def published_scores() -> Path:
     if not root.is_dir():
         pytest.skip("the published scores are not on this machine")
     return root
+
+
+@pytest.fixture(scope="session")
+def recordings(tmp_path_factory) -> Path:
+    """Root of a small data set of wav files."""
+    return _written(tmp_path_factory.mktemp("recordings"))
+
+
+@pytest.fixture(scope="session")
+def more_recordings(tmp_path_factory) -> Path:
+    """As `recordings`, with 40 clips to train on."""
+    return _written(tmp_path_factory.mktemp("more_recordings"), train=20)
+
+
+def _written(root: Path, **counts: int) -> Path:
+    # Imported here: the hook above has to come first.
+    from small_clips import small_clips
+
+    from mimii_jax.data import dcase
+
+    dcase.write(small_clips(**counts), root)
+    return root
+
+
+@pytest.fixture
+def no_figures(monkeypatch) -> None:
+    """The figures have tests of their own, and take longer than a small training."""
+    from mimii_jax import run
+
+    monkeypatch.setattr(run, "write_figures", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="session")
+def model(recordings, tmp_path_factory) -> Path:
+    """The workdir of a small trained model."""
+    from small_runs import small, trained
+
+    from mimii_jax import run
+
+    workdir = tmp_path_factory.mktemp("model") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_figures", lambda *_, **__: None)
+        trained(small(root=recordings), workdir)
+    return workdir

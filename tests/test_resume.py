@@ -1,65 +1,30 @@
 """A training as a process of its own: stopped, killed, started again."""
 
 import hashlib
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 import warnings
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from job import finished, start
 from orbax.checkpoint import v1 as ocp
-from small_clips import small_clips
 
-from mimii_jax.data import dcase
 from mimii_jax.main import STOPPED
 
-ROOT = Path(__file__).parents[1]
+SAVES_ALWAYS = (
+    "--config.train.epochs=20",
+    "--config.checkpoint.every_steps=1",
+    "--config.seeds=(0, 1)",
+)
 
 
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory):
-    root = tmp_path_factory.mktemp("recordings")
-    dcase.write(small_clips(train=20), root)
-    return root
-
-
-def start(recordings, workdir, *more, epochs=20):
-    """The main job on little data; saves at every dispatch."""
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mimii_jax.main",
-            "--config=configs/mlp_vae.py:quick",
-            f"--workdir={workdir}",
-            f"--config.data.root={recordings}",
-            f"--config.train.epochs={epochs}",
-            "--config.train.batch_size=32",
-            "--config.detector.hidden=(16,)",
-            "--config.checkpoint.every_steps=1",
-            "--config.seeds=(0, 1)",
-            "--config.eval.bootstrap=0",
-            *more,
-        ],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def finished(process):
-    text, _ = process.communicate(timeout=120)
-    assert process.returncode == 0, text
-    return text
+def begin(more_recordings, workdir):
+    """A training that saves at every dispatch."""
+    return start(more_recordings, workdir, *SAVES_ALWAYS)
 
 
 def results(workdir):
@@ -81,10 +46,10 @@ def final_state(workdir):
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(recordings, tmp_path_factory):
+def uninterrupted(more_recordings, tmp_path_factory):
     """The results of a training that nobody stopped."""
     workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
-    finished(start(recordings, workdir))
+    finished(begin(more_recordings, workdir))
     return results(workdir), final_state(workdir)
 
 
@@ -104,10 +69,10 @@ def wait_for(workdir, checkpoint):
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_training_says_so_and_goes_on(
-    recordings, tmp_path, uninterrupted, number
+    more_recordings, tmp_path, uninterrupted, number
 ):
     workdir = tmp_path / "run"
-    process = start(recordings, workdir)
+    process = begin(more_recordings, workdir)
     wait_for(workdir, 1)
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
@@ -117,7 +82,8 @@ def test_a_stopped_training_says_so_and_goes_on(
     )
     assert "Traceback" not in text
     assert not (workdir / "scores.csv").exists()
-    assert "goes on from" in finished(start(recordings, workdir))
+    (text,) = finished(begin(more_recordings, workdir))
+    assert "goes on from" in text
     expected, state = uninterrupted
     assert results(workdir) == expected
     assert final_state(workdir) == state
@@ -125,19 +91,19 @@ def test_a_stopped_training_says_so_and_goes_on(
 
 @pytest.mark.slow
 def test_a_training_that_is_killed_ten_times_ends_with_the_same_bits(
-    recordings, tmp_path, uninterrupted
+    more_recordings, tmp_path, uninterrupted
 ):
     """By SIGKILL at random moments; it saves all the time, so while saving, too."""
     expected, state = uninterrupted
     begun = time.monotonic()
-    finished(start(recordings, tmp_path / "timed"))  # all is compiled
+    finished(begin(more_recordings, tmp_path / "timed"))  # all is compiled
     seconds = time.monotonic() - begun
     assert results(tmp_path / "timed") == expected
     workdir = tmp_path / "run"
     chance = random.Random(0)
     kills = 0
     while kills < 10:
-        process = start(recordings, workdir)
+        process = begin(more_recordings, workdir)
         try:
             process.wait(timeout=chance.uniform(0.3, 1.0) * seconds)
         except subprocess.TimeoutExpired:
@@ -147,6 +113,6 @@ def test_a_training_that_is_killed_ten_times_ends_with_the_same_bits(
         if process.returncode == 0:  # done too soon: kill another one
             assert results(workdir) == expected
             workdir = tmp_path / f"run_{kills}"
-    finished(start(recordings, workdir))
+    finished(begin(more_recordings, workdir))
     assert results(workdir) == expected
     assert final_state(workdir) == state

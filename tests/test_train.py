@@ -24,10 +24,11 @@ from training import (
 from mimii_jax import train
 from mimii_jax.examples import Standardiser, Windows
 from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.progress import NonFiniteLoss
 from mimii_jax.runs import Run, runs_on_all
 from mimii_jax.sharding import Layout, make_mesh
 from mimii_jax.step import Settings, compile_steps
-from mimii_jax.train import NonFiniteLoss, init_runs
+from mimii_jax.train import init_runs
 
 
 def epochs(path):
@@ -192,7 +193,7 @@ def compiled_steps(n_clips, n_frames, n_bins, hidden, batch_size, mesh=(1, 1), r
     ]
     shape = (mesh[0], n_clips, n_frames, n_bins)
     features = jax.ShapeDtypeStruct(shape, np.float32, sharding=layout.by_shard)
-    steps = compile_steps(graph, windows, settings, layout)
+    steps = compile_steps(graph, windows, settings, layout.mesh)
     return steps.lower(
         layout.spread(state), layout.spread(train.stack_pools(pools)), features, 1, 1
     ).compile()

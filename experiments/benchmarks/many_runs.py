@@ -16,20 +16,30 @@ PyTorch ours are measured alone.
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from experiments.benchmarks.mlp_vae import FRAMES, Task, torch, torch_layers, torch_loss
+from experiments.benchmarks.mlp_vae import (
+    FRAMES,
+    Task,
+    torch,
+    torch_adam,
+    torch_layers,
+    torch_loss,
+    torch_windows,
+)
 from experiments.benchmarks.rounds import add_options, report, take_turns
 from mimii_jax.examples import Standardiser
 from mimii_jax.runs import Run
-from mimii_jax.sharding import Layout, make_mesh
+from mimii_jax.sharding import RUN, Layout, make_mesh
 from mimii_jax.step import compile_steps
-from mimii_jax.train import init_runs, pool_of, stack_pools
+from mimii_jax.train import init_runs, pool_of, slots_in_use, stack_pools
 
 OFFICIAL = {"00": 968, "02": 968, "04": 434}  # training clips
 
@@ -47,54 +57,45 @@ def training_sets(scale: float) -> list[np.ndarray]:
 
 
 class Runs:
-    """All runs, and the compiled steps for a number of them at once."""
+    """All runs, and what trains them."""
 
     def __init__(self, task: Task, sets: list[np.ndarray], seeds: int, epochs: int):
         self.task = task
         self.epochs = epochs
         self.runs = [Run(seed, rows) for rows in sets for seed in range(seeds)]
         per_clip = task.windows.per_clip(FRAMES)
-        settings = task.settings
-        self.pools = [
-            pool_of(settings, run.clips, [], per_clip)._replace(
-                total=np.int32(epochs * -(-len(run.clips) * per_clip // task.batch))
-            )
-            for run in self.runs
-        ]
-        self.stacked = stack_pools(self.pools)
+        settings = replace(task.settings, epochs=epochs)
+        self.pool = stack_pools(
+            [pool_of(settings, run.clips, [], per_clip) for run in self.runs]
+        )
         same = [Standardiser.identity(task.bins)] * len(self.runs)
         self.graph, self.state = init_runs(task.build, settings, self.runs, same)
-        self.features = jnp.asarray(task.features)
 
     def windows(self) -> float:
         """How many windows all runs train on."""
-        return float(sum(pool.n_examples * self.epochs for pool in self.pools))
+        return float(np.sum(self.pool.n_examples) * self.epochs)
 
     def program(self, at_once: int) -> Callable[[], None]:
         """All runs, so many at a time."""
-        layout = Layout.of(make_mesh(at_once), [1] * at_once)
-        advance = compile_steps(
-            self.graph, self.task.windows, self.task.settings, layout
-        )
-        shards = len(layout.slots)
+        mesh = make_mesh(at_once)
+        task = self.task
+        advance = compile_steps(self.graph, task.windows, task.settings, mesh)
         features = jax.device_put(
-            np.broadcast_to(self.task.features, (shards, *self.task.features.shape)),
-            layout.by_shard,
+            np.broadcast_to(task.features, (mesh.shape[RUN], *task.features.shape)),
+            NamedSharding(mesh, P(RUN)),
         )
 
         def turn() -> None:
             for first in range(0, len(self.runs), at_once):
-                # The longest first, as the training's own layout has them.
-                totals = np.asarray(self.stacked.total)[first : first + at_once]
-                rows = first + np.argsort(-totals, kind="stable")
-                state, pool = layout.spread(_rows((self.state, self.stacked), rows))
+                state, pool = _rows((self.state, self.pool), first, at_once)
+                total = pool.total
+                layout = Layout.of(mesh, total)
+                state, pool = layout.spread((state, pool))
                 step = 0
-                for end in np.unique(totals):
-                    slots = layout.slots.shape[1]
-                    if shards == 1:
-                        slots = int(np.sum(totals > step))
-                    state = advance(state, pool, features, int(end) - step, slots)
-                    step = int(end)
+                for end in np.unique(total).tolist():
+                    slots = slots_in_use(layout, total, step)
+                    state = advance(state, pool, features, end - step, slots)
+                    step = end
                 jax.block_until_ready(state)
 
         return turn
@@ -102,22 +103,14 @@ class Runs:
     def by_torch(self, adam: dict[str, Any]) -> Callable[[], None]:
         """One run after the other."""
         task = self.task
-        per_clip, width = task.windows.per_clip(FRAMES), task.windows.width
-        frames = torch.from_numpy(task.features).reshape(-1, task.bins)
-        view = frames.as_strided(
-            (len(frames) - width + 1, width * task.bins), (task.bins, 1)
-        )
+        per_clip = task.windows.per_clip(FRAMES)
+        view = torch_windows(task)
 
         def turn() -> None:
             for run in self.runs:
                 torch.manual_seed(run.seed)
                 layers = torch_layers(task.build(nnx.Rngs(run.seed)))
-                optimizer = torch.optim.Adam(
-                    [p for layer in layers.values() for p in layer.parameters()],
-                    lr=task.settings.learning_rate,
-                    eps=1e-8,
-                    **adam,
-                )
+                optimizer = torch_adam(layers, task, adam)
                 of_clip = torch.arange(per_clip)
                 clips = torch.from_numpy(run.clips)
                 starts = (clips[:, None] * FRAMES + of_clip).ravel()
@@ -125,15 +118,14 @@ class Runs:
                     order = starts[torch.randperm(len(starts))]
                     for batch in order.split(task.batch):
                         optimizer.zero_grad()
-                        kl_weight = task.network["kl_weight"]
-                        torch_loss(layers, view[batch], kl_weight).backward()
+                        torch_loss(layers, view[batch], task.kl_weight).backward()
                         optimizer.step()
 
         return turn
 
 
-def _rows(tree: Any, rows: np.ndarray) -> Any:
-    return jax.tree.map(lambda leaf: leaf[rows], tree)
+def _rows(tree: Any, first: int, number: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[first : first + number], tree)
 
 
 def main(arguments: list[str] | None = None) -> None:

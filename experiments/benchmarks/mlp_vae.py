@@ -28,11 +28,13 @@ from flax import nnx
 
 from configs.mlp_vae import get_config
 from experiments.benchmarks.rounds import add_options, report, take_turns
-from mimii_jax.examples import Standardiser, Windows
+from mimii_jax.build import build_detector
+from mimii_jax.examples import Standardiser
 from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.progress import loss_so_far
 from mimii_jax.runs import runs_on_all
 from mimii_jax.sharding import Layout, make_mesh
-from mimii_jax.step import Settings, compile_steps
+from mimii_jax.step import compile_steps
 from mimii_jax.train import init_runs, pool_of, stack_pools
 
 # An optional peer, of which a type checker knows nothing.
@@ -47,13 +49,10 @@ class Task:
 
     def __init__(self, clips: int, steps: int) -> None:
         config: Any = get_config("reference")
-        self.windows = Windows(config.windows.width, config.windows.hop)
-        self.network = config.detector.to_dict()
-        self.network.pop("name")
-        training = config.train.to_dict()
-        training.pop("validation_fraction")
-        training.pop("precision")
-        self.settings = Settings(**training)
+        detector: Any = build_detector(config)
+        self.windows, self.settings = detector.windows, detector.settings
+        self.detector = detector
+        self.kl_weight = config.detector.kl_weight
         self.steps = steps
         self.bins = config.features.n_mels
         shape = (clips, FRAMES, self.bins)
@@ -65,7 +64,7 @@ class Task:
 
     def build(self, rngs: nnx.Rngs) -> MLPVAE:
         """The network."""
-        return MLPVAE((self.windows.width, self.bins), **self.network, rngs=rngs)
+        return self.detector.build((self.windows.width, self.bins), rngs=rngs)
 
 
 def ours(task: Task, seeds: Sequence[int]) -> Turn:
@@ -75,17 +74,19 @@ def ours(task: Task, seeds: Sequence[int]) -> Turn:
     graph, state = init_runs(task.build, task.settings, runs, same)
     layout = Layout.of(make_mesh(len(runs)), [1] * len(runs))
     per_clip = task.windows.per_clip(FRAMES)
-    pool = pool_of(task.settings, np.arange(len(task.features)), [], per_clip)
-    state, pools = layout.spread(state), layout.spread(stack_pools([pool] * len(runs)))
+    pool = stack_pools(
+        [pool_of(task.settings, run.clips, [], per_clip) for run in runs]
+    )
+    state, pools = layout.spread((state, pool))
     features = layout.share({0: jnp.asarray(task.features)})
-    advance = compile_steps(graph, task.windows, task.settings, layout)
+    advance = compile_steps(graph, task.windows, task.settings, layout.mesh)
 
     def turn() -> float:
         nonlocal state
-        before = np.asarray(state.loss_sum)
         state = advance(state, pools, features, task.steps, len(runs))
-        done = np.asarray(state.loss_sum) - before
-        return float(np.mean(done)) / (task.steps * task.batch)
+        step, loss_sum = layout.collect((state.step, state.loss_sum))
+        losses = loss_so_far(np.asarray(step), np.asarray(loss_sum), pool, task.batch)
+        return float(np.mean(losses))
 
     return turn
 
@@ -93,15 +94,9 @@ def ours(task: Task, seeds: Sequence[int]) -> Turn:
 def by_torch(task: Task, adam: dict[str, Any]) -> Turn:
     """The same network, parameters, loss and batches, eager."""
     layers = torch_layers(task.build(nnx.Rngs(0)))
-    parameters = [p for layer in layers.values() for p in layer.parameters()]
-    optimizer = torch.optim.Adam(
-        parameters, lr=task.settings.learning_rate, eps=1e-8, **adam
-    )
+    optimizer = torch_adam(layers, task, adam)
     per_clip, width = task.windows.per_clip(FRAMES), task.windows.width
-    frames = torch.from_numpy(task.features).reshape(-1, task.bins)
-    view = frames.as_strided(
-        (len(frames) - width + 1, width * task.bins), (task.bins, 1)
-    )
+    view = torch_windows(task)
     order = torch.randperm(task.n_windows)
 
     def turn() -> float:
@@ -110,13 +105,30 @@ def by_torch(task: Task, adam: dict[str, Any]) -> Turn:
             index = order[step * task.batch : (step + 1) * task.batch]
             start = index + index // per_clip * (width - 1)
             optimizer.zero_grad()
-            loss = torch_loss(layers, view[start], task.network["kl_weight"])
+            loss = torch_loss(layers, view[start], task.kl_weight)
             loss.backward()
             optimizer.step()
             total += loss.detach()
         return total.item() / task.steps
 
     return turn
+
+
+def torch_adam(layers: dict[str, Any], task: Task, kind: dict[str, Any]) -> Any:
+    """An optimizer of all layers."""
+    parameters = [p for layer in layers.values() for p in layer.parameters()]
+    return torch.optim.Adam(
+        parameters, lr=task.settings.learning_rate, eps=1e-8, **kind
+    )
+
+
+def torch_windows(task: Task) -> Any:
+    """An overlapping view of all frames: row i is the window that begins at frame i."""
+    frames = torch.from_numpy(task.features).reshape(-1, task.bins)
+    width = task.windows.width
+    return frames.as_strided(
+        (len(frames) - width + 1, width * task.bins), (task.bins, 1)
+    )
 
 
 def torch_layers(model: MLPVAE) -> dict[str, Any]:

@@ -178,10 +178,10 @@ class ClassicalDetector:
                 rows = np.arange(start, min(start + CLIPS_PER_TRANSFER, len(clips)))
                 features = extract(self.front_end, clips.audio, rows, lambda n: None)
                 n_windows = self._windows(features).per_clip(features.shape[1])
-                index = np.arange(len(rows) * n_windows)
+                x = self._gather(features, np.arange(len(rows) * n_windows))
                 errors = np.stack(
                     [
-                        _outlyingness(model, self._flat(features, index, standardiser))
+                        _outlyingness(model, _flat(standardiser.apply(x)))
                         for model, standardiser in zip(
                             self.models, self.standardisers, strict=True
                         )
@@ -215,12 +215,8 @@ class ClassicalDetector:
     def _windows(self, features: Array) -> Windows:
         return self.windows or Windows(width=features.shape[1])
 
-    def _flat(
-        self, features: Array, index: np.ndarray, standardiser: Standardiser
-    ) -> np.ndarray:
-        """Standardised examples, one per row."""
-        x = self._windows(features).gather(features, jnp.asarray(index))
-        return np.asarray(standardiser.apply(x)).reshape(len(index), -1)
+    def _gather(self, features: Array, index: np.ndarray) -> Array:
+        return self._windows(features).gather(features, jnp.asarray(index))
 
     def _training_examples(
         self, features: Array, run: Run, standardiser: Standardiser, watch: Watch
@@ -235,7 +231,7 @@ class ClassicalDetector:
                 f"seed {run.seed}: fitted to {self.max_examples:,} of {n_examples:,} "
                 "windows, drawn at random (windows.max_examples)"
             )
-        return self._flat(features, index, standardiser)
+        return _flat(standardiser.apply(self._gather(features, index)))
 
 
 def _require_svm(nu: float, gamma: float) -> None:
@@ -247,6 +243,11 @@ def _require(holds: bool, field: str, value: float, what: str) -> None:
     """Refuse a setting; scikit-learn itself would do so in the middle of a run."""
     if not holds:
         raise ValueError(f"detector.{field}={value}: must be {what}")
+
+
+def _flat(x: Array) -> np.ndarray:
+    """Examples on the host, one per row."""
+    return np.asarray(x).reshape(len(x), -1)
 
 
 def _outlyingness(model: Any, x: np.ndarray) -> np.ndarray:

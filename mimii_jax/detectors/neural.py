@@ -26,12 +26,13 @@ from mimii_jax.sharding import (
     DATA,
     RUN,
     Layout,
+    everywhere,
     make_mesh,
     replicate,
     share_of_process,
 )
 from mimii_jax.step import Settings, TrainState
-from mimii_jax.train import init_runs, train_runs
+from mimii_jax.train import abstract_runs, train_runs
 from mimii_jax.watch import Watch
 
 
@@ -142,13 +143,12 @@ class NeuralDetector:
     def load(self, folder: Path, runs: Sequence[Run], watch: Watch) -> Self:
         """Read the latest checkpoint of a training of the same configuration."""
         n_bins = len(self.front_end.frequencies)
-        standardiser = [Standardiser.identity(n_bins)] * len(runs)
-        self.graph, like = init_runs(
-            self._build(n_bins), self.settings, runs, standardiser
+        self.graph, like = abstract_runs(
+            self._build(n_bins), self.settings, len(runs), n_bins
         )
         checkpoints = self._checkpoints(folder, watch)
-        whole = NamedSharding(make_mesh(1, *self.mesh), P())
-        step, self.state = checkpoints.restore(like, whole)
+        mesh = make_mesh(1, *self.mesh)
+        step, self.state = checkpoints.restore(like, everywhere(mesh))
         checkpoints.close()
         if not step:
             raise CheckpointError(f"{folder}: no checkpoint that can be read")
@@ -233,7 +233,7 @@ def _compile_scoring(
 ) -> Callable[..., Float32[Array, "clip run"]]:
     """A function of models and audio; every device scores its share of the clips."""
 
-    @partial(jax.jit, out_shardings=NamedSharding(mesh, P()))
+    @partial(jax.jit, out_shardings=everywhere(mesh))
     @partial(
         jax.shard_map,
         mesh=mesh,
