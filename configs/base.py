@@ -31,9 +31,12 @@ def base_config() -> ConfigDict:
     c.features.standardise = False  # per bin, by training statistics
 
     c.scoring = ConfigDict()
-    c.scoring.name = "mean"  # over a clip's windows; or "max", "top_k", "gwrp"
+    c.scoring.kind = "mse"  # or "mahalanobis", of the error per bin; neural detectors
+    c.scoring.per_id = False  # mahalanobis: from the normal clips of the same ID
+    c.scoring.pooling = "mean"  # over a clip's windows; or "max", "top_k", "gwrp"
     c.scoring.top_k = 10  # windows
     c.scoring.gwrp_r = 0.99
+    c.scoring.batch_size = 0  # clips at once; 0: a sensible number
 
     c.eval = ConfigDict()
     c.eval.split = "all"  # or "validation" (40 % of the test clips), "test" (60 %)

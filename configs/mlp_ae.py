@@ -17,6 +17,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.windows = ConfigDict()
     c.windows.width = 5  # frames
     c.windows.hop = 1  # frames
+    c.windows.scoring_hop = 1  # frames
 
     c.detector = ConfigDict()
     c.detector.name = "mlp_ae"

@@ -25,7 +25,7 @@ from mimii_jax.features import FRONT_ENDS, FrontEnd
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.parts import PARTS
-from mimii_jax.scoring import Pooling
+from mimii_jax.scoring import MSE, Pooling, Scoring
 from mimii_jax.sharding import make_mesh
 from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
@@ -152,14 +152,16 @@ def build_detector(config: Config) -> Detector | None:
     shared: dict[str, Any] = {
         "front_end": build_front_end(config),
         "standardise": config.features.standardise,
-        "pooling": Pooling(**config.scoring),
     }
+    scoring = _build_scoring(config)
     width, hop = config.windows.width, config.windows.hop
     if name in CLASSICAL:
+        _choice("scoring.kind", scoring.kind, (MSE,))
         return ClassicalDetector(
             partial(CLASSICAL[name], **fields),
-            windows=Windows(width, hop) if width else None,
+            windows=Windows(width, hop),
             max_examples=config.windows.max_examples,
+            pooling=scoring.pooling,
             **shared,
         )
     training = config.train.to_dict()
@@ -169,12 +171,21 @@ def build_detector(config: Config) -> Detector | None:
     return NeuralDetector(
         partial(MODELS[name], **fields),
         windows=Windows(width, hop),
+        scoring_windows=Windows(width, config.windows.scoring_hop),
+        scoring=scoring,
         validation_fraction=training.pop("validation_fraction"),
         settings=Settings(**training),
         saving=Saving(**config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
         **shared,
     )
+
+
+def _build_scoring(config: Config) -> Scoring:
+    """From errors to scores, as `config.scoring` says."""
+    c = config.scoring
+    pooling = Pooling(c.pooling, c.top_k, c.gwrp_r)
+    return Scoring(c.kind, c.per_id, c.batch_size, pooling)
 
 
 def _require(holds: bool, field: str, value: Any, what: str) -> None:
@@ -193,7 +204,7 @@ def _check_clips(config: Config, clips: Clips) -> None:
         wave = jax.ShapeDtypeStruct(clips.audio.shape[1:], np.float32)
         n_frames = jax.eval_shape(build_front_end(config), wave).shape[0]
         if "windows" in config:
-            Windows(config.windows.width or n_frames).per_clip(n_frames)
+            Windows(config.windows.width).width_in(n_frames)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

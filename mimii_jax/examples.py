@@ -67,7 +67,7 @@ class Windows:
 
     Attributes
     ----------
-    width : int > 0, frames per window
+    width : int >= 0, frames per window; 0: the whole clip
     hop : int > 0, frames from one window to the next
     """
 
@@ -75,17 +75,24 @@ class Windows:
     hop: int = 1
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.hop < 1:
-            raise ValueError(f"{self}: width and hop must be at least 1")
+        if self.width < 0 or self.hop < 1:
+            raise ValueError(
+                f"windows.width={self.width}: must be at least 0, and the hop of "
+                f"windows at least 1, not {self.hop}"
+            )
 
-    def per_clip(self, n_frames: int) -> int:
-        """Number of windows in a clip of `n_frames`; ValueError if none fits."""
+    def width_in(self, n_frames: int) -> int:
+        """Frames of a window in clips of `n_frames`; ValueError if none fits."""
         if n_frames < self.width:
             raise ValueError(
                 f"a window of {self.width} frames does not fit into clips of "
                 f"{n_frames}; use fewer frames per window or a smaller features.hop"
             )
-        return 1 + (n_frames - self.width) // self.hop
+        return self.width or n_frames
+
+    def per_clip(self, n_frames: int) -> int:
+        """Number of windows in a clip of `n_frames`."""
+        return 1 + (n_frames - self.width_in(n_frames)) // self.hop
 
     def gather(
         self,
@@ -106,6 +113,6 @@ class Windows:
         _, n_frames, n_bins = features.shape
         clip, window = jnp.divmod(index, self.per_clip(n_frames))
         starts = jnp.stack([clip, window * self.hop, jnp.zeros_like(clip)], axis=1)
-        size = (1, self.width, n_bins)
+        size = (1, self.width_in(n_frames), n_bins)
         found = jax.vmap(lambda start: lax.dynamic_slice(features, start, size))(starts)
         return found[:, 0]

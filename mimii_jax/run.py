@@ -37,7 +37,14 @@ from mimii_jax.workdir import add_examples, append_clips, pictured
 # What may differ from an earlier start of the same training: it moves no number.
 FREE_TO_CHANGE = ("mesh.", "checkpoint.", "data.workers", "profile", "tensorboard")
 # What a trained model depends on, when it scores again.
-OF_THE_MODEL = ("features.", "windows.", "detector.", "seeds")
+OF_THE_MODEL = (
+    "features.",
+    "windows.width",
+    "detector.",
+    "scoring.kind",
+    "scoring.per_id",
+    "seeds",
+)
 
 
 def train(config: Config, workdir: Path, watch: Watch) -> None:
@@ -108,14 +115,17 @@ def _train_one(
     if detector:
         runs = runs_on_all(len(clips.train), config.seeds)
         if config.get("init_from"):
-            starts = _starts(config, machine_type, watch)
+            n_samples = clips.audio.shape[1]
+            starts = _starts(config, machine_type, n_samples, watch)
             runs = [replace(r, start=s) for r, s in zip(runs, starts, strict=True)]
         folder = workdir / "checkpoints" / machine_type
         detector = detector.fit(clips.train, runs, folder, watch)
     return _score(config, detector, clips, workdir, watch)
 
 
-def _starts(config: Config, machine_type: str, watch: Watch) -> list[Start]:
+def _starts(
+    config: Config, machine_type: str, n_samples: int, watch: Watch
+) -> list[Start]:
     """For each seed the model of the same seed in `init_from`, or its only one."""
     workdir = Path(config.init_from)
     saved = load_config(workdir)
@@ -128,7 +138,8 @@ def _starts(config: Config, machine_type: str, watch: Watch) -> list[Start]:
     folder = workdir / "checkpoints" / machine_type
     if not isinstance(detector, NeuralDetector) or not folder.is_dir():
         raise ConfigError(f"init_from={workdir}: no neural model of {machine_type}")
-    starts = detector.load(folder, runs_on_all(0, saved.seeds), watch).starts()
+    saved_runs = runs_on_all(0, saved.seeds)
+    starts = detector.load(folder, saved_runs, n_samples, watch).starts()
     by_seed = dict(zip(saved.seeds, starts, strict=True))
     missing = [seed for seed in config.seeds if seed not in by_seed]
     if missing and len(starts) > 1:
@@ -176,7 +187,8 @@ def _evaluate_one(
         config, machine_type, watch, splits=("test",), needed=_needed(detector)
     )
     if detector:
-        detector = detector.load(folder, runs_on_all(0, config.seeds), watch)
+        runs = runs_on_all(0, config.seeds)
+        detector = detector.load(folder, runs, clips.audio.shape[1], watch)
     if watch.leader:
         out.mkdir(parents=True, exist_ok=True)
     return _score(config, detector, clips, out, watch)

@@ -34,14 +34,21 @@ Leaf = Any
 
 
 class Model(Protocol):
-    """What a neural detector is made of."""
+    """What a neural detector is made of; an example is [frame, bin]."""
 
     def loss(self, x: Array, key: Array) -> Array:
-        """Training loss per example."""
+        """Training loss [batch] of examples [batch, frame, bin]."""
         ...
 
     def error(self, x: Array) -> Array:
-        """Anomaly score per example; deterministic."""
+        """Squared error [batch, step, bin] along the time of examples; deterministic.
+
+        A step is what the model judges at once: a window, a patch.
+        """
+        ...
+
+    def predict(self, x: Array) -> Array:
+        """What examples should be, [batch, frame, bin]; NaN in frames not predicted."""
         ...
 
 

@@ -58,7 +58,8 @@ def fitted(detector, clips=CLIPS.train, seeds=SEEDS, folder=None):
 
 
 def loaded(detector, folder):
-    return detector.load(folder, runs_on_all(0, SEEDS), quiet_watch())
+    n_samples = CLIPS.audio.shape[1]
+    return detector.load(folder, runs_on_all(0, SEEDS), n_samples, quiet_watch())
 
 
 def scores(detector, clips=CLIPS.test):
@@ -120,7 +121,7 @@ def test_a_score_is_minus_that_of_scikit_learn(kind):
     clip = CLIPS.test[:1]
     frames = detector.front_end(jnp.float32(clip.audio[0]) / 32768)
     frames = np.asarray(detector.standardisers[0].apply(frames))
-    width = detector.windows.width if detector.windows else len(frames)
+    width = detector.windows.width_in(len(frames))
     x = [frames[i : i + width].ravel() for i in range(len(frames) - width + 1)]
     for model, score in zip(detector.models, scores(detector, clip), strict=True):
         expected = -np.mean(model.score_samples(np.array(x)))

@@ -296,6 +296,14 @@ def test_a_window_that_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match=r"window of 5 frames .* clips of 4"):
         Windows(5).per_clip(4)
     with pytest.raises(ValueError, match="at least 1"):
-        Windows(0)
+        Windows(-1)
     with pytest.raises(ValueError, match="at least 1"):
         Windows(5, 0)
+
+
+def test_a_window_of_width_zero_is_the_whole_clip():
+    features = jax.random.normal(jax.random.key(0), (3, 7, 2))
+    windows = Windows(0)
+    assert windows.per_clip(7) == 1
+    found = windows.gather(features, jnp.array([2, 0]))
+    np.testing.assert_array_equal(found, features[jnp.array([2, 0])])

@@ -165,7 +165,7 @@ def test_other_data_and_another_pooling_are_scored_with_the_model(
 ):
     """What the model does not depend on may differ from its training."""
     dcase.write(small_clips(ids=("04",), seed=5), tmp_path)
-    config = small(root=tmp_path, scoring={"name": "max"})
+    config = small(root=tmp_path, scoring={"pooling": "max"})
     printed, folder = again(config, model)
     assert "identical" not in printed
     table = read_scores(folder / "scores.csv")
@@ -175,6 +175,20 @@ def test_other_data_and_another_pooling_are_scored_with_the_model(
     of_mean = read_scores(model / "mean" / "scores.csv")
     of_vae = table.detector == "mlp_vae"
     assert np.all(table.score[of_vae] > of_mean.score[of_vae])
+
+
+@pytest.mark.parametrize("per_id", [False, True])
+def test_distances_from_normal_clips_are_kept_with_the_model(
+    per_id, recordings, tmp_path, no_figures
+):
+    scoring = {"kind": "mahalanobis", "per_id": per_id}
+    config = small(root=recordings, scoring=scoring)
+    trained(config, tmp_path / "run")
+    table = read_scores(tmp_path / "run" / "scores.csv")
+    vae = table[table.detector == "mlp_vae"]
+    assert auc(vae.label, vae.score) == 1.0
+    printed, _ = again(config, tmp_path / "run")
+    assert "scores: identical" in printed
 
 
 def test_a_workdir_that_holds_something_is_refused(recordings, tmp_path):

@@ -6,7 +6,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimii_jax.scoring import POOLINGS, Pooling
+from mimii_jax.scoring import (
+    POOLINGS,
+    Normals,
+    Pooling,
+    Scoring,
+    load_normals,
+    save_normals,
+)
 
 ERRORS = np.random.default_rng(0).gamma(2.0, size=(3, 4, 23)).astype(np.float32)
 
@@ -71,8 +78,8 @@ def test_poolings_are_ordered(top_k, gwrp_r, seed):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        (("median", 5, 0.9), "scoring.name='median': must be one of mean, max"),
-        (("", 5, 0.9), "scoring.name=''"),
+        (("median", 5, 0.9), "scoring.pooling='median': must be one of mean, max"),
+        (("", 5, 0.9), "scoring.pooling=''"),
         (("top_k", 0, 0.9), "scoring.top_k=0: must be at least 1"),
         (("gwrp", 5, 1.1), "scoring.gwrp_r=1.1: must be from 0 to 1"),
         (("gwrp", 5, -0.1), "scoring.gwrp_r=-0.1"),
@@ -82,3 +89,83 @@ def test_poolings_are_ordered(top_k, gwrp_r, seed):
 def test_a_bad_field_is_named(fields, message):
     with pytest.raises(ValueError, match=message):
         Pooling(*fields)
+
+
+MEAN = Pooling("mean", 1, 1.0)
+ERROR = ERRORS[0, :, :5]  # [step, bin]
+
+
+def test_the_summary_of_a_clip_is_its_score_or_its_error_per_bin():
+    for pooling in (MEAN, Pooling("max", 1, 1.0)):
+        mse = Scoring("mse", False, 0, pooling).summary(jnp.asarray(ERROR))
+        np.testing.assert_allclose(mse, pooling(ERROR.mean(1)[None]), rtol=1e-6)
+        per_bin = Scoring("mahalanobis", False, 0, pooling).summary(jnp.asarray(ERROR))
+        np.testing.assert_allclose(per_bin, pooling(ERROR.T), rtol=1e-6)
+
+
+def normal_summaries(clips=4000):
+    """Two machine IDs; columns of very different units, two of them correlated."""
+    rng = np.random.default_rng(1)
+    mix = np.array([[1.0, 0.8, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 1.0]])
+    units = np.array([1.0, 1e3, 1e-3])
+    machine_id = np.repeat(["00", "02"], clips // 2)
+    middle = np.where(machine_id == "00", 0.0, 50.0)[:, None]
+    return (rng.normal(size=(clips, 3)) @ mix + middle) * units, machine_id
+
+
+@pytest.mark.parametrize("per_id", [False, True])
+def test_the_distance_is_that_of_mahalanobis(per_id):
+    """Of many clips, so that almost nothing is shrunk."""
+    summaries, machine_id = normal_summaries()
+    found = Normals.fit(summaries, machine_id, per_id).distance(summaries, machine_id)
+    groups = ("00", "02") if per_id else (None,)
+    for group in groups:
+        rows = np.ones(len(summaries), bool) if group is None else machine_id == group
+        away = summaries[rows] - summaries[rows].mean(0)
+        precision = np.linalg.inv(np.cov(summaries[rows].T))
+        expected = np.sqrt(np.einsum("ci,ij,cj->c", away, precision, away))
+        np.testing.assert_allclose(found[rows], expected, rtol=0.05, atol=0.02)
+    by_id = [found[machine_id == name].mean() for name in ("00", "02")]
+    np.testing.assert_allclose(*by_id, rtol=0.1)
+
+
+def test_fewer_clips_than_bins_give_finite_distances():
+    rng = np.random.default_rng(0)
+    few = rng.gamma(2.0, size=(6, 40))
+    few[:, 3] = 1.0  # a bin that never changes
+    names = np.full(6, "00")
+    distance = Normals.fit(few, names, False).distance(few, names)
+    assert np.all(np.isfinite(distance))
+    assert np.ptp(distance) > 0
+
+
+def test_an_id_without_normal_clips_is_compared_with_all():
+    summaries, machine_id = normal_summaries(40)
+    normals = Normals.fit(summaries, machine_id, per_id=True)
+    unknown = np.full(40, "04")
+    everyone = Normals.fit(summaries, machine_id, per_id=False)
+    np.testing.assert_array_equal(
+        normals.distance(summaries, unknown), everyone.distance(summaries, machine_id)
+    )
+
+
+def test_kept_normals_are_the_same(tmp_path):
+    summaries, machine_id = normal_summaries(40)
+    kept = [Normals.fit(summaries, machine_id, per_id) for per_id in (False, True)]
+    save_normals(kept, tmp_path / "normals.npz")
+    for a, b in zip(kept, load_normals(tmp_path / "normals.npz", 2), strict=True):
+        assert list(a.groups) == list(b.groups)
+        np.testing.assert_array_equal(a.mean, b.mean)
+        np.testing.assert_array_equal(a.precision, b.precision)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (("mean", False, 0), "scoring.kind='mean': must be one of mse, mahalanobis"),
+        (("mse", False, -1), "scoring.batch_size=-1: must be 0 or more"),
+    ],
+)
+def test_a_bad_field_of_the_scoring_is_named(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Scoring(*fields, MEAN)

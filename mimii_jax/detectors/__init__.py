@@ -35,6 +35,8 @@ class Detector(Protocol):
         """
         ...
 
-    def load(self, folder: Path, runs: Sequence[Run], watch: Watch) -> Self:
-        """Read what `fit` has written, for the same runs."""
+    def load(
+        self, folder: Path, runs: Sequence[Run], n_samples: int, watch: Watch
+    ) -> Self:
+        """Read what `fit` has written, for the same runs and length of clips."""
         ...

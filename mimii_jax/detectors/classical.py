@@ -112,7 +112,7 @@ class ClassicalDetector:
     build : makes an unfitted model from a seed and what else a run changes
     front_end : features of one clip
     standardise : whether each bin is shifted and scaled by its training statistics
-    windows : what is one example; None for the whole clip
+    windows : what is one example
     max_examples : more examples than this are subsampled, with the run's seed
     pooling : from the scores of a clip's windows to its score
     """
@@ -123,7 +123,7 @@ class ClassicalDetector:
         front_end: FrontEnd,
         *,
         standardise: bool,
-        windows: Windows | None,
+        windows: Windows,
         max_examples: int,
         pooling: Pooling,
     ) -> None:
@@ -143,7 +143,7 @@ class ClassicalDetector:
     ) -> Self:
         """Fit one model per run."""
         if folder and (folder / MODEL).exists():
-            return self.load(folder, runs, watch)
+            return self.load(folder, runs, train.audio.shape[1], watch)
         with watch.bar("features", len(train)) as advance:
             features = extract(
                 self.front_end, train.audio, np.arange(len(train)), advance
@@ -177,8 +177,9 @@ class ClassicalDetector:
             for start in range(0, len(clips), CLIPS_PER_TRANSFER):
                 rows = np.arange(start, min(start + CLIPS_PER_TRANSFER, len(clips)))
                 features = extract(self.front_end, clips.audio, rows, lambda n: None)
-                n_windows = self._windows(features).per_clip(features.shape[1])
-                x = self._gather(features, np.arange(len(rows) * n_windows))
+                n_windows = self.windows.per_clip(features.shape[1])
+                index = jnp.arange(len(rows) * n_windows)
+                x = self.windows.gather(features, index)
                 errors = np.stack(
                     [
                         _outlyingness(model, _flat(standardiser.apply(x)))
@@ -191,9 +192,11 @@ class ClassicalDetector:
                 advance(len(rows))
         return np.concatenate(scores, axis=1)
 
-    def load(self, folder: Path, runs: Sequence[Run], watch: Watch) -> Self:
+    def load(
+        self, folder: Path, runs: Sequence[Run], n_samples: int, watch: Watch
+    ) -> Self:
         """Read what `fit` has written; the file is a pickle, so trust its origin."""
-        del watch
+        del n_samples, watch
         try:
             self.models, standardisers = joblib.load(folder / MODEL)
         except Exception as error:  # a pickle breaks in many ways
@@ -212,16 +215,10 @@ class ClassicalDetector:
         joblib.dump((self.models, standardisers), folder / f".{MODEL}")
         (folder / f".{MODEL}").replace(folder / MODEL)
 
-    def _windows(self, features: Array) -> Windows:
-        return self.windows or Windows(width=features.shape[1])
-
-    def _gather(self, features: Array, index: np.ndarray) -> Array:
-        return self._windows(features).gather(features, jnp.asarray(index))
-
     def _training_examples(
         self, features: Array, run: Run, standardiser: Standardiser, watch: Watch
     ) -> np.ndarray:
-        per_clip = self._windows(features).per_clip(features.shape[1])
+        per_clip = self.windows.per_clip(features.shape[1])
         index = (run.clips[:, None] * per_clip + np.arange(per_clip)).ravel()
         if len(index) > self.max_examples:
             rng = np.random.default_rng(run.seed)
@@ -231,7 +228,8 @@ class ClassicalDetector:
                 f"seed {run.seed}: fitted to {self.max_examples:,} of {n_examples:,} "
                 "windows, drawn at random (windows.max_examples)"
             )
-        return _flat(standardiser.apply(self._gather(features, index)))
+        x = self.windows.gather(features, jnp.asarray(index))
+        return _flat(standardiser.apply(x))
 
 
 def _require_svm(nu: float, gamma: float) -> None:

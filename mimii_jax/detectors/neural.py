@@ -19,9 +19,15 @@ from mimii_jax.checkpoints import CheckpointError, Checkpoints
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.shards import extract_for_runs
 from mimii_jax.examples import Standardiser, Windows
-from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd
+from mimii_jax.features import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, FrontEnd
 from mimii_jax.runs import Run, Start
-from mimii_jax.scoring import Pooling
+from mimii_jax.scoring import (
+    MAHALANOBIS,
+    Normals,
+    Scoring,
+    load_normals,
+    save_normals,
+)
 from mimii_jax.sharding import (
     DATA,
     RUN,
@@ -34,6 +40,11 @@ from mimii_jax.sharding import (
 from mimii_jax.step import Settings, TrainState
 from mimii_jax.train import abstract_runs, train_runs
 from mimii_jax.watch import Watch
+
+NORMALS = "normals.npz"  # beside the checkpoints
+# Sequences that a model works through at once, when whole clips are its examples.
+CLIPS_AT_ONCE = {"cpu": 16}
+CLIPS_AT_ONCE_ELSEWHERE = 64
 
 
 @dataclass(frozen=True)
@@ -68,8 +79,9 @@ class NeuralDetector:
     front_end : features of one clip
     standardise : whether each bin is shifted and scaled by its statistics over the
         clips that a run is trained on
-    windows : what the model sees as one example
-    pooling : from the errors of a clip's windows to its score
+    windows : what the model is trained on as one example
+    scoring_windows : those whose errors count
+    scoring : from the errors of a clip to its score
     settings : how to train
     saving : when to save
     mesh : devices along the axes "run" and "data", 0 for a sensible number
@@ -84,7 +96,8 @@ class NeuralDetector:
         *,
         standardise: bool,
         windows: Windows,
-        pooling: Pooling,
+        scoring_windows: Windows,
+        scoring: Scoring,
         settings: Settings,
         saving: Saving,
         mesh: tuple[int, int],
@@ -98,13 +111,15 @@ class NeuralDetector:
         self.front_end = front_end
         self.standardise = standardise
         self.windows = windows
-        self.pooling = pooling
+        self.scoring_windows = scoring_windows
+        self.scoring = scoring
         self.settings = settings
         self.saving = saving
         self.mesh = mesh
         self.validation_fraction = validation_fraction
         self.graph: nnx.GraphDef
         self.state: TrainState
+        self.normals: list[Normals]
 
     def fit(
         self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
@@ -126,7 +141,7 @@ class NeuralDetector:
         checkpoints = folder and self._checkpoints(folder, watch)
         try:
             self.graph, self.state = train_runs(
-                self._build(features.array.shape[3]),
+                self._build(*features.array.shape[2:]),
                 self.windows,
                 features,
                 self.settings,
@@ -138,13 +153,33 @@ class NeuralDetector:
         finally:
             if checkpoints:
                 checkpoints.close()
+        if self.scoring.kind == MAHALANOBIS:
+            del features  # they are made again, chunk by chunk
+            self._fit_normals(train, runs, folder, watch)
         return self
 
-    def load(self, folder: Path, runs: Sequence[Run], watch: Watch) -> Self:
+    def _fit_normals(
+        self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
+    ) -> None:
+        """What is normal for each run, from the clips that it may see."""
+        summaries = self._summarise(train, "normal clips", watch)
+        self.normals = [
+            Normals.fit(
+                summary[run.clips], train.machine_id[run.clips], self.scoring.per_id
+            )
+            for summary, run in zip(summaries, runs, strict=True)
+        ]
+        if folder and watch.leader:
+            save_normals(self.normals, folder / NORMALS)
+
+    def load(
+        self, folder: Path, runs: Sequence[Run], n_samples: int, watch: Watch
+    ) -> Self:
         """Read the latest checkpoint of a training of the same configuration."""
-        n_bins = len(self.front_end.frequencies)
+        wave = jax.ShapeDtypeStruct((n_samples,), np.float32)
+        n_frames, n_bins = jax.eval_shape(self.front_end, wave).shape
         self.graph, like = abstract_runs(
-            self._build(n_bins), self.settings, len(runs), n_bins
+            self._build(n_frames, n_bins), self.settings, len(runs), n_bins
         )
         checkpoints = self._checkpoints(folder, watch)
         mesh = make_mesh(1, *self.mesh)
@@ -152,23 +187,44 @@ class NeuralDetector:
         checkpoints.close()
         if not step:
             raise CheckpointError(f"{folder}: no checkpoint that can be read")
+        if self.scoring.kind == MAHALANOBIS:
+            self.normals = load_normals(folder / NORMALS, len(runs))
         return self
 
     def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "run clip"]:
-        """Pooled error of every clip under every run's model; NaN if that diverged."""
+        """Score of every clip under every run's model; NaN if that diverged."""
+        summaries = self._summarise(clips, "scoring", watch)
+        alive = np.asarray(self.state.alive)
+        if self.scoring.kind == MAHALANOBIS:
+            scores = np.stack(
+                [
+                    normals.distance(summary, clips.machine_id)
+                    for normals, summary in zip(self.normals, summaries, strict=True)
+                ]
+            )
+        else:
+            scores = summaries[:, :, 0]
+        return np.where(alive[:, None], scores, np.nan)
+
+    def _summarise(
+        self, clips: Clips, task: str, watch: Watch
+    ) -> Float32[np.ndarray, "run clip column"]:
+        """What `Scoring.summary` keeps of every clip under every run's model."""
         mesh = make_mesh(1, *self.mesh)
         by_clip = NamedSharding(mesh, P((RUN, DATA)))
         models = replicate(
             (self.state.params, self.state.fixed, self.state.standardiser), mesh
         )
         score_chunk = _compile_scoring(
-            self.graph, self.front_end, self.windows, self.pooling, mesh
+            self.graph, self.front_end, self.scoring_windows, self.scoring, mesh
         )
         # Every device has a block of the clips, and takes it in chunks of one shape.
         block = -(-len(clips) // mesh.size)
         n_chunk = min(CLIPS_PER_TRANSFER, block)
+        at_once = clips_at_once(self.scoring, self.scoring_windows)
+        n_chunk = -(-n_chunk // at_once) * at_once
         shape = (mesh.size * n_chunk, *clips.audio.shape[1:])
-        scores = np.empty((len(self.state.alive), len(clips)), np.float32)
+        summaries: list[np.ndarray] = [np.empty(0)] * len(clips)
 
         def rows(device: int, start: int) -> slice:
             end = min(start + n_chunk, block)
@@ -178,7 +234,7 @@ class NeuralDetector:
             found = clips.audio[rows((index[0].start or 0) // n_chunk, start)]
             return np.pad(found, ((0, n_chunk - len(found)), (0, 0)))  # with silence
 
-        with watch.bar("scoring", len(clips)) as advance:
+        with watch.bar(task, len(clips)) as advance:
             for start in range(0, block, n_chunk):
                 audio = jax.make_array_from_callback(
                     shape, by_clip, partial(audio_of, start)
@@ -187,10 +243,9 @@ class NeuralDetector:
                 for device in range(mesh.size):
                     of = rows(device, start)
                     first, n = device * n_chunk, max(0, of.stop - of.start)
-                    scores[:, of] = chunk[first : first + n].T
+                    summaries[of] = chunk[first : first + n]
                     advance(n)
-        alive = np.asarray(self.state.alive)
-        return np.where(alive[:, None], scores, np.nan)
+        return np.stack(summaries, axis=1)
 
     def rows_needed(self, clips: Clips) -> Bool[np.ndarray, " clip"]:
         """Clips whose audio this process needs, to train runs on all and to score."""
@@ -216,11 +271,21 @@ class NeuralDetector:
             for i in range(len(self.state.alive))
         ]
 
-    def _build(self, n_bins: int) -> Callable[..., Any]:
-        return partial(self.build, (self.windows.width, n_bins))
+    def _build(self, n_frames: int, n_bins: int) -> Callable[..., Any]:
+        return partial(self.build, (self.windows.width_in(n_frames), n_bins))
 
     def _checkpoints(self, folder: Path, watch: Watch) -> Checkpoints:
         return Checkpoints(folder, **vars(self.saving), watch=watch)
+
+
+def clips_at_once(scoring: Scoring, windows: Windows) -> int:
+    """Clips whose errors a device works out at once.
+
+    The windows of one clip are a batch by themselves; a whole clip is one example.
+    """
+    if scoring.batch_size or windows.width:
+        return scoring.batch_size or 1
+    return CLIPS_AT_ONCE.get(jax.default_backend(), CLIPS_AT_ONCE_ELSEWHERE)
 
 
 @cache
@@ -228,9 +293,9 @@ def _compile_scoring(
     graph: nnx.GraphDef,
     front_end: FrontEnd,
     windows: Windows,
-    pooling: Pooling,
+    scoring: Scoring,
     mesh: Mesh,
-) -> Callable[..., Float32[Array, "clip run"]]:
+) -> Callable[..., Float32[Array, "clip run column"]]:
     """A function of models and audio; every device scores its share of the clips."""
 
     @partial(jax.jit, out_shardings=everywhere(mesh))
@@ -243,18 +308,23 @@ def _compile_scoring(
     def score_chunk(
         models: tuple[Any, Any, Standardiser], audio: Int16[Array, "clip time"]
     ) -> Array:
-        def of_clip(clip: Array) -> Array:
-            """Clip by clip, so that the windows of one at a time exist."""
-            features = front_end(clip.astype(np.float32) / 32768)
+        def features_of(clip: Array) -> Array:
+            return front_end(clip.astype(np.float32) / 32768)
+
+        def of_clip(features: Array) -> Array:
             index = jnp.arange(windows.per_clip(len(features)))
             x = windows.gather(features[None], index)
 
             def of_run(params: Any, fixed: Any, standardiser: Standardiser) -> Array:
                 model = nnx.merge(graph, params, fixed)
-                return pooling(model.error(standardiser.apply(x)))
+                error = model.error(standardiser.apply(x))
+                return scoring.summary(error.reshape(-1, error.shape[-1]))
 
             return jax.vmap(of_run)(*models)
 
-        return lax.map(of_clip, audio)
+        features = lax.map(features_of, audio, batch_size=CLIPS_IN_CACHE)
+        at_once = clips_at_once(scoring, windows)
+        # Few clips at a time, so that their windows alone exist.
+        return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
 
     return score_chunk

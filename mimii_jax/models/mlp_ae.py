@@ -49,24 +49,28 @@ class MLPAE(nnx.Module):
         self.scale = scale
 
     def loss(
-        self, x: Float[Array, "batch *shape"], key: Array
+        self, x: Float[Array, "batch frame bin"], key: Array
     ) -> Float[Array, " batch"]:
         """Squared error in units of `scale`; the key is not used."""
         del key
-        return self.error(x) / self.scale**2
+        return jnp.mean(self.error(x), axis=(1, 2)) / self.scale**2
 
-    def error(self, x: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
-        """Mean squared error of the reconstruction, in squared units of x."""
-        scaled = (x.reshape(len(x), -1) - self.offset) / self.scale
-        y = scaled
+    def predict(
+        self, x: Float[Array, "batch frame bin"]
+    ) -> Float[Array, "batch frame bin"]:
+        """Reconstruction, in units of x."""
+        y = (x.reshape(len(x), -1) - self.offset) / self.scale
         for layer, norm in zip(self.encoder, self.encoder_norms, strict=True):
             y = nnx.relu(norm(layer(y)))
         y = self.bottleneck(y)
         for layer, norm in zip(self.decoder, self.decoder_norms, strict=True):
             y = nnx.relu(norm(layer(y)))
-        return self.scale**2 * jnp.mean(
-            (scaled - self.output(y).astype(jnp.float32)) ** 2, axis=-1
-        )
+        y = self.output(y).astype(jnp.float32)
+        return self.scale * y.reshape(x.shape) + self.offset
+
+    def error(self, x: Float[Array, "batch frame bin"]) -> Float[Array, "batch 1 bin"]:
+        """Squared error of the reconstruction, mean over the frames."""
+        return jnp.mean((x - self.predict(x)) ** 2, axis=1, keepdims=True)
 
 
 def layer_norms(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:

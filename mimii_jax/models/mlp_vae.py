@@ -61,7 +61,7 @@ class MLPVAE(nnx.Module):
         return self.output(z).astype(jnp.float32)
 
     def loss(
-        self, x: Float[Array, "batch *shape"], key: Array
+        self, x: Float[Array, "batch frame bin"], key: Array
     ) -> Float[Array, " batch"]:
         """Negative evidence lower bound per example, in nats, less its constant."""
         x = x.reshape(len(x), -1)
@@ -74,11 +74,16 @@ class MLPVAE(nnx.Module):
         )
         return reconstruction + self.kl_weight[...] * divergence
 
-    def error(self, x: Float[Array, "batch *shape"]) -> Float[Array, " batch"]:
-        """Mean squared error of the reconstruction from the posterior mean."""
-        x = x.reshape(len(x), -1)
-        mean, _ = self.encode(x)
-        return jnp.mean((x - self.decode(mean)) ** 2, axis=-1)
+    def predict(
+        self, x: Float[Array, "batch frame bin"]
+    ) -> Float[Array, "batch frame bin"]:
+        """Reconstruction from the posterior mean."""
+        mean, _ = self.encode(x.reshape(len(x), -1))
+        return self.decode(mean).reshape(x.shape)
+
+    def error(self, x: Float[Array, "batch frame bin"]) -> Float[Array, "batch 1 bin"]:
+        """Squared error of the reconstruction, mean over the frames."""
+        return jnp.mean((x - self.predict(x)) ** 2, axis=1, keepdims=True)
 
 
 def require_widths(hidden: Sequence[int], latent: int) -> None:
