@@ -26,7 +26,7 @@ from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.parts import PARTS
 from mimii_jax.scoring import MSE, Pooling, Scoring
-from mimii_jax.sharding import make_mesh
+from mimii_jax.sharding import Layout, make_mesh
 from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
 
@@ -56,6 +56,7 @@ def check(config: Config) -> None:
             model = nnx.eval_shape(lambda: detector.build((8, 1), rngs=nnx.Rngs(0)))
             detector.settings.split(model)
             make_mesh(1, *detector.mesh)
+            Layout.of(make_mesh(1), [1], detector.group)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (AttributeError, LookupError, TypeError) as error:
@@ -177,6 +178,7 @@ def build_detector(config: Config) -> Detector | None:
         settings=Settings(**training),
         saving=Saving(**config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
+        group=config.mesh.group,
         **shared,
     )
 

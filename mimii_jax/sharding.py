@@ -19,6 +19,9 @@ from jaxtyping import Array, Bool, Int
 
 RUN, DATA = "run", "data"
 EMPTY = -1  # a slot without a run
+# Runs that a CPU steps together. Parameters and moments of more leave its cache; of
+# fewer, matrix products are too small (experiments/benchmarks/many_runs.py).
+GROUP_ON_CPU = 5
 
 
 def make_mesh(n_runs: int, run: int = 0, data: int = 0) -> Mesh:
@@ -70,14 +73,18 @@ class Layout:
     ----------
     mesh : of `make_mesh`
     slots : int [shape=(shard, slot)], the run, or `EMPTY`
+    group : int > 0, slots of a shard that are stepped together; groups take turns
     """
 
     mesh: Mesh
     slots: Int[np.ndarray, "shard slot"]
+    group: int
 
     @classmethod
-    def of(cls, mesh: Mesh, lengths: Sequence[int]) -> "Layout":
-        """A layout of runs that take so many steps each."""
+    def of(cls, mesh: Mesh, lengths: Sequence[int], group: int = 0) -> "Layout":
+        """A layout of runs that take so many steps each; group 0 chooses."""
+        if group < 0:
+            raise ValueError(f"mesh.group={group}: must be 0 or more")
         n_shards = mesh.shape[RUN]
         n_slots = -(-len(lengths) // n_shards)
         slots = np.full((n_shards, n_slots), EMPTY)
@@ -85,7 +92,8 @@ class Layout:
             block = range(len(lengths))[shard * n_slots : (shard + 1) * n_slots]
             ordered = sorted(block, key=lambda run: -lengths[run])
             slots[shard, : len(ordered)] = ordered
-        return cls(mesh, slots)
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
+        return cls(mesh, slots, group or (GROUP_ON_CPU if on_cpu else n_slots))
 
     @property
     def local_shards(self) -> list[int]:

@@ -1,8 +1,8 @@
 """The training step: written for one run, lifted over all of them, compiled once.
 
-`vmap` lifts the step over the runs of a shard and `shard_map` over the shards, so that
-shards cannot wait for each other; the devices of one shard divide its batches. Examples
-are gathered from the features inside the step.
+`vmap` lifts the step over the runs of a shard (in groups, where a cache is small) and
+`shard_map` over the shards, so that shards cannot wait for each other; the devices of
+one shard divide its batches. Examples are gathered from the features inside the step.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,14 +15,13 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
-from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int, UInt32
 
 from mimii_jax.examples import Standardiser
 from mimii_jax.order import example_at
 from mimii_jax.runs import Run
-from mimii_jax.sharding import DATA, RUN
+from mimii_jax.sharding import DATA, RUN, Layout
 
 OF_SETTINGS = frozenset({"epochs", "learning_rate"})  # in which runs may differ
 SCHEDULES = ("constant", "cosine")
@@ -167,15 +166,28 @@ class Pool(NamedTuple):
     n_held_out: Int[Leaf, "..."]
 
 
+def in_groups(of_run: Callable[[Any], Any], runs: Any, group: int) -> Any:
+    """A function of one run, of all of them, a group at a time."""
+    n_runs = len(jax.tree.leaves(runs)[0])
+    if group == 1:
+        return lax.map(of_run, runs)
+    if n_runs <= group:
+        return jax.vmap(of_run)(runs)
+    return lax.map(of_run, runs, batch_size=group)
+
+
 def compile_steps(
-    graph: nnx.GraphDef, examples: Examples, settings: Settings, mesh: Mesh
+    graph: nnx.GraphDef,
+    examples: Examples,
+    settings: Settings,
+    layout: Layout,
 ) -> Callable[..., TrainState]:
     """A function that does n steps of all runs that are not done, in one dispatch.
 
     Its arguments: state (donated), pool, features [shard, clip, frame, bin], n, and the
     number of slots that are in use; for each such number it is compiled once.
     """
-    n_devices = mesh.shape[DATA]
+    n_devices = layout.mesh.shape[DATA]
     batch = jnp.arange(-(-settings.batch_size // n_devices) * n_devices)
 
     def one_step(state: TrainState, pool: Pool, features: Array) -> TrainState:
@@ -220,7 +232,7 @@ def compile_steps(
     def steps(state: TrainState, pool: Pool, features: Array, n: Array, slots: int):
         @partial(
             jax.shard_map,
-            mesh=mesh,
+            mesh=layout.mesh,
             in_specs=(P(RUN), P(RUN), P(RUN), P()),
             out_specs=P(RUN),
             axis_names={RUN},
@@ -228,10 +240,15 @@ def compile_steps(
         def of_shard(
             state: TrainState, pool: Pool, features: Array, n: Array
         ) -> TrainState:
-            used, todo = jax.tree.map(lambda leaf: leaf[0, :slots], (state, pool))
-            step = jax.vmap(one_step, (0, 0, None))
-            # A dynamic trip count: one compilation serves every number of steps.
-            used = lax.fori_loop(0, n, lambda _, s: step(s, todo, features[0]), used)
+            def of_run(run: tuple[TrainState, Pool]) -> TrainState:
+                state, todo = run
+                # A dynamic trip count: one compilation serves every number of steps.
+                return lax.fori_loop(
+                    0, n, lambda _, state: one_step(state, todo, features[0]), state
+                )
+
+            runs = jax.tree.map(lambda leaf: leaf[0, :slots], (state, pool))
+            used = in_groups(of_run, runs, layout.group)
             return jax.tree.map(
                 lambda all, new: all.at[0, :slots].set(new), state, used
             )
@@ -242,14 +259,15 @@ def compile_steps(
 
 
 def compile_validation(
-    graph: nnx.GraphDef, examples: Examples, mesh: Mesh
+    graph: nnx.GraphDef, examples: Examples, layout: Layout
 ) -> Callable[..., Float32[Array, "shard slot"]]:
     """A function of state, pool and features: the mean loss on held-out clips.
 
     The noise of the loss is drawn from a fixed key. Infinite without held-out clips.
     """
 
-    def of_run(state: TrainState, pool: Pool, features: Array) -> Array:
+    def of_run(run: tuple[TrainState, Pool], features: Array) -> Array:
+        state, pool = run
         per_clip = examples.per_clip(features.shape[1])
         model = nnx.merge(graph, state.params, state.fixed)
 
@@ -269,13 +287,14 @@ def compile_validation(
     @jax.jit
     @partial(
         jax.shard_map,
-        mesh=mesh,
+        mesh=layout.mesh,
         in_specs=P(RUN),
         out_specs=P(RUN),
         axis_names={RUN},
     )
     def validate(state: TrainState, pool: Pool, features: Array) -> Array:
-        runs, held_out = jax.tree.map(lambda leaf: leaf[0], (state, pool))
-        return jax.vmap(of_run, (0, 0, None))(runs, held_out, features[0])[None]
+        runs = jax.tree.map(lambda leaf: leaf[0], (state, pool))
+        loss = in_groups(partial(of_run, features=features[0]), runs, layout.group)
+        return loss[None]
 
     return validate

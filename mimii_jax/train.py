@@ -180,8 +180,8 @@ def train_runs(
             watch.say(f"goes on from {checkpoints.folder / str(step)}")
     watch.rewind(step)
     progress = Progress(runs, pool, settings.batch_size, step, watch)
-    advance = compile_steps(graph, examples, settings, layout.mesh)
-    validate = compile_validation(graph, examples, layout.mesh)
+    advance = compile_steps(graph, examples, settings, layout)
+    validate = compile_validation(graph, examples, layout)
     state, total = layout.spread(state), pool.total
     pool = layout.spread(pool)._replace(total=layout.spread(total, empty=0))
     ends = np.unique(total).tolist()

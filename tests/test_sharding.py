@@ -1,5 +1,7 @@
 """Meshes and layouts: the same training wherever the runs stand."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
@@ -77,3 +79,26 @@ def test_every_run_has_all_clips_and_its_seed():
     assert [run.seed for run in runs] == [3, 1]
     for run in runs:
         np.testing.assert_array_equal(run.clips, np.arange(4))
+
+
+@pytest.mark.parametrize("group", [1, 2])
+def test_runs_in_groups_change_no_more_than_the_last_digits(group, tmp_path):
+    """Of three runs; the last group of two is of one. Sums are in another order."""
+    held_out = {"held_out": 1, "runs": DIFFERENT}
+    _, together = train_on(metrics=tmp_path / "together", **held_out)
+    _, apart = train_on(metrics=tmp_path / "apart", group=group, **held_out)
+    for a, b in zip(leaves(apart), leaves(together), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+    losses = [
+        json.loads((tmp_path / name).read_text().splitlines()[-1])["validation_loss"]
+        for name in ("together", "apart")
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_a_cpu_steps_few_runs_together():
+    mesh = make_mesh(8)
+    assert Layout.of(mesh, [1] * 8).group == 5
+    assert Layout.of(mesh, [1] * 8, 3).group == 3
+    with pytest.raises(ValueError, match=r"mesh\.group=-1: must be 0 or more"):
+        Layout.of(mesh, [1], -1)

@@ -178,7 +178,9 @@ def test_freezing_everything_is_refused():
         train_on(settings=settings_of(1, 16, freeze=everything))
 
 
-def compiled_steps(n_clips, n_frames, n_bins, hidden, batch_size, mesh=(1, 1), runs=2):
+def compiled_steps(
+    n_clips, n_frames, n_bins, hidden, batch_size, mesh=(1, 1), runs=2, group=0
+):
     """The compiled train step of a VAE for data that are never allocated."""
     windows = Windows(5)
     build = partial(MLPVAE, (5, n_bins), hidden=hidden, latent=4, kl_weight=1.0)
@@ -186,17 +188,16 @@ def compiled_steps(n_clips, n_frames, n_bins, hidden, batch_size, mesh=(1, 1), r
     members = runs_on_all(n_clips, range(runs))
     same = [Standardiser.identity(n_bins)] * runs
     graph, state = init_runs(build, settings, members, same)
-    layout = Layout.of(make_mesh(runs, *mesh), [1] * runs)
+    layout = Layout.of(make_mesh(runs, *mesh), [1] * runs, group)
     pools = [
         train.pool_of(settings, run.clips, np.empty(0, int), windows.per_clip(n_frames))
         for run in members
     ]
     shape = (mesh[0], n_clips, n_frames, n_bins)
     features = jax.ShapeDtypeStruct(shape, np.float32, sharding=layout.by_shard)
-    steps = compile_steps(graph, windows, settings, layout.mesh)
-    return steps.lower(
-        layout.spread(state), layout.spread(train.stack_pools(pools)), features, 1, 1
-    ).compile()
+    steps = compile_steps(graph, windows, settings, layout)
+    state, pool = layout.spread(state), layout.spread(train.stack_pools(pools))
+    return steps.lower(state, pool, features, 1, layout.slots.shape[1]).compile()
 
 
 def test_the_window_matrix_never_exists():
@@ -222,14 +223,17 @@ def test_the_steps_do_not_call_the_host_and_reuse_the_state():
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter")
 
 
-def collectives(mesh, runs):
-    program = compiled_steps(4, 20, 8, (16,), batch_size=16, mesh=mesh, runs=runs)
+def collectives(mesh, runs, group=0):
+    program = compiled_steps(
+        4, 20, 8, (16,), batch_size=16, mesh=mesh, runs=runs, group=group
+    )
     text = program.as_text()
     return {name for name in COLLECTIVES if f" {name}" in text}
 
 
 def test_runs_on_several_devices_have_nothing_to_tell_each_other():
     assert collectives((4, 1), 8) == set()
+    assert collectives((4, 1), 8, group=1) == set()
 
 
 def test_a_batch_on_several_devices_is_summed_over_them():

@@ -76,6 +76,7 @@ def train_on(
     settings=SETTINGS,
     held_out=0,
     mesh=(1, 1),
+    group=0,
     checkpoints=None,
     metrics=None,
     watch=None,
@@ -83,7 +84,7 @@ def train_on(
     """The trained graph and state; lines are printed."""
     runs = runs or runs_on_all(5, seeds)
     lengths = [settings.of(run).epochs * len(run.clips) for run in runs]
-    layout = Layout.of(make_mesh(len(runs), *mesh), lengths)
+    layout = Layout.of(make_mesh(len(runs), *mesh), lengths, group)
     features = features_of(runs, layout, held_out)
     watch = watch or Watch(metrics, Console(width=200))
     return train_runs(

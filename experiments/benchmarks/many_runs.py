@@ -75,11 +75,12 @@ class Runs:
         """How many windows all runs train on."""
         return float(np.sum(self.pool.n_examples) * self.epochs)
 
-    def program(self, at_once: int) -> Callable[[], None]:
-        """All runs, so many at a time."""
+    def program(self, at_once: int, group: int) -> Callable[[], None]:
+        """So many runs in one program, which steps them in groups."""
         mesh = make_mesh(at_once)
         task = self.task
-        advance = compile_steps(self.graph, task.windows, task.settings, mesh)
+        any_layout = Layout.of(mesh, [1] * at_once, group)
+        advance = compile_steps(self.graph, task.windows, task.settings, any_layout)
         features = jax.device_put(
             np.broadcast_to(task.features, (mesh.shape[RUN], *task.features.shape)),
             NamedSharding(mesh, P(RUN)),
@@ -89,7 +90,7 @@ class Runs:
             for first in range(0, len(self.runs), at_once):
                 state, pool = _rows((self.state, self.pool), first, at_once)
                 total = pool.total
-                layout = Layout.of(mesh, total)
+                layout = Layout.of(mesh, total, group)
                 state, pool = layout.spread((state, pool))
                 step = 0
                 for end in np.unique(total).tolist():
@@ -139,13 +140,17 @@ def main(arguments: list[str] | None = None) -> None:
     add("--scale", type=float, default=0.02, help="of the official numbers of clips")
     add("--seeds", type=int, default=5)
     add("--epochs", type=int, default=1)
+    add("--group", type=int, default=0, help="runs that are stepped together")
     add_options(parser)
     args = parser.parse_args(arguments)
     sets = training_sets(args.scale)
     runs = Runs(Task(len(sets[0]), 1), sets, args.seeds, args.epochs)
     together = f"ours, {len(runs.runs)} runs as one program"
     alone = "ours, one by one"
-    turns = {together: runs.program(len(runs.runs)), alone: runs.program(1)}
+    turns = {
+        together: runs.program(len(runs.runs), args.group),
+        alone: runs.program(1, args.group),
+    }
     if torch:
         turns["torch, one by one"] = runs.by_torch({"fused": True})
     rounds = take_turns(turns, args)

@@ -79,7 +79,7 @@ def ours(task: Task, seeds: Sequence[int]) -> Turn:
     )
     state, pools = layout.spread((state, pool))
     features = layout.share({0: jnp.asarray(task.features)})
-    advance = compile_steps(graph, task.windows, task.settings, layout.mesh)
+    advance = compile_steps(graph, task.windows, task.settings, layout)
 
     def turn() -> float:
         nonlocal state

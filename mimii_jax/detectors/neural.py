@@ -85,6 +85,7 @@ class NeuralDetector:
     settings : how to train
     saving : when to save
     mesh : devices along the axes "run" and "data", 0 for a sensible number
+    group : runs that a device steps together, 0 for a sensible number
     validation_fraction : share of the training clips, per machine ID, that is held
         out for the validation loss; nothing is chosen by it during a training
     """
@@ -101,6 +102,7 @@ class NeuralDetector:
         settings: Settings,
         saving: Saving,
         mesh: tuple[int, int],
+        group: int,
         validation_fraction: float,
     ) -> None:
         if not 0 <= validation_fraction < 1:
@@ -116,6 +118,7 @@ class NeuralDetector:
         self.settings = settings
         self.saving = saving
         self.mesh = mesh
+        self.group = group
         self.validation_fraction = validation_fraction
         self.graph: nnx.GraphDef
         self.state: TrainState
@@ -127,7 +130,9 @@ class NeuralDetector:
         """Train all runs at once, going on from the checkpoints in the folder."""
         mesh = make_mesh(len(runs), *self.mesh)
         layout = Layout.of(
-            mesh, [self.settings.of(run).epochs * len(run.clips) for run in runs]
+            mesh,
+            [self.settings.of(run).epochs * len(run.clips) for run in runs],
+            self.group,
         )
         features = extract_for_runs(
             self.front_end,
