@@ -1,6 +1,7 @@
 """The command line: what is wrong is one line, and a whole run as a user starts it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -202,6 +203,16 @@ def test_flags_reach_the_run(call, monkeypatch, tmp_path):
     assert seen["config"].train.epochs == 50
 
 
+def test_deterministic_kernels_are_asked_for_before_jax_starts(call, monkeypatch):
+    given = "--xla_force_host_platform_device_count=8"
+    monkeypatch.setattr(run, "train", lambda *_: None)
+    monkeypatch.setenv("XLA_FLAGS", given)
+    assert call(VAE, "--workdir=w")[0] == 0
+    assert os.environ["XLA_FLAGS"] == given
+    assert call(VAE, "--workdir=w", "--config.deterministic=True")[0] == 0
+    assert os.environ["XLA_FLAGS"] == f"{given} --xla_gpu_deterministic_ops=true"
+
+
 def test_without_a_workdir_there_is_a_dated_one_under_runs(call, monkeypatch):
     seen = []
     monkeypatch.setattr(
@@ -231,7 +242,9 @@ def test_a_mistyped_field_in_a_process_of_its_own():
 def test_a_whole_run_and_its_second_scoring_by_command(recordings, tmp_path):
     workdir = tmp_path / "run"
     root = f"--config.data.root={recordings}"
-    trained = command(f"{VAE}:quick", root, *SMALL, f"--workdir={workdir}")
+    # A flag that XLA does not know would end the process.
+    fixed = "--config.deterministic=True"
+    trained = command(f"{VAE}:quick", root, *SMALL, fixed, f"--workdir={workdir}")
     assert trained.returncode == 0, trained.stderr
     assert f"workdir: {workdir}" in trained.stdout
     assert "Traceback" not in trained.stderr
