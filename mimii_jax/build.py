@@ -24,19 +24,24 @@ from mimii_jax.examples import Windows
 from mimii_jax.features import FRONT_ENDS, FrontEnd
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.models.transformer import Transformer
 from mimii_jax.parts import PARTS
 from mimii_jax.scoring import MSE, Pooling, Scoring
 from mimii_jax.sharding import Layout, make_mesh
 from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
 
-MODELS = {"mlp_vae": MLPVAE, "mlp_ae": MLPAE}
+MODELS = {"mlp_vae": MLPVAE, "mlp_ae": MLPAE, "transformer": Transformer}
 CLASSICAL = {
     "isolation_forest": isolation_forest,
     "sgd_one_class_svm": sgd_one_class_svm,
     "exact_one_class_svm": exact_one_class_svm,
 }
 NO_DETECTOR = "controls"
+# How a sequence model scores; a trained one can do it in each way.
+OF_DECODING = ("decoding", "given")
+# Frames of the clips while a config is checked: enough for any windows and patches.
+MANY_FRAMES = 10_000
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
@@ -53,7 +58,7 @@ def check(config: Config) -> None:
         if isinstance(detector, ClassicalDetector):
             detector.build(0)
         if isinstance(detector, NeuralDetector):
-            model = nnx.eval_shape(lambda: detector.build((8, 1), rngs=nnx.Rngs(0)))
+            model = _abstract_model(detector, MANY_FRAMES, 1)
             detector.settings.split(model)
             make_mesh(1, *detector.mesh)
             Layout.of(make_mesh(1), [1], detector.group)
@@ -169,6 +174,7 @@ def build_detector(config: Config) -> Detector | None:
     precision = _choice("train.precision", training.pop("precision"), PRECISIONS)
     if jax.default_backend() != "cpu":
         fields["dtype"] = PRECISIONS[precision]
+    fields |= {k: config.scoring[k] for k in OF_DECODING if k in config.scoring}
     return NeuralDetector(
         partial(MODELS[name], **fields),
         windows=Windows(width, hop),
@@ -190,6 +196,12 @@ def _build_scoring(config: Config) -> Scoring:
     return Scoring(c.kind, c.per_id, c.batch_size, pooling)
 
 
+def _abstract_model(detector: NeuralDetector, n_frames: int, n_bins: int) -> Any:
+    """The model for clips of these features, without any numbers."""
+    shape = detector.windows.width_in(n_frames), n_bins
+    return nnx.eval_shape(lambda: detector.build(shape, rngs=nnx.Rngs(0)))
+
+
 def _require(holds: bool, field: str, value: Any, what: str) -> None:
     if not holds:
         raise ConfigError(f"{field}={value}: must be {what}")
@@ -204,9 +216,12 @@ def _check_clips(config: Config, clips: Clips) -> None:
         )
     try:
         wave = jax.ShapeDtypeStruct(clips.audio.shape[1:], np.float32)
-        n_frames = jax.eval_shape(build_front_end(config), wave).shape[0]
+        n_frames, n_bins = jax.eval_shape(build_front_end(config), wave).shape
         if "windows" in config:
             Windows(config.windows.width).width_in(n_frames)
+        detector = build_detector(config)
+        if isinstance(detector, NeuralDetector):
+            _abstract_model(detector, n_frames, n_bins)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 
