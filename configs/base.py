@@ -19,7 +19,7 @@ def base_config() -> ConfigDict:
     c.data.simulation_seed = 0
 
     c.features = ConfigDict()
-    c.features.name = "log_mel"  # or "linear", without mel filters and n_mels
+    c.features.name = "log_mel"  # or "linear", without mel filters; "raw", the wave
     c.features.sample_rate = 16000  # Hz
     c.features.n_fft = 1024  # samples
     c.features.hop = 512  # samples

@@ -1,6 +1,7 @@
 """From the config to typed objects; with `run`, all that reads a ConfigDict."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -139,20 +140,16 @@ def load_clips(
 
 def build_front_end(config: Config) -> FrontEnd:
     """The front end that `config.features` names."""
-    fields = config.features.to_dict()
-    name = _choice("features.name", fields.pop("name"), FRONT_ENDS)
-    fields.pop("standardise")
-    if name != "log_mel":
-        fields.pop("n_mels")
-    return FRONT_ENDS[name](**fields)
+    c = config.features
+    front_end = FRONT_ENDS[_choice("features.name", c.name, FRONT_ENDS)]
+    # Each takes what it knows: a waveform has no n_fft, a linear spectrum no n_mels.
+    return front_end(**{field.name: c[field.name] for field in fields(front_end)})
 
 
 def build_detector(config: Config) -> Detector | None:
     """The detector that `config.detector` names; None for the controls alone."""
-    fields = config.detector.to_dict()
-    name = _choice(
-        "detector.name", fields.pop("name"), {NO_DETECTOR, *CLASSICAL, *MODELS}
-    )
+    own = config.detector.to_dict()
+    name = _choice("detector.name", own.pop("name"), {NO_DETECTOR, *CLASSICAL, *MODELS})
     if name == NO_DETECTOR:
         return None
     shared: dict[str, Any] = {
@@ -164,7 +161,7 @@ def build_detector(config: Config) -> Detector | None:
     if name in CLASSICAL:
         _choice("scoring.kind", scoring.kind, (MSE,))
         return ClassicalDetector(
-            partial(CLASSICAL[name], **fields),
+            partial(CLASSICAL[name], **own),
             windows=Windows(width, hop),
             max_examples=config.windows.max_examples,
             pooling=scoring.pooling,
@@ -173,10 +170,10 @@ def build_detector(config: Config) -> Detector | None:
     training = config.train.to_dict()
     precision = _choice("train.precision", training.pop("precision"), PRECISIONS)
     if jax.default_backend() != "cpu":
-        fields["dtype"] = PRECISIONS[precision]
-    fields |= {k: config.scoring[k] for k in OF_DECODING if k in config.scoring}
+        own["dtype"] = PRECISIONS[precision]
+    own |= {k: config.scoring[k] for k in OF_DECODING if k in config.scoring}
     return NeuralDetector(
-        partial(MODELS[name], **fields),
+        partial(MODELS[name], **own),
         windows=Windows(width, hop),
         scoring_windows=Windows(width, config.windows.scoring_hop),
         scoring=scoring,

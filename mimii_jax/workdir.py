@@ -36,7 +36,8 @@ def append_clips(clips: Clips, path: Path) -> None:
 def add_examples(front_end: FrontEnd, clips: Clips, path: Path) -> None:
     """Add the features of each ID's first normal and anomalous clip, for pictures."""
     examples: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
-    examples["frequency"] = front_end.frequencies
+    if front_end.frequencies is not None:
+        examples["frequency"] = front_end.frequencies
     examples["seconds_per_frame"] = front_end.hop / clips.sample_rate
     features = jax.jit(lambda clip: front_end(clip.astype(np.float32) / 32768))
     for row in pictured(clips):

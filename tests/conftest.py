@@ -20,7 +20,10 @@ from jaxtyping import install_import_hook
 
 # Leaf modules only: dataclasses that are vmapped must stay out of the hook.
 install_import_hook(
-    ["mimii_jax." + leaf for leaf in ("examples", "features", "metrics", "scoring")],
+    [
+        "mimii_jax." + leaf
+        for leaf in ("examples", "features", "metrics", "scoring", "stft")
+    ],
     "beartype.beartype",
 )
 

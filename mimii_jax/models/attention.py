@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int
@@ -165,29 +164,14 @@ class DecoderLayer(EncoderLayer):
         return x + self.cross_attention.at(self.cross_norm(x), memory, last)
 
 
-def rematerialised(
-    call: Callable[..., Sequence], layer: nnx.Module, *sequences: Sequence
-) -> Sequence:
-    """`call(layer, *sequences)`, whose insides are computed again for the gradient."""
-    graph, state = nnx.split(layer)
-    again = jax.checkpoint(lambda state, *x: call(nnx.merge(graph, state), *x))
-    return again(state, *sequences)
+def rematerialised(call: Callable[..., Array]) -> Callable[..., Array]:
+    """`call(layer, causal, *sequences)`, which the gradient does again."""
 
+    def remembers_inputs(layer: nnx.Module, causal: bool, *sequences: Array) -> Array:
+        graph, state = nnx.split(layer)
+        again = jax.checkpoint(
+            lambda state, *x: call(nnx.merge(graph, state), causal, *x)
+        )
+        return again(state, *sequences)
 
-def sinusoids(positions: int, width: int) -> np.ndarray:
-    """Positions as sines and cosines of falling frequency (Vaswani et al. 2017).
-
-    Parameters
-    ----------
-    positions : int > 0
-    width : int > 0
-
-    Returns
-    -------
-    table : f32 [shape=(positions, width)], the sines in its first half
-    """
-    half = -(-width // 2)
-    rate = 1e4 ** (-np.arange(half) / half)
-    phase = np.arange(positions)[:, None] * rate
-    table = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)
-    return table[:, :width].astype(np.float32)
+    return remembers_inputs

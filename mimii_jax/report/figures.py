@@ -113,9 +113,7 @@ def _example_figures(path: Path) -> Iterator[tuple[str, Figure]]:
             if of_type == machine_type
         }
         figure = _spectrograms(pictures, seconds, frequency)
-        figure.suptitle(
-            f"{machine_type}: spectrograms of a normal and an anomalous clip"
-        )
+        figure.suptitle(f"{machine_type}: features of a normal and an anomalous clip")
         yield f"spectrograms_{machine_type}", figure
 
 
@@ -124,7 +122,10 @@ def _spectrograms(
     seconds_per_frame: float,
     frequency: Float[np.ndarray, " bin"] | None,
 ) -> Figure:
-    """A row of pictures per ID; `frequency`, in Hz, gives the axis on the right."""
+    """A row of pictures per ID; `frequency`, in Hz, gives the axis on the right.
+
+    Without it the bins are samples of the wave.
+    """
     ids = sorted({machine_id for machine_id, _ in pictures})
     kinds = [k for k in ("normal", "anomalous") if any((i, k) in pictures for i in ids)]
     values = np.concatenate([picture.ravel() for picture in pictures.values()])
@@ -139,13 +140,14 @@ def _spectrograms(
             axes.set_title(f"id {machine_id}, {kind}", fontsize=10)
             if (machine_id, kind) in pictures:
                 _picture(axes, pictures[machine_id, kind], seconds_per_frame, scale)
-        row[0].set_ylabel("frequency bin")
+        row[0].set_ylabel("bin" if frequency is None else "frequency bin")
         if frequency is not None:
             _kilohertz(row[-1], frequency)
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")
     colours = ScalarMappable(scale, COLOUR_MAP)
-    figure.colorbar(colours, ax=grid, label="dB", aspect=14 * len(ids), pad=0.02)
+    unit = "amplitude" if frequency is None else "dB"
+    figure.colorbar(colours, ax=grid, label=unit, aspect=14 * len(ids), pad=0.02)
     return figure
 
 
