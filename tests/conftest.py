@@ -18,14 +18,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import pytest
 from jaxtyping import install_import_hook
 
-# Leaf modules only: dataclasses that are vmapped must stay out of the hook.
-install_import_hook(
-    [
-        "mimii_jax." + leaf
-        for leaf in ("examples", "features", "metrics", "scoring", "stft")
-    ],
-    "beartype.beartype",
-)
+# Dataclasses that are vmapped must stay out of the hook.
+LEAVES = ("examples", "features", "metrics", "scoring", "stft")
+install_import_hook([f"mimii_jax.{leaf}" for leaf in LEAVES], "beartype.beartype")
 
 import jax
 
