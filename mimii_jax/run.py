@@ -23,6 +23,7 @@ from mimii_jax.data.clips import Clips
 from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.neural import NeuralDetector
+from mimii_jax.detectors.tracks import add_tracks
 from mimii_jax.official import write_official
 from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.figures import write_figures
@@ -62,7 +63,8 @@ def train(config: Config, workdir: Path, watch: Watch) -> None:
     types = machine_types(config)
     wait_for_processes("checked")
     if watch.leader:
-        for name in ("clips.csv", "examples.npz"):  # of an earlier start; made anew
+        # Of an earlier start; they are made anew.
+        for name in ("clips.csv", "examples.npz", "tracks.npz"):
             (workdir / name).unlink(missing_ok=True)
     if len(types) > 1:
         # A bad file of the last type is found before the first is trained on.
@@ -222,6 +224,9 @@ def _score(
                 watch.say(f"seed {seed}: no scores, since its training diverged")
                 continue
             tables.append(Scores.of_clips(name, seed, clips.test, score))
+    if isinstance(detector, NeuralDetector) and watch.leader:
+        rows = np.array(pictured(clips.test), int)
+        add_tracks(detector, clips.test, rows, out / "tracks.npz")
     mine = np.ones(len(clips), bool)
     if isinstance(detector, NeuralDetector):
         mine = detector.rows_needed(clips)

@@ -17,6 +17,7 @@ WITHOUT_JAX = (
     "report.tables",
     "report.figures",
     "report.score_figures",
+    "report.track_figures",
 )
 
 

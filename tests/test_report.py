@@ -62,6 +62,11 @@ def workdir(tmp_path):
         for label in ("normal", "anomalous")
         if (machine_id, label) != ("06", "normal")
     }
+    tracks = {
+        key: np.stack([np.linspace(0, 10, 50), np.exp(picture[:50, 0])])
+        for key, picture in pictures.items()
+    }
+    np.savez(tmp_path / "tracks.npz", **tracks)
     frequency = np.linspace(30, 7900, 128)
     np.savez(
         tmp_path / "examples.npz",
@@ -86,7 +91,15 @@ def drawn(monkeypatch):
     return figures
 
 
-FIGURES = ("clips", "labels", "spectrograms", "roc", "scores", "training")
+FIGURES = (
+    "clips",
+    "labels",
+    "spectrograms",
+    "tracks",
+    "roc",
+    "scores",
+    "training",
+)
 
 
 def test_every_figure_is_there_and_none_of_its_texts_overlap(workdir, drawn):
@@ -130,7 +143,7 @@ def shown(text):
 
 
 def test_figures_without_a_source_are_left_out(workdir):
-    for name in ("metrics.jsonl", "examples.npz", "clips.csv"):
+    for name in ("metrics.jsonl", "examples.npz", "tracks.npz", "clips.csv"):
         (workdir / name).unlink()
     written = write_figures(workdir)
     names = {

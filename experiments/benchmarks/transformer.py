@@ -88,7 +88,7 @@ def train_ours(task: Task) -> tuple[Work, Work]:
     pool = stack_pools([pool_of(task.settings, runs[0].clips, [], 1)])
     state, pools = layout.spread((state, pool))
     features = layout.share({0: jnp.asarray(task.features)})
-    advance = compile_steps(graph, task.windows, task.settings, layout.mesh)
+    advance = compile_steps(graph, task.windows, task.settings, layout)
 
     def turn(steps: int) -> float:
         nonlocal state
@@ -220,8 +220,8 @@ def report_scoring(task: Task, model: Transformer, args: argparse.Namespace) -> 
     prefixes = [1 + int((i + 0.5) * n / n_parts) for i in range(n_parts)]
     turns = score(task, model, prefixes)
     rounds = take_turns(turns, args)
-    amounts = dict.fromkeys(turns, task.batch * n_parts / n)
-    amounts[OURS] = float(task.batch)
+    share = {name: 1.0 if name == OURS else n_parts / n for name in turns}
+    amounts = {name: task.batch * part for name, part in share.items()}
     report("Scoring autoregressively", "clips", amounts, rounds, [OURS])
     Console().print(
         f"{n} positions, batch {task.batch}; without a cache measured at prefixes of "
