@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from mimii_jax.data import dcase, slide_rail
+from mimii_jax.data import dcase, layouts, slide_rail
 from mimii_jax.data.clips import Clips, DataError
+from mimii_jax.data.labels import labels_of
 from mimii_jax.detectors import Detector
 from mimii_jax.detectors.classical import (
     ClassicalDetector,
@@ -66,6 +67,9 @@ def check(config: Config) -> None:
     c = config.eval
     _choice("eval.split", c.split, PARTS)
     _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))
+    for field in ("test_normals", "split_seed"):
+        value = config.data[field]
+        _require(value >= 0, f"data.{field}", value, "0 or more")
     _require(c.bootstrap >= 0, "eval.bootstrap", c.bootstrap, "0 or more")
     _require(0 < c.max_fpr <= 1, "eval.max_fpr", c.max_fpr, "above 0, up to 1")
     for field in ("ids", "machine_types"):
@@ -82,7 +86,7 @@ def machine_types(config: Config) -> list[str]:
     """The machine types that `config.data` asks for."""
     c = config.data
     if c.root:
-        types = list(c.machine_types) or dcase.machine_types(Path(c.root))
+        types = list(c.machine_types) or layouts.machine_types(Path(c.root))
         if not types:
             raise DataError(f"{c.root}: no folder of a machine type is in it")
         return types
@@ -113,6 +117,9 @@ def load_clips(
             on_bad_file=c.on_bad_file,
             workers=c.workers,
             needed=needed,
+            labels=labels_of(Path(c.root), c.labels),
+            test_normals=c.test_normals,
+            split_seed=c.split_seed,
         )
         _check_clips(config, clips)
         return clips
