@@ -24,7 +24,7 @@ ENOUGH = 2**20  # bytes
 LONGEST_WAIT = 300.0  # seconds that a server may ask for
 TIMEOUT = 30.0  # seconds without a byte
 BUSY = (429, 500, 502, 503, 504)
-CHUNK = 2**18  # bytes
+CHUNK = 2**16  # bytes; when a connection breaks, what came of one is lost
 
 
 class DownloadError(Exception):
