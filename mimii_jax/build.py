@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pooch
 from flax import nnx
 
 from mimii_jax.data import dcase, layouts, slide_rail
@@ -120,6 +121,7 @@ def load_clips(
             labels=labels_of(Path(c.root), c.labels),
             test_normals=c.test_normals,
             split_seed=c.split_seed,
+            cache=_cache(c.cache),
         )
         _check_clips(config, clips)
         return clips
@@ -136,6 +138,13 @@ def load_clips(
     clips = simulation.clips
     _check_clips(config, clips)
     return clips if "train" in splits else clips.test
+
+
+def _cache(folder: str) -> Path | None:
+    """The folder of the cache that `data.cache` names."""
+    if folder == "auto":
+        return pooch.os_cache("mimii_jax") / "clips"
+    return Path(folder).expanduser() if folder else None
 
 
 def build_front_end(config: Config) -> FrontEnd:

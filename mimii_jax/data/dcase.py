@@ -12,12 +12,13 @@ is that of DCASE 2020 Task 2, which is written too.
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mimii_jax.data import wav
+from mimii_jax.data.cache import Store
 from mimii_jax.data.clips import UNKNOWN, Clips, DataError, require_ids
 from mimii_jax.data.files import File, bad_lines, draw_split, find
 from mimii_jax.data.layouts import DCASE_2020, MIMII, Layout, machine_folder, parse_name
@@ -39,6 +40,7 @@ def read(
     labels: Mapping[tuple[str, str], int] | None = None,
     test_normals: int = 100,
     split_seed: int = 0,
+    cache: Path | None = None,
 ) -> Clips:
     """Read the recordings of one machine type.
 
@@ -56,6 +58,9 @@ def read(
     labels : (machine type, name) -> label of clips whose name has none
     test_normals, split_seed : how the MIMII layout, which has no split, gets one; see
         `files.draw_split`
+    cache : folder of decoded clips, from which they come if no recording has changed,
+        and where they are kept if all are needed; None: none. Audio from there is
+        read-only
 
     Returns
     -------
@@ -79,21 +84,50 @@ def read(
     if layout is MIMII:
         files = draw_split(files, test_normals, split_seed)
         files = [file for file in files if file.split in splits]
+    asked = _Asked(folder, layout, bad, ids, splits, on_bad_file)
     if not bad:
-        _require(files, ids, splits, folder, layout)
+        asked.require(files)
     files = [file for file in files if not ids or file.machine_id in ids]
-    none = None if needed is None else np.zeros(len(files), bool)
+    store = Store(cache, folder, [file.path for file in files]) if cache else None
+
+    def clips(audio: np.ndarray, unusable: Mapping[str, str]) -> Clips:
+        usable = asked.usable(files, unusable)
+        return _clips(usable, audio, machine_type, labels or {})
+
+    return _with_audio(files, clips, store, needed, workers, progress)
+
+
+def _with_audio(
+    files: Sequence[File],
+    clips: Callable[[np.ndarray, Mapping[str, str]], Clips],
+    store: Store | None,
+    needed: Callable[[Clips], np.ndarray] | None,
+    workers: int,
+    progress: bool,
+) -> Clips:
+    """The clips of these files, from the cache if they are there.
+
+    `clips` makes them of audio and of unusable files, or raises `DataError`.
+    """
+    stored = store.find() if store else None
+    if store and stored:
+        found = clips(stored.blank, stored.bad)
+        wanted = np.ones(len(found), bool) if needed is None else needed(found)
+        audio = stored.take(wanted, workers, progress)
+        if audio is not None:
+            return replace(found, audio=audio)
+        store.remove(stored.path)
     paths = [file.path for file in files]
+    none = None if needed is None else np.zeros(len(paths), bool)
     audio, unusable = wav.load(paths, SAMPLE_RATE, workers, progress, none)
-    _judge(bad | unusable, len(files) + len(bad), folder, on_bad_file)
-    files = [file for file in files if file.path not in unusable]
-    _require(files, ids, splits, folder, layout)
-    clips = _clips(files, audio, machine_type, labels or {})
+    found = clips(audio, unusable)
     if needed is not None:
-        paths = [file.path for file in files]
-        audio, _ = wav.load(paths, SAMPLE_RATE, workers, progress, needed(clips))
-        clips = replace(clips, audio=audio)
-    return clips
+        paths = [path for path in paths if path not in unusable]
+        audio, _ = wav.load(paths, SAMPLE_RATE, workers, progress, needed(found))
+        return replace(found, audio=audio)
+    if store:
+        store.write(audio, unusable, progress)
+    return found
 
 
 def _clips(
@@ -121,44 +155,54 @@ def _clips(
     )
 
 
-def _require(
-    files: Sequence[File],
-    ids: Sequence[str],
-    splits: Sequence[str],
-    folder: Path,
-    layout: Layout,
-) -> None:
-    """Raise `DataError` when a split, or an ID that is asked for, has no files."""
-    require_ids(sorted({file.machine_id for file in files}), ids, str(folder))
-    for split in splits:
-        chosen = (
-            f for f in files if f.split == split and (not ids or f.machine_id in ids)
-        )
-        if next(chosen, None) is None:
-            if not (folder / split).is_dir() and layout is DCASE_2020:
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a machine's folder, and which of its files are misnamed."""
+
+    folder: Path
+    layout: Layout
+    misnamed: Mapping[str, str]
+    ids: Sequence[str]
+    splits: Sequence[str]
+    on_bad_file: str
+
+    def usable(self, files: Sequence[File], unusable: Mapping[str, str]) -> list[File]:
+        """The files that can be used.
+
+        Raises `DataError` that names the others, or warns when they are skipped.
+        """
+        bad = {**self.misnamed, **unusable}
+        count = f"{len(bad)} of {len(files) + len(self.misnamed)} files"
+        if bad and self.on_bad_file == "error":
+            raise DataError(
+                f"{self.folder}: {count} cannot be used; mend or remove them, or set "
+                "data.on_bad_file='skip' to go on without them:\n  "
+                + "\n  ".join(bad_lines(bad, self.folder))
+            )
+        if bad:
+            lines = bad_lines(bad, self.folder, at_most=3)
+            print(
+                f"warning: {self.folder}: going on without {count} that cannot be used "
+                f"({'; '.join(lines)})",
+                file=sys.stderr,
+            )
+        usable = [file for file in files if file.path not in unusable]
+        self.require(usable)
+        return usable
+
+    def require(self, files: Sequence[File]) -> None:
+        """Raise `DataError` when a split, or an ID that is asked for, has no files."""
+        ids, folder = self.ids, self.folder
+        require_ids(sorted({file.machine_id for file in files}), ids, str(folder))
+        for split in self.splits:
+            if any(
+                f.split == split and (not ids or f.machine_id in ids) for f in files
+            ):
+                continue
+            if self.layout is DCASE_2020 and not (folder / split).is_dir():
                 raise DataError(f"{folder / split}: no such folder")
             of = f" of id {', '.join(ids)}" if ids else ""
             raise DataError(f"{folder}: the {split} set has no clips{of}")
-
-
-def _judge(bad: dict[str, str], found: int, folder: Path, on_bad_file: str) -> None:
-    """Raise `DataError` that names unusable files, or warn when they are skipped."""
-    if not bad:
-        return
-    count = f"{len(bad)} of {found} files"
-    if on_bad_file == "skip":
-        lines = bad_lines(bad, folder, at_most=3)
-        print(
-            f"warning: {folder}: going on without {count} that cannot be used "
-            f"({'; '.join(lines)})",
-            file=sys.stderr,
-        )
-        return
-    raise DataError(
-        f"{folder}: {count} cannot be used; mend or remove them, or set "
-        f"data.on_bad_file='skip' to go on without them:\n  "
-        + "\n  ".join(bad_lines(bad, folder))
-    )
 
 
 def write(clips: Clips, root: Path) -> None:
