@@ -110,6 +110,7 @@ def load_clips(
     c = config.data
     if c.root:
         watch.say(f"{machine_type}: reading {c.root}")
+        labels = labels_of(Path(c.root), c.labels)
         clips = dcase.read(
             Path(c.root),
             machine_type,
@@ -118,11 +119,13 @@ def load_clips(
             on_bad_file=c.on_bad_file,
             workers=c.workers,
             needed=needed,
-            labels=labels_of(Path(c.root), c.labels),
+            labels=labels,
             test_normals=c.test_normals,
             split_seed=c.split_seed,
             cache=_cache(c.cache),
         )
+        if count := sum((machine_type, name) in labels for name in clips.name):
+            watch.say(f"{machine_type}: {count} evaluation clips have published labels")
         _check_clips(config, clips)
         return clips
     watch.say(

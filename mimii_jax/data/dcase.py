@@ -21,6 +21,7 @@ from mimii_jax.data import wav
 from mimii_jax.data.cache import Store
 from mimii_jax.data.clips import UNKNOWN, Clips, DataError, require_ids
 from mimii_jax.data.files import File, bad_lines, draw_split, find
+from mimii_jax.data.labels import Labels
 from mimii_jax.data.layouts import DCASE_2020, MIMII, Layout, machine_folder, parse_name
 from mimii_jax.data.threads import in_parallel
 
@@ -37,7 +38,7 @@ def read(
     workers: int = 0,
     progress: bool = True,
     needed: Callable[[Clips], np.ndarray] | None = None,
-    labels: Mapping[tuple[str, str], int] | None = None,
+    labels: Labels | None = None,
     test_normals: int = 100,
     split_seed: int = 0,
     cache: Path | None = None,
@@ -134,7 +135,7 @@ def _clips(
     files: Sequence[File],
     audio: np.ndarray,
     machine_type: str,
-    labels: Mapping[tuple[str, str], int],
+    labels: Labels,
 ) -> Clips:
     """Clips of these files; `labels` are for those whose name has none."""
     label = [

@@ -6,15 +6,17 @@ clip: published name, name with the label, 0 (normal) or 1 (anomalous).
 
 import csv
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, DataError
 from mimii_jax.data.layouts import parse_name
 
 FILE = "eval_data_list.csv"
+Labels = Mapping[tuple[str, str], int]  # (machine type, published name) -> label
 
 
-def read_labels(path: Path) -> dict[tuple[str, str], int]:
+def read_labels(path: Path) -> Labels:
     """Read a label list: (machine type, published name) -> NORMAL or ANOMALOUS.
 
     Raises
@@ -46,7 +48,7 @@ def read_labels(path: Path) -> dict[tuple[str, str], int]:
     return labels
 
 
-def labels_of(root: Path, path: str) -> dict[tuple[str, str], int]:
+def labels_of(root: Path, path: str) -> Labels:
     """The labels in `path`, or where it is "" those in a list in `root`, if any."""
     if path:
         return read_labels(Path(os.path.expanduser(path)))

@@ -68,7 +68,8 @@ LAYOUTS = (
         "id_00/abnormal/00000000.wav",
     ),
 )
-DCASE_2020, _, MIMII = LAYOUTS
+DCASE_2020, DCASE_LATER, MIMII = LAYOUTS
+NAMED = (DCASE_2020, DCASE_LATER)  # those whose file names are the clips' names
 
 # MIMII comes in three levels of background noise, such as "-6_dB_slider".
 _SNR = r"-?[0-9]+_dB_"

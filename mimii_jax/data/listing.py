@@ -1,6 +1,6 @@
 """What is in a folder of recordings: clips per type, ID, split and label; bad files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from rich.table import Table
 from mimii_jax.data import wav
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.data.files import File, bad_lines, find
-from mimii_jax.data.labels import labels_of
+from mimii_jax.data.labels import Labels, labels_of
 from mimii_jax.data.layouts import machine_folder, machine_types
 from mimii_jax.data.threads import in_parallel
 
@@ -57,9 +57,7 @@ def _header(path: str) -> wav.Header | None:
         return None
 
 
-def _labelled(
-    file: File, labels: Mapping[tuple[str, str], int], machine_type: str
-) -> File:
+def _labelled(file: File, labels: Labels, machine_type: str) -> File:
     """The file with the label that a list has for it, if its name has none."""
     if file.label != UNKNOWN:
         return file
