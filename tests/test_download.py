@@ -111,7 +111,7 @@ def test_a_new_user_gets_clips_that_can_be_read(server, dev, clips, tmp_path, ca
     get(server, out)
     require_whole(out, clips, "dev")
     said = capsys.readouterr().out
-    assert "id 00: 4 training + 2 normal test + 2 anomalous test clips" in said
+    assert "MD5 as in the record; 8 clips, id (train + test): 00 (4 + 4)" in said
     assert f"python -m mimii_jax.data.dcase {out}" in said
     assert f"--config.data.root={out} --config.data.machine_types=\"('fan',)\"" in said
     assert len(dcase.read(out, "fan", progress=False)) == 8
@@ -432,7 +432,7 @@ def test_the_command_in_a_process_of_its_own(server, dev, clips, tmp_path):
         timeout=60,
         check=True,
     )
-    assert "dev_data_fan.zip: MD5 as in the record, 8 files" in done.stdout
+    assert "dev_data_fan.zip: MD5 as in the record; 8 clips" in done.stdout
     assert done.stderr == ""
     audio = dcase.read(tmp_path, "fan", progress=False).audio
     np.testing.assert_array_equal(audio[0], noise(0, LENGTH))

@@ -11,7 +11,7 @@ from rich.table import Table
 from mimii_jax.data import wav
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.data.files import File, bad_lines, find
-from mimii_jax.data.labels import Labels, labels_of
+from mimii_jax.data.labels import FILE, Labels, labels_of
 from mimii_jax.data.layouts import machine_folder, machine_types
 from mimii_jax.data.threads import in_parallel
 
@@ -40,6 +40,9 @@ def print_listing(root: Path, rate: int) -> None:
         _, unusable = wav.load(paths, rate, 0, False, np.zeros(len(paths), bool))
         known = [_labelled(file, labels, machine_type) for file in files]
         title = f"{machine_type}, layout of {layout.title}"
+        listed = sum(a is not b for a, b in zip(files, known, strict=True))
+        if listed:
+            title += f", labels of {listed} clips from {FILE}"
         console.print(_table(title, known, headers))
         count = len(files) + len(bad)
         bad |= unusable
@@ -59,9 +62,10 @@ def _header(path: str) -> wav.Header | None:
 
 def _labelled(file: File, labels: Labels, machine_type: str) -> File:
     """The file with the label that a list has for it, if its name has none."""
-    if file.label != UNKNOWN:
+    label = labels.get((machine_type, file.name))
+    if file.label != UNKNOWN or label is None:
         return file
-    return replace(file, label=labels.get((machine_type, file.name), UNKNOWN))
+    return replace(file, label=label)
 
 
 def _table(

@@ -159,10 +159,11 @@ def count_clips(members: Iterable[str]) -> dict[str, tuple[int, ...]]:
 
 
 def summary(members: Iterable[str]) -> str:
-    """The number of files and clips per ID, in one line."""
-    members = list(members)
-    lines = [f"id {key}: {_words(of)}" for key, of in count_clips(members).items()]
-    return "; ".join([f"{len(members)} files", *lines])
+    """The clips per ID, in one line."""
+    counts = count_clips(members)
+    ids = [f"{key} ({of[0]} + {sum(of[1:])})" for key, of in counts.items()]
+    clips = sum(sum(of) for of in counts.values())
+    return f"{clips} clips, id (train + test): {', '.join(ids)}" if ids else "no clips"
 
 
 def _words(counts: Sequence[int]) -> str:
