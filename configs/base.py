@@ -14,7 +14,7 @@ def base_config() -> ConfigDict:
     c.data.machine_types = ("slider",)  # (): all that there are
     c.data.ids = ()  # (): all that there are; simulated: 00, 02 and 04
     c.data.on_bad_file = "error"  # or "skip"
-    c.data.labels = ""  # of the evaluation clips; "": eval_data_list.csv in the root
+    c.data.labels = ""  # of evaluation clips; "": eval_data_list.csv in or beside root
     c.data.test_normals = 100  # MIMII: normal clips per ID; 0: as many as anomalous
     c.data.split_seed = 0  # MIMII: chooses them
     c.data.workers = 0  # 0: as many as are sensible

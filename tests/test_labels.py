@@ -94,7 +94,9 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
     dcase.write(hidden, root)
     without = trained(small(controls, "quick", root), tmp_path / "without")
     assert "01: unlabelled clips only: no AUC" in without
-    (root / FILE).write_text(lines)  # where the download puts it
+    (root.parent / FILE).write_text(lines)  # beside it, or as the download has it:
+    assert "no AUC" not in trained(small(controls, "quick", root), tmp_path / "beside")
+    (root.parent / FILE).rename(root / FILE)
     printed = trained(small(controls, "quick", root), workdir)
     assert "slider: 6 evaluation clips have published labels" in printed
     assert "no AUC" not in printed
@@ -127,6 +129,10 @@ def command(capsys, *arguments):
 def test_labels_in_another_place_are_named(tmp_path, no_figures):
     hidden, lines = published(small_clips(), ["00"])
     dcase.write(hidden, tmp_path / "root")
+    (tmp_path / FILE).write_text(f"fan\n{GOOD}")  # found beside the root, unless named
+    assert "00: unlabelled" in trained(
+        small(controls, "quick", tmp_path / "root"), tmp_path / "beside"
+    )
     (tmp_path / "list.csv").write_text(lines)
     config = small(controls, "quick", tmp_path / "root")
     config.data.labels = str(tmp_path / "list.csv")

@@ -1,9 +1,15 @@
 """Every layout is recognised and read; what fits none says so."""
 
+import csv
+from collections import Counter
+
 import numpy as np
 import pytest
+from small_clips import small_clips
+from small_runs import small, trained
 from wav_files import LENGTH, noise, put, put_slider
 
+from configs import controls
 from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, DataError
 from mimii_jax.data.layouts import LAYOUTS, parse_name
@@ -88,6 +94,10 @@ def test_too_few_normal_clips_to_split_are_an_error(tmp_path):
     put_mimii(tmp_path / "slider")
     with pytest.raises(DataError, match=r"test_normals=100: id 00 has 6 normal clips"):
         read(tmp_path)
+    put_mimii(tmp_path / "slider", ids=("04",), normal=9)
+    assert len(read(tmp_path, "slider", ["04"], test_normals=8)) == 11
+    with pytest.raises(DataError, match="no clips of id 06; present: 00, 02, 04"):
+        read(tmp_path, "slider", ["06"], test_normals=8)
 
 
 def test_levels_of_noise_are_found_and_told_apart(tmp_path):
@@ -233,3 +243,41 @@ def test_the_listing_of_no_recordings_is_one_line(tmp_path):
         with pytest.raises(SystemExit, match=message) as stop:
             dcase.main([str(tmp_path / root)])
         assert "\n" not in str(stop.value)
+
+
+# a whole run
+
+
+def rows_of(workdir):
+    with (workdir / "clips.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("layout", ["MIMII", "DCASE 2021 to 2025"])
+def test_a_run_on_another_layout(tmp_path, layout, no_figures):
+    clips = small_clips(ids=("00",), train=6, test=4)
+    root, workdir = tmp_path / "root", tmp_path / "run"
+    for row, name in enumerate(clips.name.tolist()):
+        label, machine_id, number = parse_name(name)
+        split = clips.split[row]
+        if layout == "MIMII":
+            kind = "normal" if label == NORMAL else "abnormal"
+            number = int(number) + 100 * (split == "test")
+            place = root / "0_dB_slider" / f"id_{machine_id}" / kind
+            put(place, f"{number:08d}.wav", clips.audio[row])
+        else:
+            kind = "normal" if label == NORMAL else "anomaly"
+            domain = "target" if int(number) % 2 else "source"
+            name = f"section_{machine_id}_{domain}_{split}_{kind}_{number[4:]}_A.wav"
+            put(root / "slider" / split, name, clips.audio[row])
+    config = small(controls, "quick", root, data={"test_normals": 4})
+    assert "no AUC" not in trained(config, workdir)
+    rows = rows_of(workdir)
+    kinds = Counter((r["split"], r["label"], r["domain"]) for r in rows)
+    domains = ("",) if layout == "MIMII" else ("source", "target")
+    each = {("train", "0"): 6, ("test", "0"): 4, ("test", "1"): 4}
+    assert kinds == {
+        (*kind, domain): n // len(domains)
+        for kind, n in each.items()
+        for domain in domains
+    }

@@ -83,7 +83,7 @@ def read(
     splits = [split for split in ("train", "test") if split in splits]
     layout, files, bad = find(folder, ids, splits)
     if layout is MIMII:
-        files = draw_split(files, test_normals, split_seed)
+        files = draw_split(files, ids, test_normals, split_seed)
         files = [file for file in files if file.split in splits]
     asked = _Asked(folder, layout, bad, ids, splits, on_bad_file)
     if not bad:

@@ -82,7 +82,9 @@ def find(
     return layout, _in_order(files), bad
 
 
-def draw_split(files: Sequence[File], test_normals: int, seed: int) -> list[File]:
+def draw_split(
+    files: Sequence[File], ids: Sequence[str], test_normals: int, seed: int
+) -> list[File]:
     """Anomalous clips, and some normal ones of each ID, become the test set.
 
     `test_normals` is the number of normal test clips per ID, 0 for as many as there are
@@ -90,14 +92,15 @@ def draw_split(files: Sequence[File], test_normals: int, seed: int) -> list[File
 
     Raises
     ------
-    DataError : an ID has too few normal clips to leave any to train on
+    DataError : an ID has too few normal clips to leave any to train on; one of `ids`,
+        if there are any
     """
     chosen = set()
     for machine_id in sorted({file.machine_id for file in files}):
         of_id = [file for file in files if file.machine_id == machine_id]
         names = [file.name for file in of_id if file.label == NORMAL]
         wanted = test_normals or len(of_id) - len(names)
-        if wanted >= len(names):
+        if wanted >= len(names) and (not ids or machine_id in ids):
             raise DataError(
                 f"data.test_normals={test_normals}: id {machine_id} has {len(names)} "
                 f"normal clips, so that {wanted} to test on leave none to train on"

@@ -5,7 +5,6 @@ clip: published name, name with the label, 0 (normal) or 1 (anomalous).
 """
 
 import csv
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -49,10 +48,13 @@ def read_labels(path: Path) -> Labels:
 
 
 def labels_of(root: Path, path: str) -> Labels:
-    """The labels in `path`, or where it is "" those in a list in `root`, if any."""
+    """The labels in `path`; where it is "", those of a list in or beside `root`."""
     if path:
-        return read_labels(Path(os.path.expanduser(path)))
-    return read_labels(root / FILE) if (root / FILE).is_file() else {}
+        return read_labels(Path(path).expanduser())
+    for file in (root / FILE, root.absolute().parent / FILE):
+        if file.is_file():
+            return read_labels(file)
+    return {}
 
 
 def _clip(line: list[str], where: str) -> tuple[str, int]:
