@@ -117,6 +117,13 @@ def test_a_new_user_gets_clips_that_can_be_read(server, dev, clips, tmp_path, ca
     assert len(dcase.read(out, "fan", progress=False)) == 8
 
 
+def test_other_files_in_an_archive_do_no_harm(server, clips, tmp_path):
+    more = {"readme.txt": b"x", "__MACOSX/fan/train/._normal_id_00_00000000.wav": b"x"}
+    server.publish(DEV, NAME, zipped({**more, **clips["dev"]}))
+    get(server, tmp_path)
+    assert len(dcase.read(tmp_path, "fan", progress=False)) == 8
+
+
 def test_what_is_there_is_not_asked_for_again(server, dev, clips, tmp_path, capsys):
     get(server, tmp_path)
     server.asked.clear()

@@ -229,7 +229,7 @@ def test_the_listing_counts_clips_lengths_and_rates(tmp_path, capsys):
         "00 train normal 2 0.05 16000 1",
         "00 test anomalous 1 0.05 16000 1",
         "03 test unknown 2 0.055 to 0.1 8000 to 16000 1",
-        "9 files, 3 bad files",
+        "9 files, 3 of them bad",
         "test/id_03_00000001.wav: sampling rate 8000 Hz, expected 16000 Hz",
     ):
         assert line in lines

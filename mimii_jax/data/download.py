@@ -51,7 +51,7 @@ def bring(base_url: str, source: Source, out: Path, console: Console) -> None:
     receipt = archives / f"{name}.json"  # so that the archive itself can go
     files = _received(receipt)
     if files and all(_has(out / file, size) for file, size in files.items()):
-        say(f"{name}: there already; {summary(files)}")
+        say(f"{name}: there already{summary(files)}")
         return
     path = archives / name
     remote = look_up(base_url, source, say)
@@ -72,7 +72,7 @@ def bring(base_url: str, source: Source, out: Path, console: Console) -> None:
     part.write_text(json.dumps(files, indent=0))
     os.replace(part, receipt)
     path.unlink(missing_ok=True)
-    say(f"{name}: MD5 as in the record; {summary(files)}")
+    say(f"{name}: MD5 as in the record{summary(files)}")
 
 
 def _received(receipt: Path) -> dict[str, int]:

@@ -208,7 +208,9 @@ def _said(error: requests.RequestException, url: str) -> str:
         return f"{url}: no answer within {TIMEOUT:.0f} s"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return f"{url}: the connection broke off"
-    if isinstance(error, requests.ConnectionError):
+    if isinstance(error, requests.ConnectionError) and not isinstance(
+        error, requests.exceptions.SSLError
+    ):
         return f"{url}: no connection"
     raise DownloadError(f"{url}: {error}") from error
 

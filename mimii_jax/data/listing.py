@@ -46,7 +46,7 @@ def print_listing(root: Path, rate: int) -> None:
         console.print(_table(title, known, headers))
         count = len(files) + len(bad)
         bad |= unusable
-        found = f"{len(bad)} bad files" if bad else "all in order"
+        found = f"{len(bad)} of them bad" if bad else "all in order"
         lines = [f"{count} files, {found}", *bad_lines(bad, folder)]
         console.print("\n  ".join(lines), markup=False, soft_wrap=True, end="\n\n")
 

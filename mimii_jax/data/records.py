@@ -142,9 +142,9 @@ def count_clips(members: Iterable[str]) -> dict[str, tuple[int, ...]]:
     kinds = (("train", NORMAL), *(("test", k) for k in (NORMAL, ANOMALOUS, UNKNOWN)))
     counts: dict[str, Counter] = {}
     for member in members:
-        if not member.lower().endswith(".wav"):
-            continue
         place, _, name = member.partition("/")[2].rpartition("/")
+        if not name.lower().endswith(".wav") or name.startswith("."):
+            continue  # no recording, as when reading
         said = DCASE_2020.match(place, name)
         kind = said and (said["split"], LABELS[said["label"]])
         if not said or kind not in kinds:
@@ -159,11 +159,11 @@ def count_clips(members: Iterable[str]) -> dict[str, tuple[int, ...]]:
 
 
 def summary(members: Iterable[str]) -> str:
-    """The clips per ID, in one line."""
+    """The clips per ID as the end of a line; "" if there are none."""
     counts = count_clips(members)
     ids = [f"{key} ({of[0]} + {sum(of[1:])})" for key, of in counts.items()]
     clips = sum(sum(of) for of in counts.values())
-    return f"{clips} clips, id (train + test): {', '.join(ids)}" if ids else "no clips"
+    return f"; {clips} clips, id (train + test): {', '.join(ids)}" if ids else ""
 
 
 def _words(counts: Sequence[int]) -> str:
