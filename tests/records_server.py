@@ -16,7 +16,8 @@ class RecordsServer(ThreadingHTTPServer):
 
     "drop": sends half of what is left and closes; "no range": sends all; "wrong": other
     bytes; "short": says that it is all, and is not; "redirect": to another path of this
-    server; a number: that status; (number, text): with Retry-After.
+    server; "elsewhere": from another byte than was asked for; a number: that status;
+    (number, text): with Retry-After.
     """
 
     daemon_threads = True
@@ -76,6 +77,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answer with content, whole or from the byte that is asked for."""
         first = re.fullmatch("bytes=([0-9]+)-", asked)
         start = int(first[1]) if first and fault != "no range" else 0
+        start += 10 if start and fault == "elsewhere" else 0
         if start and start >= len(data):
             return self.answer(416, b"")
         rest = data[start:]

@@ -202,6 +202,23 @@ def test_a_server_that_ignores_ranges_sends_all_again(
     require_whole(tmp_path, clips, "dev")
 
 
+def test_another_range_than_was_asked_for_is_not_used(
+    server, dev, clips, tmp_path, waits
+):
+    server.plan[dev] = ["drop", "elsewhere"]
+    get(server, tmp_path)
+    require_whole(tmp_path, clips, "dev")
+    assert server.ranges(dev)[-1] == ""  # all of it, after the one that did not fit
+
+
+def test_no_more_is_kept_than_was_announced(server, dev, tmp_path):
+    size = len(server.content[dev]) - 1000
+    server.listed[DEV][0]["size"] = size
+    server.publish(DEV, "other.zip", b"")  # writes the list anew
+    assert "wrong checksum" in failure(server, tmp_path)
+    assert (tmp_path / "archives" / f"{NAME}.bad").stat().st_size == size
+
+
 def test_an_answer_that_ends_early_is_gone_on_with(server, dev, clips, tmp_path, waits):
     server.plan[dev] = ["short"]
     get(server, tmp_path)

@@ -134,13 +134,16 @@ def _append(url: str, part: Path, size: int, advance: Callable[[int], None]) -> 
     if have:
         headers["Range"] = f"bytes={have}-"
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        if response.status_code == 416:  # not the file of which there is a part
+        goes_on = response.status_code == 206
+        place = response.headers.get("Content-Range", "")
+        misfit = goes_on and not place.startswith(f"bytes {have}-")
+        if (
+            response.status_code == 416 or misfit
+        ):  # not the file that there is a part of
             advance(-have)
             part.unlink(missing_ok=True)
-            raise _Again(f"{url}: has no bytes after {have}")
+            raise _Again(f"{url}: cannot be gone on with after {have} bytes")
         _require_ok(response)
-        place = response.headers.get("Content-Range", "")
-        goes_on = response.status_code == 206 and place.startswith(f"bytes {have}-")
         if not goes_on:
             advance(-have)
             have = 0
