@@ -10,11 +10,15 @@ def base_config() -> ConfigDict:
     c.deterministic = False  # the same bits on a GPU as well, at some cost in speed
 
     c.data = ConfigDict()
-    c.data.root = ""  # folder of machine types in the DCASE 2020 layout; "": simulated
+    c.data.root = ""  # folder of a folder per machine type; "": simulated
     c.data.machine_types = ("slider",)  # (): all that there are
     c.data.ids = ()  # (): all that there are; simulated: 00, 02 and 04
     c.data.on_bad_file = "error"  # or "skip"
+    c.data.labels = ""  # of evaluation clips; "": eval_data_list.csv in or beside root
+    c.data.test_normals = 100  # MIMII: normal clips per ID; 0: as many as anomalous
+    c.data.split_seed = 0  # MIMII: chooses them
     c.data.workers = 0  # 0: as many as are sensible
+    c.data.cache = "auto"  # folder of decoded clips; "auto": the user's; "": none
     c.data.scale = 0.1  # simulated: share of the official number of clips
     c.data.simulation_seed = 0
 

@@ -9,10 +9,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pooch
 from flax import nnx
 
-from mimii_jax.data import dcase, slide_rail
+from mimii_jax.data import dcase, layouts, slide_rail
 from mimii_jax.data.clips import Clips, DataError
+from mimii_jax.data.labels import labels_of
 from mimii_jax.detectors import Detector
 from mimii_jax.detectors.classical import (
     ClassicalDetector,
@@ -73,6 +75,9 @@ def check(config: Config) -> None:
     c = config.eval
     _choice("eval.split", c.split, PARTS)
     _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))
+    for field in ("test_normals", "split_seed"):
+        value = config.data[field]
+        _require(value >= 0, f"data.{field}", value, "0 or more")
     _require(c.bootstrap >= 0, "eval.bootstrap", c.bootstrap, "0 or more")
     _require(0 < c.max_fpr <= 1, "eval.max_fpr", c.max_fpr, "above 0, up to 1")
     for field in ("ids", "machine_types"):
@@ -89,7 +94,7 @@ def machine_types(config: Config) -> list[str]:
     """The machine types that `config.data` asks for."""
     c = config.data
     if c.root:
-        types = list(c.machine_types) or dcase.machine_types(Path(c.root))
+        types = list(c.machine_types) or layouts.machine_types(Path(c.root))
         if not types:
             raise DataError(f"{c.root}: no folder of a machine type is in it")
         return types
@@ -112,6 +117,7 @@ def load_clips(
     c = config.data
     if c.root:
         watch.say(f"{machine_type}: reading {c.root}")
+        labels = labels_of(Path(c.root), c.labels)
         clips = dcase.read(
             Path(c.root),
             machine_type,
@@ -120,7 +126,13 @@ def load_clips(
             on_bad_file=c.on_bad_file,
             workers=c.workers,
             needed=needed,
+            labels=labels,
+            test_normals=c.test_normals,
+            split_seed=c.split_seed,
+            cache=_cache(c.cache),
         )
+        if count := sum((machine_type, name) in labels for name in clips.name):
+            watch.say(f"{machine_type}: {count} evaluation clips have published labels")
         _check_clips(config, clips)
         return clips
     watch.say(
@@ -136,6 +148,13 @@ def load_clips(
     clips = simulation.clips
     _check_clips(config, clips)
     return clips if "train" in splits else clips.test
+
+
+def _cache(folder: str) -> Path | None:
+    """The folder of the cache that `data.cache` names."""
+    if folder == "auto":
+        return pooch.os_cache("mimii_jax") / "clips"
+    return Path(folder).expanduser() if folder else None
 
 
 def build_front_end(config: Config) -> FrontEnd:

@@ -36,7 +36,10 @@ from mimii_jax.watch import Watch
 from mimii_jax.workdir import add_examples, append_clips, pictured
 
 # What may differ from an earlier start of the same training: it moves no number.
-FREE_TO_CHANGE = ("mesh.", "checkpoint.", "data.workers", "profile", "tensorboard")
+FREE_TO_CHANGE = (
+    *("mesh.", "checkpoint.", "data.workers", "data.cache"),
+    *("profile", "tensorboard"),
+)
 # What a trained model depends on, when it scores again.
 OF_THE_MODEL = (
     "features.",

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
+from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.features import FrontEnd
 
 
@@ -27,9 +27,9 @@ def append_clips(clips: Clips, path: Path) -> None:
     with path.open("a", newline="") as file:
         write = csv.writer(file, lineterminator="\n").writerow
         if fresh:
-            write(("machine_type", "split", "machine_id", "label", "name"))
-        rows = (clips.split, clips.machine_id, clips.label, clips.name)
-        for row in zip(*(column.tolist() for column in rows), strict=True):
+            write(("machine_type", *COLUMNS))
+        rows = (getattr(clips, column).tolist() for column in COLUMNS)
+        for row in zip(*rows, strict=True):
             write((clips.machine_type, *row))
 
 

@@ -49,6 +49,15 @@ def published_scores() -> Path:
 
 
 @pytest.fixture(scope="session")
+def published_labels() -> Path:
+    """The organisers' labels of the evaluation clips."""
+    path = SHARED / "eval_data_list.csv"
+    if not path.is_file():
+        pytest.skip("the published labels are not on this machine")
+    return path
+
+
+@pytest.fixture(scope="session")
 def recordings(tmp_path_factory) -> Path:
     """Root of a small data set of wav files."""
     return _written(tmp_path_factory.mktemp("recordings"))

@@ -26,6 +26,7 @@ SMALL = (
     "--config.detector.hidden=16,",
     "--config.detector.latent=2",
     "--config.eval.bootstrap=20",
+    "--config.data.cache=",
 )
 
 
@@ -171,7 +172,8 @@ def test_settings_that_do_not_fit_the_clips_are_one_line(
     call, recordings, tmp_path, field, message
 ):
     workdir = tmp_path / "run"
-    arguments = (f"--config.data.root={recordings}", f"--config.{field}")
+    root = (f"--config.data.root={recordings}", "--config.data.cache=")
+    arguments = (*root, f"--config.{field}")
     code, _, error = call(VAE, *arguments, f"--workdir={workdir}")
     assert (code, len(error.strip().splitlines())) == (1, 1)
     assert re.search(message, error), error
@@ -184,8 +186,8 @@ def test_a_training_that_diverges_is_one_line(call, recordings, tmp_path, monkey
 
     monkeypatch.setattr(NeuralDetector, "fit", diverge)
     workdir = tmp_path / "run"
-    root = f"--config.data.root={recordings}"
-    code, _, error = call(VAE, root, f"--workdir={workdir}")
+    root = (f"--config.data.root={recordings}", "--config.data.cache=")
+    code, _, error = call(VAE, *root, f"--workdir={workdir}")
     assert (code, error) == (
         1,
         "error: the loss of seed 0 is nan in epoch 1, by step 1",
