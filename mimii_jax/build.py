@@ -22,6 +22,7 @@ from mimii_jax.detectors.classical import (
 from mimii_jax.detectors.neural import NeuralDetector, Saving
 from mimii_jax.examples import Windows
 from mimii_jax.features import FRONT_ENDS, FrontEnd
+from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.parts import PARTS
@@ -30,7 +31,7 @@ from mimii_jax.sharding import Layout, make_mesh
 from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
 
-MODELS = {"mlp_vae": MLPVAE, "mlp_ae": MLPAE}
+MODELS = {"mlp_vae": MLPVAE, "mlp_ae": MLPAE, "conv_vae": ConvVAE}
 CLASSICAL = {
     "isolation_forest": isolation_forest,
     "sgd_one_class_svm": sgd_one_class_svm,
