@@ -46,6 +46,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.train.schedule = "constant"
         c.train.warmup = 0.0
         c.train.validation_fraction = 0.0
+        c.augment.names = ("cutout", "warp")
     if variant == "quick":
         c.data.scale = 0.02
         c.detector.channels = (4, 8, 16, 32, 64)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from mimii_jax.augment import Augment
 from mimii_jax.data import dcase, slide_rail
 from mimii_jax.data.clips import Clips, DataError
 from mimii_jax.detectors import Detector
@@ -176,12 +177,19 @@ def build_detector(config: Config) -> Detector | None:
         scoring_windows=Windows(width, config.windows.scoring_hop),
         scoring=scoring,
         validation_fraction=training.pop("validation_fraction"),
-        settings=Settings(**training),
+        settings=Settings(**training, augment=_build_augment(config)),
         saving=Saving(**config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
         group=config.mesh.group,
         **shared,
     )
+
+
+def _build_augment(config: Config) -> Augment | None:
+    """The augmentations that `config.augment` names."""
+    fields = config.augment.to_dict()
+    names = fields.pop("names")
+    return Augment.of(names, fields) if names else None
 
 
 def _build_scoring(config: Config) -> Scoring:

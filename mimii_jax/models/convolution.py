@@ -1,6 +1,7 @@
 """Convolution of stride 1 whose gradients are quick on a CPU, too."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +46,7 @@ class Convolution(nnx.Module):
             jnp.asarray(a, self.dtype) for a in (x, self.kernel[...], self.bias[...])
         )
         on_cpu = jax.default_backend() == "cpu"
-        run = convolve_on_cpu if on_cpu else convolve
+        run: Any = convolve_on_cpu if on_cpu else convolve
         return run(x, kernel, self.before) + bias.reshape(1, 1, 1, -1)
 
 
