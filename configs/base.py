@@ -62,6 +62,11 @@ def add_training(c: ConfigDict) -> None:
     c.train.precision = "float32"  # or "bfloat16", of the layers; a CPU keeps float32
     c.train.validation_fraction = 0.1  # of the training clips of each ID
 
+    c.augment = ConfigDict()  # of the training examples, after standardising
+    # Of the sections below, in the order of use; probability 0: it does nothing.
+    c.augment.names = ()
+    add_augmentations(c.augment)
+
     c.init_from = ""  # workdir of a trained model to begin with; "": at random
     c.tensorboard = False  # event files beside metrics.jsonl
     c.profile = False  # a JAX profile of some steps
@@ -75,6 +80,34 @@ def add_training(c: ConfigDict) -> None:
     c.checkpoint.every_steps = 0  # 0: do not count
     c.checkpoint.every_minutes = 5.0  # 0: do not look at the clock
     c.checkpoint.keep = 2  # latest ones, beside the one of least validation loss
+
+
+def add_augmentations(c: ConfigDict) -> None:
+    """What each augmentation does if it is named; widths are in frames and bins."""
+    for name in ("spec_augment", "cutout", "gain", "noise", "mixup"):
+        c[name] = ConfigDict()
+        c[name].probability = 1.0  # of an example; mixup: of a batch
+    c.spec_augment.time_masks = 2
+    c.spec_augment.time_width = 8.0
+    c.spec_augment.frequency_masks = 2
+    c.spec_augment.frequency_width = 16.0
+    c.spec_augment.fill = "mean"  # of the example; or "zero"
+    c.cutout.holes = 4
+    c.cutout.time_width = 8.0
+    c.cutout.frequency_width = 16.0
+    # Standard deviations of a bin; dB where features are not standardised.
+    c.gain.strength = 0.5
+    c.noise.strength = 0.1
+    c.mixup.strength = 0.5  # largest share of the other example
+
+    c.warp = ConfigDict()
+    c.warp.move_probability = 0.5
+    c.warp.move_time = 8.0
+    c.warp.move_frequency = 2.0
+    c.warp.scale_probability = 0.5
+    c.warp.scale = 0.05  # larger or smaller by up to 5 %
+    c.warp.turn_probability = 0.5
+    c.warp.turn = 2.0  # degrees
 
 
 def require_variant(variant: str, known: tuple[str, ...]) -> None:

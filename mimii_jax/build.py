@@ -12,6 +12,7 @@ import numpy as np
 import pooch
 from flax import nnx
 
+from mimii_jax.augment import Augment
 from mimii_jax.data import dcase, layouts, slide_rail
 from mimii_jax.data.clips import Clips, DataError
 from mimii_jax.data.labels import labels_of
@@ -25,6 +26,7 @@ from mimii_jax.detectors.classical import (
 from mimii_jax.detectors.neural import NeuralDetector, Saving
 from mimii_jax.examples import Windows
 from mimii_jax.features import FRONT_ENDS, FrontEnd
+from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.models.transformer import Transformer
@@ -34,7 +36,12 @@ from mimii_jax.sharding import Layout, make_mesh
 from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
 
-MODELS = {"mlp_vae": MLPVAE, "mlp_ae": MLPAE, "transformer": Transformer}
+MODELS = {
+    "mlp_vae": MLPVAE,
+    "mlp_ae": MLPAE,
+    "conv_vae": ConvVAE,
+    "transformer": Transformer,
+}
 CLASSICAL = {
     "isolation_forest": isolation_forest,
     "sgd_one_class_svm": sgd_one_class_svm,
@@ -197,12 +204,19 @@ def build_detector(config: Config) -> Detector | None:
         scoring_windows=Windows(width, config.windows.scoring_hop),
         scoring=scoring,
         validation_fraction=training.pop("validation_fraction"),
-        settings=Settings(**training),
+        settings=Settings(**training, augment=_build_augment(config)),
         saving=Saving(**config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
         group=config.mesh.group,
         **shared,
     )
+
+
+def _build_augment(config: Config) -> Augment | None:
+    """The augmentations that `config.augment` names."""
+    fields = config.augment.to_dict()
+    names = fields.pop("names")
+    return Augment.of(names, fields) if names else None
 
 
 def _build_scoring(config: Config) -> Scoring:

@@ -5,7 +5,7 @@
 one shard divide its batches. Examples are gathered from the features inside the step.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -63,6 +63,25 @@ class Examples(Protocol):
         ...
 
 
+class Augment(Protocol):
+    """How examples are changed before a model is trained on them."""
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """Numbers in which runs may differ, by name."""
+        ...
+
+    def changed(self, changes: Mapping[str, float]) -> "Augment":
+        """With the numbers of a run that differs in some."""
+        ...
+
+    def __call__(
+        self, values: Mapping[str, Array], key: Array, x: Array, n: Array
+    ) -> Array:
+        """Examples [batch, frame, bin], of which the first n count, changed."""
+        ...
+
+
 @dataclass(frozen=True)
 class Settings:
     """How to train.
@@ -75,6 +94,7 @@ class Settings:
     schedule : "constant" or "cosine" (to zero at the end)
     warmup : float in [0, 1), share of all steps with a linear rise from zero
     freeze : parts of the model that are not trained, such as "encoder" or "encoder.0"
+    augment : of the standardised examples, for the training loss alone; None: nothing
     """
 
     epochs: int
@@ -83,6 +103,7 @@ class Settings:
     schedule: str
     warmup: float
     freeze: tuple[str, ...] = ()
+    augment: Augment | None = None
 
     def __post_init__(self) -> None:
         for field in ("epochs", "batch_size", "learning_rate"):
@@ -101,7 +122,14 @@ class Settings:
     def of(self, run: Run) -> "Settings":
         """The settings of one run; what else it changes belongs to its model."""
         own: Any = {k: v for k, v in run.changes.items() if k in OF_SETTINGS}
+        if self.augment:
+            own["augment"] = self.augment.changed(run.changes)
         return replace(self, **own)
+
+    @property
+    def may_differ(self) -> frozenset[str]:
+        """Names of the settings in which runs may differ."""
+        return OF_SETTINGS.union(self.augment.values if self.augment else ())
 
     def rate(self, step: Array, total: Array, peak: Array) -> Array:
         """Learning rate at a step of so many."""
@@ -164,6 +192,7 @@ class Pool(NamedTuple):
     peak: Float32[Leaf, "..."]  # learning rate
     held_out: Int[Leaf, "... clip"]  # rows as well, padded
     n_held_out: Int[Leaf, "..."]
+    augment: dict[str, Float32[Leaf, "..."]]  # numbers of its augmentations
 
 
 def in_groups(of_run: Callable[[Any], Any], runs: Any, group: int) -> Any:
@@ -204,6 +233,10 @@ def compile_steps(
         x = state.standardiser.apply(examples.gather(features, index))
         noise_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         count = jnp.sum(real)
+        if settings.augment:
+            x = settings.augment(
+                pool.augment, jax.random.fold_in(noise_key, 1), x, count
+            )
 
         def loss_of(params: Any) -> Array:
             losses = nnx.merge(graph, params, state.fixed).loss(x, noise_key)

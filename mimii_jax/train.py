@@ -16,7 +16,6 @@ from mimii_jax.progress import Profile, Progress
 from mimii_jax.runs import Run, Start
 from mimii_jax.sharding import EMPTY, Layout, agree, everywhere
 from mimii_jax.step import (
-    OF_SETTINGS,
     OPTIMIZER,
     Examples,
     Pool,
@@ -67,7 +66,7 @@ def init_runs(
     states = []
     for run, own in zip(runs, standardiser, strict=True):
         state = start(np.uint32(run.seed), run.start.standardiser if run.start else own)
-        for name in run.changes.keys() - OF_SETTINGS:
+        for name in run.changes.keys() - settings.may_differ:
             if name not in state.fixed or isinstance(state.fixed[name], nnx.Param):
                 raise ValueError(f"runs cannot differ in {name}")
             state.fixed[name][...] = jnp.float32(run.changes[name])
@@ -230,6 +229,12 @@ def pool_of(settings: Settings, clips: Any, held_out: Any, per_clip: int) -> Poo
         peak=np.array(settings.learning_rate, np.float32),
         held_out=held_out,
         n_held_out=np.array(len(held_out), np.int32),
+        augment={
+            name: np.array(value, np.float32)
+            for name, value in (
+                settings.augment.values if settings.augment else {}
+            ).items()
+        },
     )
 
 

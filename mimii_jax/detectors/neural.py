@@ -37,7 +37,7 @@ from mimii_jax.sharding import (
     replicate,
     share_of_process,
 )
-from mimii_jax.step import Settings, TrainState
+from mimii_jax.step import Settings, TrainState, in_groups
 from mimii_jax.train import abstract_runs, train_runs
 from mimii_jax.watch import Watch
 
@@ -221,7 +221,12 @@ class NeuralDetector:
             (self.state.params, self.state.fixed, self.state.standardiser), mesh
         )
         score_chunk = _compile_scoring(
-            self.graph, self.front_end, self.scoring_windows, self.scoring, mesh
+            self.graph,
+            self.front_end,
+            self.scoring_windows,
+            self.scoring,
+            self.group or len(self.state.alive),
+            mesh,
         )
         # Every device has a block of the clips, and takes it in chunks of one shape.
         block = -(-len(clips) // mesh.size)
@@ -299,6 +304,7 @@ def _compile_scoring(
     front_end: FrontEnd,
     windows: Windows,
     scoring: Scoring,
+    group: int,
     mesh: Mesh,
 ) -> Callable[..., Float32[Array, "clip run column"]]:
     """A function of models and audio; every device scores its share of the clips."""
@@ -320,12 +326,13 @@ def _compile_scoring(
             index = jnp.arange(windows.per_clip(len(features)))
             x = windows.gather(features[None], index)
 
-            def of_run(params: Any, fixed: Any, standardiser: Standardiser) -> Array:
+            def of_run(run: tuple[Any, Any, Standardiser]) -> Array:
+                params, fixed, standardiser = run
                 model = nnx.merge(graph, params, fixed)
                 error = model.error(standardiser.apply(x))
                 return scoring.summary(error.reshape(-1, error.shape[-1]))
 
-            return jax.vmap(of_run)(*models)
+            return in_groups(of_run, models, group)
 
         features = lax.map(features_of, audio, batch_size=CLIPS_IN_CACHE)
         at_once = clips_at_once(scoring, windows)

@@ -1,0 +1,55 @@
+"""Convolutional variational autoencoder on windows of 32 frames.
+
+python -m mimii_jax.main --config configs/conv_vae.py
+Variants: `:literature` (wider, and windows at every frame), `:reference` (the first
+report's: whole clips, about a million parameters, 10 epochs, augmented), `:quick`
+(seconds)
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import add_training, base_config, require_variant
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The experiment; `:variant` after the file name chooses another one."""
+    require_variant(variant, ("default", "literature", "reference", "quick"))
+    c = base_config()
+    c.features.standardise = True
+    c.windows = ConfigDict()
+    c.windows.width = 32  # frames
+    c.windows.hop = 8  # frames
+    c.windows.scoring_hop = 3  # frames
+
+    c.detector = ConfigDict()
+    c.detector.name = "conv_vae"
+    c.detector.channels = (16, 32, 64, 128, 256)
+    c.detector.strides = ((2, 2),) * 5  # frames, bins
+    c.detector.reach = 2  # blocks of `strides` pixels that a filter sees
+    c.detector.latent = 40
+    c.detector.kl_weight = 0.1
+
+    add_training(c)
+    c.mesh.group = 1  # convolutions of several runs at once are slow
+    c.train.batch_size = 64
+
+    if variant == "literature":
+        c.detector.channels = (32, 64, 128, 256, 512)
+        c.detector.strides = ((1, 2), (1, 2), (2, 2), (2, 2), (2, 2))
+        c.detector.reach = 3
+        c.windows.hop = 1
+    if variant == "reference":
+        c.windows.width = 0
+        c.windows.hop = 1
+        c.windows.scoring_hop = 1
+        c.train.batch_size = 16
+        c.train.schedule = "constant"
+        c.train.warmup = 0.0
+        c.train.validation_fraction = 0.0
+        c.augment.names = ("cutout", "warp")
+    if variant == "quick":
+        c.data.scale = 0.02
+        c.detector.channels = (4, 8, 16, 32, 64)
+        c.train.epochs = 2
+        c.eval.bootstrap = 100
+    return c
