@@ -1,6 +1,8 @@
 """What a run leaves in its workdir beside scores: its clips, and examples to draw."""
 
 import csv
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,11 @@ import numpy as np
 
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.features import FrontEnd
+
+
+def command_line() -> str:
+    """The command of this process, as it was typed, with a short name of Python."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def pictured(clips: Clips) -> list[int]:
