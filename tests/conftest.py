@@ -101,3 +101,42 @@ def model(recordings, tmp_path_factory) -> Path:
         patch.setattr(run, "write_report", lambda *_, **__: None)
         trained(small(root=recordings), workdir)
     return workdir
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server of records, which misbehaves as it is told."""
+    from records_server import RecordsServer
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = RecordsServer()
+    server.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def fan(tmp_path_factory) -> dict[str, dict[str, bytes]]:
+    """Split -> name -> bytes of small recordings of a fan."""
+    from records_server import fan_clips
+
+    return fan_clips(tmp_path_factory.mktemp("fan"))
+
+
+@pytest.fixture
+def dev(server, fan) -> str:
+    """Path on the server of the fan's development archive."""
+    from records_server import DEV, NAME, zipped
+
+    return server.publish(DEV, NAME, zipped(fan["dev"]))
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The seconds that a download would have waited."""
+    from mimii_jax.data import fetch
+
+    waits = []
+    monkeypatch.setattr(fetch.time, "sleep", waits.append)
+    return waits

@@ -1,4 +1,4 @@
-"""A server of records on the loopback interface that misbehaves as it is told."""
+"""A server of records on the loopback interface that misbehaves; a small fan."""
 
 import hashlib
 import io
@@ -8,6 +8,13 @@ import threading
 import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+from wav_files import noise, put
+
+from mimii_jax.data import download
+
+NAME = "dev_data_fan.zip"
+LENGTH = 40000  # noise, so that the archive is longer than what is written at once
 DEV, ADDITIONAL, EVAL, LABELS = 3678171, 3727685, 3841772, 3951620
 
 
@@ -107,3 +114,58 @@ def zipped(files: dict[str, bytes]) -> bytes:
         for name, content in files.items():
             archive.writestr(name, content)
     return data.getvalue()
+
+
+def fan_clips(folder):
+    """Name -> bytes of small recordings of a fan, by split."""
+    names = {
+        "dev": [
+            *(f"train/normal_id_00_{n:08d}.wav" for n in range(4)),
+            *(
+                f"test/{k}_id_00_{n:08d}.wav"
+                for k in ("normal", "anomaly")
+                for n in (0, 1)
+            ),
+        ],
+        "additional": [f"train/normal_id_01_{n:08d}.wav" for n in range(4)],
+        "eval": [f"test/id_01_{n:08d}.wav" for n in range(4)],
+    }
+    seeds = iter(range(100))
+    return {
+        split: {
+            f"fan/{name}": put(folder, "x.wav", noise(next(seeds), LENGTH)).read_bytes()
+            for name in of
+        }
+        for split, of in names.items()
+    }
+
+
+def get(server, out, *more, machine="fan", split=("dev",)):
+    download.main(
+        [
+            *("--machine", machine, "--split", *split),
+            *("--out", str(out), "--base-url", server.url, *more),
+        ]
+    )
+
+
+def failure(server, out, **options):
+    """The one line that the command ends with."""
+    with pytest.raises(SystemExit) as stop:
+        get(server, out, **options)
+    message = str(stop.value)
+    assert message.startswith("error: ")
+    assert "\n" not in message
+    return message
+
+
+def require_whole(out, clips, *splits):
+    """All files are there and right, and nothing else is but the receipts."""
+    expected = {k: v for split in splits for k, v in clips[split].items()}
+    found = {
+        path.relative_to(out).as_posix(): path.read_bytes()
+        for path in out.glob("fan/**/*")
+        if path.is_file()
+    }
+    assert found == expected
+    assert {path.suffix for path in (out / "archives").iterdir()} == {".json"}

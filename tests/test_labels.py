@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from example_scores import some_scores
 from small_clips import small_clips
-from small_runs import small, trained
+from small_runs import again, small, trained
 from wav_files import noise, put
 
 from configs import controls
@@ -17,6 +17,7 @@ from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, DataError
 from mimii_jax.data.labels import FILE, read_labels
 from mimii_jax.metrics import auc
 from mimii_jax.official import write_official
+from mimii_jax.run import load_config
 from mimii_jax.scores import read_scores, write_scores
 
 
@@ -140,6 +141,19 @@ def test_labels_in_another_place_are_named(tmp_path, no_figures):
     config.data.labels = str(tmp_path / "nowhere.csv")
     with pytest.raises(DataError, match=r"nowhere\.csv: cannot be read"):
         trained(config, tmp_path / "again")
+
+
+def test_a_model_is_measured_on_an_evaluation_folder_of_its_own(
+    model, tmp_path, no_figures
+):
+    hidden, lines = published(small_clips(seed=3), ["00", "02"])
+    dcase.write(hidden.test, tmp_path / "eval_data")
+    (tmp_path / FILE).write_text(lines)
+    config = load_config(model)
+    config.data.root = str(tmp_path / "eval_data")
+    printed, _ = again(config, model)
+    assert "slider: 12 evaluation clips have published labels" in printed
+    assert "no AUC" not in printed
 
 
 def test_the_command_labels_score_files_of_unlabelled_names(
