@@ -30,7 +30,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.kl_weight = 0.1
 
     add_training(c)
-    c.mesh.group = 1  # convolutions of several runs at once are slow
+    c.mesh.cpu_group = 1  # convolutions of several runs at once are slow
     c.train.batch_size = 64
 
     if variant == "literature":

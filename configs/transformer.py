@@ -42,7 +42,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.remat = False  # less memory and more time
 
     add_training(c)
-    c.mesh.group = 1  # a step of one run is work enough for two cores
+    c.mesh.cpu_group = 1  # a step of one run is work enough for two cores
     c.train.epochs = 10
     c.train.batch_size = 8
     c.train.learning_rate = 1e-3

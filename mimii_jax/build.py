@@ -32,7 +32,7 @@ from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.parts import PARTS
 from mimii_jax.scoring import MSE, Pooling, Scoring
-from mimii_jax.sharding import Layout, make_mesh
+from mimii_jax.sharding import make_mesh
 from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
 
@@ -71,7 +71,6 @@ def check(config: Config) -> None:
             model = _abstract_model(detector, MANY_FRAMES, 1)
             detector.settings.split(model)
             make_mesh(1, *detector.mesh)
-            Layout.of(make_mesh(1), [1], detector.group)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (AttributeError, LookupError, TypeError) as error:
@@ -85,6 +84,9 @@ def check(config: Config) -> None:
     for field in ("test_normals", "split_seed"):
         value = config.data[field]
         _require(value >= 0, f"data.{field}", value, "0 or more")
+    for field in ("group", "cpu_group") if "mesh" in config else ():
+        value = config.mesh[field]
+        _require(value >= 0, f"mesh.{field}", value, "0 or more")
     _require(c.bootstrap >= 0, "eval.bootstrap", c.bootstrap, "0 or more")
     _require(0 < c.max_fpr <= 1, "eval.max_fpr", c.max_fpr, "above 0, up to 1")
     for field in ("ids", "machine_types"):
@@ -195,7 +197,8 @@ def build_detector(config: Config) -> Detector | None:
         )
     training = config.train.to_dict()
     precision = _choice("train.precision", training.pop("precision"), PRECISIONS)
-    if jax.default_backend() != "cpu":
+    on_cpu = jax.default_backend() == "cpu"
+    if not on_cpu:
         own["dtype"] = PRECISIONS[precision]
     own |= {k: config.scoring[k] for k in OF_DECODING if k in config.scoring}
     return NeuralDetector(
@@ -207,7 +210,7 @@ def build_detector(config: Config) -> Detector | None:
         settings=Settings(**training, augment=_build_augment(config)),
         saving=Saving(**config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
-        group=config.mesh.group,
+        group=config.mesh.cpu_group if on_cpu else config.mesh.group,
         **shared,
     )
 
