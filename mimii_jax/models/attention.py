@@ -51,7 +51,11 @@ class Attention(nnx.Module):
         self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.query = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.key_value = nnx.Linear(width, 2 * width, dtype=dtype, rngs=rngs)
+        # No bias: that of the keys moves no softmax, so that Adam would walk it on
+        # rounding errors, and that of the values is one of the output.
+        self.key_value = nnx.Linear(
+            width, 2 * width, use_bias=False, dtype=dtype, rngs=rngs
+        )
         self.output = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         self.heads = heads
         fused = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
