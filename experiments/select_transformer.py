@@ -19,8 +19,8 @@ from mimii_jax import run
 from mimii_jax.build import Config
 from mimii_jax.watch import Watch
 
-LEARNING_RATES = (5e-4, 1e-3, 2e-3, 4e-3)
-BATCHES = (4, 8, 16)
+LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+BATCHES = (4, 2, 8)  # the rates at the first one
 
 
 def main() -> None:
@@ -36,11 +36,11 @@ def main() -> None:
     add("--epochs", type=int, default=8)
     add("--out", type=Path, default=Path("runs/select_transformer"))
     args = parser.parse_args()
-    rows = [(held_out_loss(args, rate, 8), rate, 8) for rate in LEARNING_RATES]
+    first, *others = BATCHES
+    rows = [(held_out_loss(args, rate, first), rate, first) for rate in LEARNING_RATES]
     _, best, _ = min(rows)
-    for batch in BATCHES:
-        if batch != 8:
-            rows.append((held_out_loss(args, best, batch), best, batch))
+    for batch in others:
+        rows.append((held_out_loss(args, best, batch), best, batch))
     source = args.root or f"simulated sound, scale {args.scale:g}"
     table = Table(title=f"{source}; {args.epochs} epochs, seed 0; best first")
     for heading in ("learning rate", "batch", "held-out loss"):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from training import leaves, train_on
 
 from configs import transformer as config
 from mimii_jax.build import build_detector
@@ -249,13 +250,14 @@ def test_the_reference_has_284_vectors_of_3840():
     assert model.network.n_positions == 283
     assert len(model.network.encoder) == len(model.network.decoder) == 4
     assert model.network.embed.kernel.shape == (3840, 512)
-    assert count(model) == 33_364_224
+    assert count(model) == 33_351_936
+    assert count(as_configured("default")) == 1_056_384
 
 
 def test_the_number_of_parameters_by_hand():
     width, hidden, features = 8, 16, 6
     dense = lambda n_in, n_out: (n_in + 1) * n_out  # noqa: E731
-    attention = 4 * dense(width, width)
+    attention = 4 * dense(width, width) - 2 * width  # no bias of keys and values
     feed = dense(width, hidden) + dense(hidden, width)
     encoder = attention + feed + 2 * 2 * width
     decoder = 2 * attention + feed + 3 * 2 * width
@@ -296,3 +298,16 @@ def test_bfloat16_keeps_predictions_and_losses_in_float32():
 def test_what_cannot_be_built_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         transformer(**changes)
+
+
+def build_small(rngs):
+    """For windows of three frames of two bins."""
+    return Transformer((3, 2), **FIELDS | {"patch": 1, "stride": 1}, rngs=rngs)
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 2)])
+def test_a_seed_trains_among_others_as_if_alone_on_any_mesh(mesh):
+    _, together = train_on(build_small, (0, 7), mesh=mesh)
+    _, alone = train_on(build_small, (7,))
+    for a, b in zip(leaves(together), leaves(alone), strict=True):
+        np.testing.assert_allclose(a[1], b[0], rtol=1e-3, atol=1e-5)

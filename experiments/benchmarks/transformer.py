@@ -21,7 +21,7 @@ Scoring: predictions of one batch, each from the model's own ones before it.
 - torch: the usual loop, eager: the encoder once, the decoder on a growing prefix
 
 Those without a cache would take minutes. They do only the positions in the middle of
-`--positions` equal parts of the sequence, and count as that share of the clips; the
+`--positions` equal parts of the sequence, and count as that share of the patches; the
 encoder's only pass is left out, in their favour. A program is compiled for each of
 these positions, which is not timed.
 
@@ -196,15 +196,15 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def report_training(task: Task, model: Transformer, args: argparse.Namespace) -> None:
-    """Clips per second in training, and what a dispatch costs."""
+    """Patches per second in training, and what a dispatch costs."""
     step, no_step = train_ours(task)
     turns = {OURS: step, NO_STEP: no_step}
     if torch:
         turns[TORCH] = train_torch(task, Peer(model.network), model)
     rounds = take_turns(turns, args)
-    clips = float(task.steps * task.batch)
-    amounts = {name: clips for name in turns if name != NO_STEP}
-    report("Training the transformer", "clips", amounts, rounds, [OURS])
+    patches = float(task.steps * task.batch * model.network.n_positions)
+    amounts = {name: patches for name in turns if name != NO_STEP}
+    report("Training the transformer", "patches", amounts, rounds, [OURS])
     share = [turn[NO_STEP].seconds / turn[OURS].seconds for turn in rounds]
     Console().print(
         f"a dispatch takes {np.median(_seconds(rounds, NO_STEP)):.3f} s beside its "
@@ -214,15 +214,15 @@ def report_training(task: Task, model: Transformer, args: argparse.Namespace) ->
 
 
 def report_scoring(task: Task, model: Transformer, args: argparse.Namespace) -> None:
-    """Clips per second in autoregressive scoring."""
+    """Patches per second in autoregressive scoring."""
     n = model.network.n_positions
     n_parts = min(args.positions, n)
     prefixes = [1 + int((i + 0.5) * n / n_parts) for i in range(n_parts)]
     turns = score(task, model, prefixes)
     rounds = take_turns(turns, args)
     share = {name: 1.0 if name == OURS else n_parts / n for name in turns}
-    amounts = {name: task.batch * part for name, part in share.items()}
-    report("Scoring autoregressively", "clips", amounts, rounds, [OURS])
+    amounts = {name: task.batch * n * part for name, part in share.items()}
+    report("Scoring autoregressively", "patches", amounts, rounds, [OURS])
     Console().print(
         f"{n} positions, batch {task.batch}; without a cache measured at prefixes of "
         f"{', '.join(map(str, prefixes))} and taken as {n_parts}/{n} of the work",

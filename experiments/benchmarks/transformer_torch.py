@@ -129,7 +129,9 @@ def _copy_encoder_layer(ours: Any, theirs: Any, last_norm: Any) -> None:
 def _copy_attention(ours: Any, theirs: Any) -> None:
     parts = (ours.query, ours.key_value)
     kernel = np.concatenate([np.asarray(part.kernel[...]) for part in parts], axis=1)
-    bias = np.concatenate([np.asarray(part.bias[...]) for part in parts])
+    # PyTorch has biases of keys and values, too, which change nothing.
+    bias = np.zeros(kernel.shape[1], np.float32)
+    bias[: len(kernel)] = np.asarray(ours.query.bias[...])
     theirs.in_proj_weight.copy_(torch.from_numpy(kernel.T.copy()))
     theirs.in_proj_bias.copy_(torch.from_numpy(bias))
     _copy_linear(ours.output, theirs.out_proj)

@@ -22,12 +22,12 @@ class Seen(NamedTuple):
     A value like any other: it is passed in and returned, and its size never changes.
     """
 
-    key: Float[Array, "batch position head channel"]
-    value: Float[Array, "batch position head channel"]
+    key: Float[Array, "batch head position channel"]
+    value: Float[Array, "batch head position channel"]
 
     def put(self, new: Self, at: Int[Array, ""]) -> "Seen":
         """With the positions of `new` in the place of those from `at` on."""
-        start = (0, at, 0, 0)
+        start = (0, 0, at, 0)
         return Seen(
             lax.dynamic_update_slice(self.key, new.key, start),
             lax.dynamic_update_slice(self.value, new.value, start),
@@ -51,7 +51,11 @@ class Attention(nnx.Module):
         self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs
     ) -> None:
         self.query = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
-        self.key_value = nnx.Linear(width, 2 * width, dtype=dtype, rngs=rngs)
+        # No bias: that of the keys moves no softmax, so that Adam would walk it on
+        # rounding errors, and that of the values is one of the output.
+        self.key_value = nnx.Linear(
+            width, 2 * width, use_bias=False, dtype=dtype, rngs=rngs
+        )
         self.output = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         self.heads = heads
         fused = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
@@ -63,13 +67,14 @@ class Attention(nnx.Module):
     def see(self, x: Sequence) -> Seen:
         """Keys and values of a sequence."""
         key, value = jnp.split(self.key_value(x), 2, axis=-1)
-        return Seen(self._by_head(key), self._by_head(value))
+        # The heads before the positions: so a product per head reads a cache as it lies.
+        return Seen(_swapped(self._by_head(key)), _swapped(self._by_head(value)))
 
     def __call__(self, x: Sequence, seen: Seen, causal: bool) -> Sequence:
         """What each position of x finds: up to its own position if causal."""
         found = jax.nn.dot_product_attention(
             self._by_head(self.query(x)),
-            *seen,
+            *map(_swapped, seen),
             is_causal=causal,
             implementation=self.kernel,
         )
@@ -79,11 +84,18 @@ class Attention(nnx.Module):
         """What the only position of x finds up to position `last`; None: in all."""
         mask = None
         if last is not None:
-            mask = (jnp.arange(seen.key.shape[1]) <= last)[None, None, None]
+            mask = (jnp.arange(seen.key.shape[2]) <= last)[None, None, None]
         found = jax.nn.dot_product_attention(
-            self._by_head(self.query(x)), *seen, mask=mask, implementation="xla"
+            self._by_head(self.query(x)),
+            *map(_swapped, seen),
+            mask=mask,
+            implementation="xla",
         )
         return self.output(found.reshape(x.shape))
+
+
+def _swapped(x: Array) -> Array:
+    return jnp.swapaxes(x, 1, 2)
 
 
 class FeedForward(nnx.Module):

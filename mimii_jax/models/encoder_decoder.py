@@ -179,7 +179,8 @@ class EncoderDecoder(nnx.Module):
 
     def _nothing_seen(self, depth: int, vectors: Vectors) -> Pasts:
         """Empty caches of so many layers."""
-        shape = len(vectors), self.n_positions, *self.per_head
+        heads, channels = self.per_head
+        shape = len(vectors), heads, self.n_positions, channels
         # Of the vectors' kind: under shard_map zeros alone would differ in it.
         zeros = jnp.zeros_like(vectors, self.dtype, shape=shape)
         return [Seen(zeros, zeros)] * depth
