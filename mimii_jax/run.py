@@ -62,7 +62,11 @@ def train(config: Config, workdir: Path, watch: Watch) -> None:
     types = machine_types(config)
     wait_for_processes("checked")
     if watch.leader:
-        for name in ("clips.csv", "examples.npz"):  # of an earlier start; made anew
+        for name in (
+            "clips.csv",
+            "examples.npz",
+            "predictions.npz",
+        ):  # of an earlier start; made anew
             (workdir / name).unlink(missing_ok=True)
     if len(types) > 1:
         # A bad file of the last type is found before the first is trained on.
@@ -212,7 +216,8 @@ def _score(
     """
     if watch.leader:
         append_clips(clips, out / "clips.csv")
-        add_examples(build_front_end(config), clips.test, out / "examples.npz")
+        predict = detector.predict if isinstance(detector, NeuralDetector) else None
+        add_examples(build_front_end(config), clips.test, out, predict)
     tables = []
     if detector:
         scores = detector.score(clips.test, watch)

@@ -16,6 +16,7 @@ WITHOUT_JAX = (
     "evaluate",
     "report.tables",
     "report.figures",
+    "report.pictures",
     "report.score_figures",
 )
 

@@ -115,6 +115,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
         "official",
         "clips.csv",
         "examples.npz",
+        "predictions.npz",
         "figures",
     }
     assert len(list((workdir / "figures").glob("*.png"))) >= 6
