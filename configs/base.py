@@ -10,16 +10,20 @@ def base_config() -> ConfigDict:
     c.deterministic = False  # the same bits on a GPU as well, at some cost in speed
 
     c.data = ConfigDict()
-    c.data.root = ""  # folder of machine types in the DCASE 2020 layout; "": simulated
+    c.data.root = ""  # folder of a folder per machine type; "": simulated
     c.data.machine_types = ("slider",)  # (): all that there are
     c.data.ids = ()  # (): all that there are; simulated: 00, 02 and 04
     c.data.on_bad_file = "error"  # or "skip"
+    c.data.labels = ""  # of evaluation clips; "": eval_data_list.csv in or beside root
+    c.data.test_normals = 100  # MIMII: normal clips per ID; 0: as many as anomalous
+    c.data.split_seed = 0  # MIMII: chooses them
     c.data.workers = 0  # 0: as many as are sensible
+    c.data.cache = "auto"  # folder of decoded clips; "auto": the user's; "": none
     c.data.scale = 0.1  # simulated: share of the official number of clips
     c.data.simulation_seed = 0
 
     c.features = ConfigDict()
-    c.features.name = "log_mel"  # or "linear", without mel filters and n_mels
+    c.features.name = "log_mel"  # or "linear", without mel filters; "raw", the wave
     c.features.sample_rate = 16000  # Hz
     c.features.n_fft = 1024  # samples
     c.features.hop = 512  # samples
@@ -70,7 +74,8 @@ def add_training(c: ConfigDict) -> None:
     c.mesh = ConfigDict()
     c.mesh.run = 0  # devices over which the runs are spread; 0: a sensible number
     c.mesh.data = 0  # devices that divide the batches of a run
-    c.mesh.group = 0  # runs of a device that share a step; 0: 5 on a CPU, elsewhere all
+    c.mesh.group = 0  # runs that an accelerator steps at once; 0: all that it has
+    c.mesh.cpu_group = 5  # that a CPU does: the states of so many fit its cache
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 0  # 0: do not count

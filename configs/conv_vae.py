@@ -30,19 +30,22 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.kl_weight = 0.1
 
     add_training(c)
-    c.mesh.group = 1  # convolutions of several runs at once are slow
+    c.mesh.cpu_group = 1  # convolutions of several runs at once are slow
     c.train.batch_size = 64
+    c.train.epochs = 6  # the loss of held-out normals is flat by then
 
     if variant == "literature":
         c.detector.channels = (32, 64, 128, 256, 512)
         c.detector.strides = ((1, 2), (1, 2), (2, 2), (2, 2), (2, 2))
         c.detector.reach = 3
         c.windows.hop = 1
+        c.train.epochs = 10
     if variant == "reference":
         c.windows.width = 0
         c.windows.hop = 1
         c.detector.channels = (8, 16, 32, 64, 128)
         c.windows.scoring_hop = 1
+        c.train.epochs = 10
         c.train.batch_size = 16
         c.train.schedule = "constant"
         c.train.warmup = 0.0

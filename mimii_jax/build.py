@@ -1,6 +1,7 @@
 """From the config to typed objects; with `run`, all that reads a ConfigDict."""
 
 from collections.abc import Callable
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pooch
 from flax import nnx
 
 from mimii_jax.augment import Augment
-from mimii_jax.data import dcase, slide_rail
+from mimii_jax.data import dcase, layouts, slide_rail
 from mimii_jax.data.clips import Clips, DataError
+from mimii_jax.data.labels import labels_of
 from mimii_jax.detectors import Detector
 from mimii_jax.detectors.classical import (
     ClassicalDetector,
@@ -26,19 +29,29 @@ from mimii_jax.features import FRONT_ENDS, FrontEnd
 from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.models.transformer import Transformer
 from mimii_jax.parts import PARTS
 from mimii_jax.scoring import MSE, Pooling, Scoring
-from mimii_jax.sharding import Layout, make_mesh
+from mimii_jax.sharding import make_mesh
 from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
 
-MODELS = {"mlp_vae": MLPVAE, "mlp_ae": MLPAE, "conv_vae": ConvVAE}
+MODELS = {
+    "mlp_vae": MLPVAE,
+    "mlp_ae": MLPAE,
+    "conv_vae": ConvVAE,
+    "transformer": Transformer,
+}
 CLASSICAL = {
     "isolation_forest": isolation_forest,
     "sgd_one_class_svm": sgd_one_class_svm,
     "exact_one_class_svm": exact_one_class_svm,
 }
 NO_DETECTOR = "controls"
+# How a sequence model scores; a trained one can do it in each way.
+OF_DECODING = ("decoding", "given")
+# Frames of the clips while a config is checked: enough for any windows and patches.
+MANY_FRAMES = 10_000
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
@@ -55,10 +68,9 @@ def check(config: Config) -> None:
         if isinstance(detector, ClassicalDetector):
             detector.build(0)
         if isinstance(detector, NeuralDetector):
-            model = nnx.eval_shape(lambda: detector.build((8, 1), rngs=nnx.Rngs(0)))
+            model = _abstract_model(detector, MANY_FRAMES, 1)
             detector.settings.split(model)
             make_mesh(1, *detector.mesh)
-            Layout.of(make_mesh(1), [1], detector.group)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (AttributeError, LookupError, TypeError) as error:
@@ -69,6 +81,12 @@ def check(config: Config) -> None:
     c = config.eval
     _choice("eval.split", c.split, PARTS)
     _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))
+    for field in ("test_normals", "split_seed"):
+        value = config.data[field]
+        _require(value >= 0, f"data.{field}", value, "0 or more")
+    for field in ("group", "cpu_group") if "mesh" in config else ():
+        value = config.mesh[field]
+        _require(value >= 0, f"mesh.{field}", value, "0 or more")
     _require(c.bootstrap >= 0, "eval.bootstrap", c.bootstrap, "0 or more")
     _require(0 < c.max_fpr <= 1, "eval.max_fpr", c.max_fpr, "above 0, up to 1")
     for field in ("ids", "machine_types"):
@@ -85,7 +103,7 @@ def machine_types(config: Config) -> list[str]:
     """The machine types that `config.data` asks for."""
     c = config.data
     if c.root:
-        types = list(c.machine_types) or dcase.machine_types(Path(c.root))
+        types = list(c.machine_types) or layouts.machine_types(Path(c.root))
         if not types:
             raise DataError(f"{c.root}: no folder of a machine type is in it")
         return types
@@ -108,6 +126,7 @@ def load_clips(
     c = config.data
     if c.root:
         watch.say(f"{machine_type}: reading {c.root}")
+        labels = labels_of(Path(c.root), c.labels)
         clips = dcase.read(
             Path(c.root),
             machine_type,
@@ -116,7 +135,13 @@ def load_clips(
             on_bad_file=c.on_bad_file,
             workers=c.workers,
             needed=needed,
+            labels=labels,
+            test_normals=c.test_normals,
+            split_seed=c.split_seed,
+            cache=_cache(c.cache),
         )
+        if count := sum((machine_type, name) in labels for name in clips.name):
+            watch.say(f"{machine_type}: {count} evaluation clips have published labels")
         _check_clips(config, clips)
         return clips
     watch.say(
@@ -134,22 +159,25 @@ def load_clips(
     return clips if "train" in splits else clips.test
 
 
+def _cache(folder: str) -> Path | None:
+    """The folder of the cache that `data.cache` names."""
+    if folder == "auto":
+        return pooch.os_cache("mimii_jax") / "clips"
+    return Path(folder).expanduser() if folder else None
+
+
 def build_front_end(config: Config) -> FrontEnd:
     """The front end that `config.features` names."""
-    fields = config.features.to_dict()
-    name = _choice("features.name", fields.pop("name"), FRONT_ENDS)
-    fields.pop("standardise")
-    if name != "log_mel":
-        fields.pop("n_mels")
-    return FRONT_ENDS[name](**fields)
+    c = config.features
+    front_end = FRONT_ENDS[_choice("features.name", c.name, FRONT_ENDS)]
+    # Each takes what it knows: a waveform has no n_fft, a linear spectrum no n_mels.
+    return front_end(**{field.name: c[field.name] for field in fields(front_end)})
 
 
 def build_detector(config: Config) -> Detector | None:
     """The detector that `config.detector` names; None for the controls alone."""
-    fields = config.detector.to_dict()
-    name = _choice(
-        "detector.name", fields.pop("name"), {NO_DETECTOR, *CLASSICAL, *MODELS}
-    )
+    own = config.detector.to_dict()
+    name = _choice("detector.name", own.pop("name"), {NO_DETECTOR, *CLASSICAL, *MODELS})
     if name == NO_DETECTOR:
         return None
     shared: dict[str, Any] = {
@@ -161,7 +189,7 @@ def build_detector(config: Config) -> Detector | None:
     if name in CLASSICAL:
         _choice("scoring.kind", scoring.kind, (MSE,))
         return ClassicalDetector(
-            partial(CLASSICAL[name], **fields),
+            partial(CLASSICAL[name], **own),
             windows=Windows(width, hop),
             max_examples=config.windows.max_examples,
             pooling=scoring.pooling,
@@ -169,10 +197,12 @@ def build_detector(config: Config) -> Detector | None:
         )
     training = config.train.to_dict()
     precision = _choice("train.precision", training.pop("precision"), PRECISIONS)
-    if jax.default_backend() != "cpu":
-        fields["dtype"] = PRECISIONS[precision]
+    on_cpu = jax.default_backend() == "cpu"
+    if not on_cpu:
+        own["dtype"] = PRECISIONS[precision]
+    own |= {k: config.scoring[k] for k in OF_DECODING if k in config.scoring}
     return NeuralDetector(
-        partial(MODELS[name], **fields),
+        partial(MODELS[name], **own),
         windows=Windows(width, hop),
         scoring_windows=Windows(width, config.windows.scoring_hop),
         scoring=scoring,
@@ -180,7 +210,7 @@ def build_detector(config: Config) -> Detector | None:
         settings=Settings(**training, augment=_build_augment(config)),
         saving=Saving(**config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
-        group=config.mesh.group,
+        group=config.mesh.cpu_group if on_cpu else config.mesh.group,
         **shared,
     )
 
@@ -199,6 +229,12 @@ def _build_scoring(config: Config) -> Scoring:
     return Scoring(c.kind, c.per_id, c.batch_size, pooling)
 
 
+def _abstract_model(detector: NeuralDetector, n_frames: int, n_bins: int) -> Any:
+    """The model for clips of these features, without any numbers."""
+    shape = detector.windows.width_in(n_frames), n_bins
+    return nnx.eval_shape(lambda: detector.build(shape, rngs=nnx.Rngs(0)))
+
+
 def _require(holds: bool, field: str, value: Any, what: str) -> None:
     if not holds:
         raise ConfigError(f"{field}={value}: must be {what}")
@@ -213,9 +249,12 @@ def _check_clips(config: Config, clips: Clips) -> None:
         )
     try:
         wave = jax.ShapeDtypeStruct(clips.audio.shape[1:], np.float32)
-        n_frames = jax.eval_shape(build_front_end(config), wave).shape[0]
+        n_frames, n_bins = jax.eval_shape(build_front_end(config), wave).shape
         if "windows" in config:
             Windows(config.windows.width).width_in(n_frames)
+        detector = build_detector(config)
+        if isinstance(detector, NeuralDetector):
+            _abstract_model(detector, n_frames, n_bins)
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

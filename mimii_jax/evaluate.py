@@ -1,14 +1,18 @@
 """AUC and pAUC per machine ID from scores on disk: no JAX, no GPU, no checkpoint.
 
 python -m mimii_jax.evaluate PATH
+python -m mimii_jax.evaluate PATH --labels eval_data_list.csv
 """
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
+from mimii_jax.data.clips import UNKNOWN, DataError
+from mimii_jax.data.labels import Labels, read_labels
 from mimii_jax.official import (
     MAX_FPR,
     RESULT,
@@ -38,7 +42,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     console = Console(highlight=False)
     try:
-        scores = split_part(load(args.path), args.split, args.split_seed)
+        labels = read_labels(args.labels) if args.labels else {}
+        scores = load(args.path)
+        if labels:
+            scores = _labelled(scores, labels, args.labels)
+        scores = split_part(scores, args.split, args.split_seed)
         if args.detector:
             scores = _only(scores, args.detector)
         if not len(scores):
@@ -50,13 +58,25 @@ def main(argv: Sequence[str] | None = None) -> None:
             of_type = [row for row in rows if row.machine_type == machine_type]
             title = f"{machine_type}: {part_title(args.split)}"
             console.print(results_table(of_type, title), end="\n\n")
-        for line in _compare(args.path):
+        for line in _compare(args.path, labels):
             console.print(line, markup=False, soft_wrap=True)
         if args.out:
             _write(args.out, text)
             console.print(f"wrote {args.out}", markup=False, soft_wrap=True)
-    except ScoreError as error:
+    except (DataError, ScoreError) as error:
         parser.exit(1, f"error: {error}\n")
+
+
+def _labelled(scores: Scores, labels: Labels, path: Path) -> Scores:
+    """The scores with the labels of a list."""
+    labelled = scores.labelled(labels)
+    if np.any(scores.label == UNKNOWN) and np.all(labelled.label == scores.label):
+        first = scores[scores.label == UNKNOWN]
+        raise ScoreError(
+            f"--labels={path}: has none of the unlabelled clips, such as "
+            f"{first.machine_type[0]}/{first.name[0]}"
+        )
+    return labelled
 
 
 def _only(scores: Scores, detector: str) -> Scores:
@@ -85,14 +105,14 @@ def _write(path: Path, text: str) -> None:
         raise ScoreError(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def _compare(path: Path) -> list[str]:
+def _compare(path: Path, labels: Labels) -> list[str]:
     """Lines about each result.csv that lies beside official score files in a folder."""
     if not path.is_dir() or (path / "scores.csv").is_file():
         return []
     lines = []
     for folder in sorted({file.parent for file in score_files(path)}):
         if (folder / RESULT).is_file():
-            differences = compare_result(folder)
+            differences = compare_result(folder, labels)
             count = len(differences)
             plural = "" if count == 1 else "s"
             found = f"{count} difference{plural} from" if count else "identical to"
@@ -120,6 +140,13 @@ def _parser() -> argparse.ArgumentParser:
         choices=PARTS,
         default="all",
         help="part of the test clips: 40 %% validation, 60 %% test, or all (default)",
+    )
+    parser.add_argument(
+        "--labels",
+        type=Path,
+        metavar="FILE",
+        help="eval_data_list.csv, the organisers' labels of the evaluation clips, for "
+        "scores of names without a label",
     )
     parser.add_argument("--detector", help="this one only (default: all)")
     parser.add_argument(

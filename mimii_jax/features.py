@@ -1,13 +1,11 @@
-"""Front ends: int16 recordings in, time-frequency features out, on the device.
+"""Front ends: int16 recordings in, features of frames out, on the device.
 
-The conventions are those of the DCASE 2020 Task 2 baseline (librosa's defaults with
-reflect padding): centred frames, periodic Hann window, no normalisation of the FFT,
-Slaney mel scale with Slaney area norm, decibels over a floor of the float64 epsilon.
+Those of spectra have the conventions of the DCASE 2020 Task 2 baseline; see `stft`.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -17,10 +15,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int16
 
-# Decibels of a power of zero: the float64 epsilon, as in the official baseline.
-FLOOR = float(np.finfo(np.float64).eps)
-# Parts of the mel filter bank that are multiplied apart from each other.
-MEL_BANDS = 4
+from mimii_jax.stft import decibels, mel_spectrogram, power_spectrogram
+
 # Clips per step of the mapped front end: few enough that spectra stay in the cache.
 CLIPS_IN_CACHE = 4
 # Clips sent to the device at once: 20 MB of audio.
@@ -37,8 +33,8 @@ class FrontEnd(Protocol):
         ...
 
     @property
-    def frequencies(self) -> Float[np.ndarray, " bin"]:
-        """Centre of each bin, in Hz."""
+    def frequencies(self) -> Float[np.ndarray, " bin"] | None:
+        """Centre of each bin, in Hz; None where bins are no frequencies."""
         ...
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
@@ -46,123 +42,15 @@ class FrontEnd(Protocol):
         ...
 
 
-def power_spectrogram(
-    wave: Float32[Array, " time"],
-    *,
-    n_fft: int,
-    hop: int,
-    pad_mode: str = "reflect",
-    power: float = 2.0,
-) -> Float32[Array, "frame frequency"]:
-    """Magnitude to the `power` of centred frames under a periodic Hann window.
-
-    Frame t is centred on sample t * hop: the wave is padded by n_fft // 2 samples on
-    both sides. Equal to `abs(librosa.stft(...).T) ** power` of librosa 0.11.
-
-    Parameters
-    ----------
-    wave : f32 [shape=(time,)], in [-1, 1]; time > n_fft // 2 with reflect padding
-    n_fft, hop : int > 0, in samples
-    pad_mode : "reflect" or "constant" (zeros), as in `numpy.pad`
-    power : float > 0; 2 for power, 1 for magnitude
-
-    Returns
-    -------
-    spectrum : f32 [shape=(1 + time // hop, 1 + n_fft // 2)]
-
-    Raises
-    ------
-    ValueError
-        If the wave is too short to be padded by reflection.
-    """
-    if pad_mode == "reflect" and wave.shape[0] <= n_fft // 2:
-        raise ValueError(
-            f"a clip of {wave.shape[0]} samples is too short for reflect padding at "
-            f"n_fft={n_fft}: it needs more than {n_fft // 2}"
-        )
-    padded = jnp.pad(wave, n_fft // 2, mode=pad_mode)
-    n_frames = 1 + (padded.shape[0] - n_fft) // hop
-    # Slices rather than a gather of samples: a third of its time on a CPU.
-    frame = jax.vmap(lambda start: lax.dynamic_slice(padded, (start,), (n_fft,)))
-    frames = frame(hop * np.arange(n_frames))
-    spectrum = jnp.fft.rfft(frames * _hann(n_fft)[None])
-    energy = spectrum.real**2 + spectrum.imag**2
-    return energy if power == 2.0 else energy ** (power / 2)
-
-
-def decibels(x: Float[Array, "..."], power: float = 2.0) -> Float[Array, "..."]:
-    """Level in dB of a spectrum that is a magnitude to the `power`: 20 / power * log10.
-
-    A spectrum of zeros gives 20 / power * log10(2.2e-16), which is -156.5 dB for
-    power 2 and finite for every power.
-    """
-    return np.float32(20 / power / np.log(10)) * jnp.log(x + np.float32(FLOOR))
-
-
 @dataclass(frozen=True)
-class LogMel:
-    """Log-mel spectrogram in dB.
+class Spectral:
+    """What spectra need.
 
     Attributes
     ----------
     sample_rate : int > 0, in Hz
     n_fft, hop : int > 0, in samples
-    n_mels : int > 0
     fmin, fmax : float, band limits in Hz; fmax 0 is half the sample rate
-    power : float > 0, exponent of the magnitude before the mel filters
-    pad_mode : "reflect" or "constant"
-    """
-
-    sample_rate: int
-    n_fft: int
-    hop: int
-    n_mels: int
-    fmin: float
-    fmax: float
-    power: float
-    pad_mode: str
-
-    def __post_init__(self) -> None:
-        _check_front_end(self)
-        if self.n_mels < 1:
-            raise ValueError(f"features.n_mels={self.n_mels}: must be at least 1")
-
-    @property
-    def frequencies(self) -> Float[np.ndarray, " mel"]:
-        """Centre of each mel filter, in Hz."""
-        top = self.fmax or self.sample_rate / 2
-        edges = librosa.mel_frequencies(self.n_mels + 2, fmin=self.fmin, fmax=top)
-        return edges[1:-1]
-
-    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
-        """Log-mel spectrogram of one clip, in dB."""
-        spectrum = power_spectrogram(
-            wave,
-            n_fft=self.n_fft,
-            hop=self.hop,
-            pad_mode=self.pad_mode,
-            power=self.power,
-        )
-        bands = _mel_bands(
-            self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.fmax
-        )
-        mel = [
-            # highest: a GPU would otherwise round the inputs to 10 bits (TF32).
-            jnp.dot(spectrum[:, first : first + len(part)], part, precision="highest")
-            for first, part in bands
-        ]
-        return decibels(jnp.concatenate(mel, axis=1), self.power)
-
-
-@dataclass(frozen=True)
-class Linear:
-    """Spectrogram in dB on the FFT's own bins: what log-mel has before the mel filters.
-
-    Attributes
-    ----------
-    sample_rate : int > 0, in Hz
-    n_fft, hop : int > 0, in samples
-    fmin, fmax : float, band limits in Hz, both included; fmax 0 is half the sample rate
     power : float > 0, exponent of the magnitude
     pad_mode : "reflect" or "constant"
     """
@@ -176,7 +64,80 @@ class Linear:
     pad_mode: str
 
     def __post_init__(self) -> None:
-        _check_front_end(self)
+        _require_positive(self, "sample_rate", "n_fft", "hop", "power")
+        if not 0 <= self.fmin < self.top <= self.sample_rate / 2:
+            nyquist = f"{self.sample_rate / 2:g}"
+            raise ValueError(
+                f"features.fmin={self.fmin}, features.fmax={self.fmax}: must be "
+                f"0 <= fmin < fmax <= {nyquist} Hz (fmax 0 means {nyquist})"
+            )
+        if self.pad_mode not in ("reflect", "constant"):
+            raise ValueError(
+                f"features.pad_mode='{self.pad_mode}': must be 'reflect' or 'constant'"
+            )
+
+    @property
+    def top(self) -> float:
+        """Upper limit of the band, in Hz."""
+        return self.fmax or self.sample_rate / 2
+
+    def spectrum(
+        self, wave: Float32[Array, " time"]
+    ) -> Float32[Array, "frame frequency"]:
+        """Magnitude to the `power` of one clip, on all bins of the FFT."""
+        return power_spectrogram(
+            wave,
+            n_fft=self.n_fft,
+            hop=self.hop,
+            pad_mode=self.pad_mode,
+            power=self.power,
+        )
+
+
+@dataclass(frozen=True)
+class LogMel(Spectral):
+    """Log-mel spectrogram in dB.
+
+    Attributes
+    ----------
+    n_mels : int > 0, filters between the band limits; the others as in `Spectral`
+    """
+
+    n_mels: int
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_mels < 1:
+            raise ValueError(f"features.n_mels={self.n_mels}: must be at least 1")
+
+    @property
+    def frequencies(self) -> Float[np.ndarray, " mel"]:
+        """Centre of each mel filter, in Hz."""
+        edges = librosa.mel_frequencies(self.n_mels + 2, fmin=self.fmin, fmax=self.top)
+        return edges[1:-1]
+
+    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
+        """Log-mel spectrogram of one clip, in dB."""
+        mel = mel_spectrogram(
+            self.spectrum(wave),
+            sample_rate=self.sample_rate,
+            n_fft=self.n_fft,
+            n_mels=self.n_mels,
+            fmin=self.fmin,
+            fmax=self.fmax,
+        )
+        return decibels(mel, self.power)
+
+
+@dataclass(frozen=True)
+class Linear(Spectral):
+    """Spectrogram in dB on the FFT's own bins: what log-mel has before the mel filters.
+
+    Both band limits are included.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
         if not self._band.any():
             raise ValueError(
                 f"features.fmin={self.fmin}, features.fmax={self.fmax}: no FFT bin "
@@ -194,23 +155,49 @@ class Linear:
 
     @property
     def _band(self) -> np.ndarray:
-        top = self.fmax or self.sample_rate / 2
-        return (self._bins >= self.fmin) & (self._bins <= top)
+        return (self._bins >= self.fmin) & (self._bins <= self.top)
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
         """Spectrogram of one clip, in dB."""
-        spectrum = power_spectrogram(
-            wave,
-            n_fft=self.n_fft,
-            hop=self.hop,
-            pad_mode=self.pad_mode,
-            power=self.power,
-        )
         first, last = np.flatnonzero(self._band)[[0, -1]]
-        return decibels(spectrum[:, first : last + 1], self.power)
+        return decibels(self.spectrum(wave)[:, first : last + 1], self.power)
 
 
-FRONT_ENDS = {"log_mel": LogMel, "linear": Linear}
+@dataclass(frozen=True)
+class Raw:
+    """The waveform itself, cut into frames of `hop` samples that do not overlap.
+
+    A bin is a sample of the frame; samples at the end that fill no frame are left out.
+
+    Attributes
+    ----------
+    sample_rate : int > 0, in Hz
+    hop : int > 0, in samples
+    """
+
+    sample_rate: int
+    hop: int
+
+    def __post_init__(self) -> None:
+        _require_positive(self, "sample_rate", "hop")
+
+    @property
+    def frequencies(self) -> None:
+        """Samples are no frequencies."""
+        return
+
+    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+        """Frames of one clip, in [-1, 1]."""
+        n_frames = wave.shape[0] // self.hop
+        if not n_frames:
+            raise ValueError(
+                f"a clip of {wave.shape[0]} samples is shorter than "
+                f"features.hop={self.hop}"
+            )
+        return wave[: n_frames * self.hop].reshape(n_frames, self.hop)
+
+
+FRONT_ENDS = {"log_mel": LogMel, "linear": Linear, "raw": Raw}
 
 
 def extract(
@@ -261,59 +248,8 @@ def _extract_chunk(
     return lax.dynamic_update_slice(features, chunk, (first, 0, 0))
 
 
-@cache
-def _hann(n_fft: int) -> np.ndarray:
-    """Periodic Hann window, built in float64."""
-    phase = 2 * np.pi * np.arange(n_fft) / n_fft
-    return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
-
-
-@cache
-def _mel_filters(
-    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
-) -> np.ndarray:
-    """Slaney mel filter bank, f32 [shape=(1 + n_fft // 2, n_mels)]."""
-    filters = librosa.filters.mel(
-        sr=sample_rate,
-        n_fft=n_fft,
-        n_mels=n_mels,
-        fmin=fmin,
-        fmax=fmax or sample_rate / 2,
-        dtype=np.float64,
-    )
-    return np.ascontiguousarray(filters.T, np.float32)
-
-
-@cache
-def _mel_bands(
-    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
-) -> list[tuple[int, np.ndarray]]:
-    """The filter bank in bands of neighbouring filters: first FFT bin, filters.
-
-    A filter is zero outside its triangle: in four bands of the default filters, only a
-    quarter of the products remains.
-    """
-    filters = _mel_filters(sample_rate, n_fft, n_mels, fmin, fmax)
-    bands = []
-    for part in np.array_split(filters, min(MEL_BANDS, n_mels), axis=1):
-        used = np.flatnonzero(part.any(axis=1))
-        first, last = (used[0], used[-1] + 1) if len(used) else (0, 0)
-        bands.append((int(first), part[first:last]))
-    return bands
-
-
-def _check_front_end(front_end: LogMel | Linear) -> None:
-    for field in ("sample_rate", "n_fft", "hop", "power"):
+def _require_positive(front_end: Spectral | Raw, *fields: str) -> None:
+    for field in fields:
         value = getattr(front_end, field)
         if value <= 0:
             raise ValueError(f"features.{field}={value}: must be positive")
-    nyquist = front_end.sample_rate / 2
-    if not 0 <= front_end.fmin < (front_end.fmax or nyquist) <= nyquist:
-        raise ValueError(
-            f"features.fmin={front_end.fmin}, features.fmax={front_end.fmax}: "
-            f"must be 0 <= fmin < fmax <= {nyquist:g} Hz (fmax 0 means {nyquist:g})"
-        )
-    if front_end.pad_mode not in ("reflect", "constant"):
-        raise ValueError(
-            f"features.pad_mode='{front_end.pad_mode}': must be 'reflect' or 'constant'"
-        )

@@ -6,11 +6,13 @@
 """
 
 import re
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
+from mimii_jax.data.layouts import NAMED, parse_name
 from mimii_jax.metrics import auc
 from mimii_jax.scores import (
     NO_SEED,
@@ -25,9 +27,7 @@ RESULT = "result.csv"
 MAX_FPR = 0.1
 
 _FILE = re.compile(r"anomaly_score_(.+)_id_(\d+)\.csv")
-_CLIP = re.compile(r"(?:(normal|anomaly)_)?id_(\d+)_\d+\.wav")
 _SEED = re.compile(r"seed_(\d+)")
-_LABEL = {"normal": 0, "anomaly": 1, None: -1}
 
 
 def read_official(path: Path) -> Scores:
@@ -72,16 +72,17 @@ def _read_file(path: Path, top: Path) -> Scores:
         where = f"{path}:{number}"
         if len(line) != 2:
             raise ScoreError(f"{where}: {len(line)} fields instead of name,score")
-        clip = _CLIP.fullmatch(line[0])
-        if clip is None:
+        try:
+            label, clip_id, _ = parse_name(line[0], NAMED)
+        except ValueError:
             raise ScoreError(
                 f"{where}: {line[0]!r} is not a clip name such as "
                 f"normal_id_{machine_id}_00000000.wav"
-            )
-        if clip[2] != machine_id:
+            ) from None
+        if clip_id != machine_id:
             raise ScoreError(f"{where}: {line[0]} in the file of id {machine_id}")
         names.append(line[0])
-        labels.append(_LABEL[clip[1]])
+        labels.append(label)
         scores.append(finite(line[1], where))
     if not scores:
         raise ScoreError(f"{path}: no scores")
@@ -172,15 +173,18 @@ def _result_line(name: str, pair: np.ndarray | None) -> str:
     return f"{name},," if pair is None else ",".join([name, *map(repr, pair.tolist())])
 
 
-def compare_result(folder: Path) -> list[str]:
+def compare_result(
+    folder: Path, labels: Mapping[tuple[str, str], int] | None = None
+) -> list[str]:
     """Differences of a folder's result.csv from its scores; [] if byte for byte equal.
 
-    Each difference is a line that names the file and its line.
+    Each difference is a line that names the file and its line. `labels`, (machine type,
+    name) -> label, are of clips whose name has none.
     """
     scores = [
         _read_file(file, folder.resolve()) for file in score_files(folder, "*.csv")
     ]
-    ours = result_text(Scores.concatenate(scores))
+    ours = result_text(Scores.concatenate(scores).labelled(labels or {}))
     path = folder / RESULT
     theirs = path.read_bytes().decode("utf-8", errors="replace")
     if theirs == ours:

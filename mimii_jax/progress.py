@@ -1,5 +1,7 @@
 """What a training shows and records while it goes on, and its profile."""
 
+import resource
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -132,7 +134,6 @@ class Progress:
         now = time.perf_counter()
         self.busy += now - since
         seconds = now - self.begun
-        memory = [device.memory_stats() or {} for device in jax.local_devices()]
         self.watch.record(
             epoch=step // self.n_steps,
             step=step,
@@ -143,8 +144,16 @@ class Progress:
             seconds_to_first_step=round(self.to_first_step or 0, 3),
             windows_per_second=round((self._examples(step) - self.first) / seconds),
             host_share=round(1 - self.busy / seconds, 4),
-            device_bytes=max(m.get("peak_bytes_in_use", 0) for m in memory) or None,
+            device_bytes=_peak_memory(),
         )
+
+
+def _peak_memory() -> int:
+    """The most bytes in use so far on a device; a CPU's are those of this process."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peak = max(of.get("peak_bytes_in_use", 0) for of in stats)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return peak or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def loss_so_far(

@@ -7,7 +7,7 @@ Needs no JAX.
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from mimii_jax.data.clips import Clips
+from mimii_jax.data.clips import UNKNOWN, Clips
 
 CONTROLS = ("level", "bandwidth_sd", "flatness", "zero_crossings")
 """Detectors without learning, which stand in every table."""
@@ -127,6 +127,18 @@ class Scores:
             seen.add(key)
         return joined
 
+    def labelled(self, labels: Mapping[tuple[str, str], int]) -> Self:
+        """With labels, (machine type, name) -> label, for the rows that have none."""
+        rows = zip(
+            *(c.tolist() for c in (self.label, self.machine_type, self.name)),
+            strict=True,
+        )
+        label = [
+            labels.get((machine_type, name), UNKNOWN) if label == UNKNOWN else label
+            for label, machine_type, name in rows
+        ]
+        return replace(self, label=np.array(label, np.int64))
+
     @property
     def detectors(self) -> list[str]:
         """The detectors, in the order of their first rows."""
@@ -146,6 +158,13 @@ class Scores:
     def seeds(self) -> list[int]:
         """The seeds, sorted."""
         return sorted(set(self.seed.tolist()))
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        """The same rows, each detector under another name."""
+        names = {old: name(old) for old in self.detectors}
+        return replace(
+            self, detector=np.array([names[old] for old in self.detector.tolist()])
+        )
 
     def _keys(self) -> Iterator[tuple]:
         """What has to be unique in a table."""

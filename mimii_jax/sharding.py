@@ -19,9 +19,6 @@ from jaxtyping import Array, Bool, Int
 
 RUN, DATA = "run", "data"
 EMPTY = -1  # a slot without a run
-# Runs that a CPU steps together. Parameters and moments of more leave its cache; of
-# fewer, matrix products are too small (experiments/benchmarks/many_runs.py).
-GROUP_ON_CPU = 5
 
 
 def make_mesh(n_runs: int, run: int = 0, data: int = 0) -> Mesh:
@@ -82,9 +79,7 @@ class Layout:
 
     @classmethod
     def of(cls, mesh: Mesh, lengths: Sequence[int], group: int = 0) -> "Layout":
-        """A layout of runs that take so many steps each; group 0 chooses."""
-        if group < 0:
-            raise ValueError(f"mesh.group={group}: must be 0 or more")
+        """A layout of runs that take so many steps each; group 0 is all of a shard."""
         n_shards = mesh.shape[RUN]
         n_slots = -(-len(lengths) // n_shards)
         slots = np.full((n_shards, n_slots), EMPTY)
@@ -92,8 +87,7 @@ class Layout:
             block = range(len(lengths))[shard * n_slots : (shard + 1) * n_slots]
             ordered = sorted(block, key=lambda run: -lengths[run])
             slots[shard, : len(ordered)] = ordered
-        on_cpu = mesh.devices.flat[0].platform == "cpu"
-        return cls(mesh, slots, group or (GROUP_ON_CPU if on_cpu else n_slots))
+        return cls(mesh, slots, group or n_slots)
 
     @property
     def local_shards(self) -> list[int]:

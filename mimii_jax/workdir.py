@@ -1,6 +1,8 @@
 """What a run leaves in its workdir beside scores: its clips, and examples to draw."""
 
 import csv
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,11 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
+from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.features import FrontEnd
 
 # From features [clip, frame, bin] to what a model expects, and the scale of each bin.
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def command_line() -> str:
+    """The command of this process, as it was typed, with a short name of Python."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def pictured(clips: Clips) -> list[int]:
@@ -31,9 +38,9 @@ def append_clips(clips: Clips, path: Path) -> None:
     with path.open("a", newline="") as file:
         write = csv.writer(file, lineterminator="\n").writerow
         if fresh:
-            write(("machine_type", "split", "machine_id", "label", "name"))
-        rows = (clips.split, clips.machine_id, clips.label, clips.name)
-        for row in zip(*(column.tolist() for column in rows), strict=True):
+            write(("machine_type", *COLUMNS))
+        rows = (getattr(clips, column).tolist() for column in COLUMNS)
+        for row in zip(*rows, strict=True):
             write((clips.machine_type, *row))
 
 
@@ -54,7 +61,9 @@ def add_examples(
         for row in rows
     ]
     seconds = front_end.hop / clips.sample_rate
-    about = {"frequency": front_end.frequencies, "seconds_per_frame": seconds}
+    about: dict[str, Any] = {"seconds_per_frame": seconds}
+    if front_end.frequencies is not None:
+        about["frequency"] = front_end.frequencies
     _add_arrays(
         workdir / "examples.npz", about | dict(zip(names, pictures, strict=True))
     )

@@ -18,11 +18,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import pytest
 from jaxtyping import install_import_hook
 
-# Leaf modules only: dataclasses that are vmapped must stay out of the hook.
-install_import_hook(
-    ["mimii_jax." + leaf for leaf in ("examples", "features", "metrics", "scoring")],
-    "beartype.beartype",
-)
+# Dataclasses that are vmapped must stay out of the hook.
+LEAVES = ("examples", "features", "metrics", "scoring", "stft")
+install_import_hook([f"mimii_jax.{leaf}" for leaf in LEAVES], "beartype.beartype")
 
 import jax
 
@@ -51,6 +49,15 @@ def published_scores() -> Path:
 
 
 @pytest.fixture(scope="session")
+def published_labels() -> Path:
+    """The organisers' labels of the evaluation clips."""
+    path = SHARED / "eval_data_list.csv"
+    if not path.is_file():
+        pytest.skip("the published labels are not on this machine")
+    return path
+
+
+@pytest.fixture(scope="session")
 def recordings(tmp_path_factory) -> Path:
     """Root of a small data set of wav files."""
     return _written(tmp_path_factory.mktemp("recordings"))
@@ -74,10 +81,11 @@ def _written(root: Path, **counts: int) -> Path:
 
 @pytest.fixture
 def no_figures(monkeypatch) -> None:
-    """The figures have tests of their own, and take longer than a small training."""
+    """These have tests of their own, and take longer than a small training."""
     from mimii_jax import run
 
     monkeypatch.setattr(run, "write_figures", lambda *_, **__: None)
+    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")
@@ -90,5 +98,45 @@ def model(recordings, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("model") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "write_figures", lambda *_, **__: None)
+        patch.setattr(run, "write_report", lambda *_, **__: None)
         trained(small(root=recordings), workdir)
     return workdir
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """A server of records, which misbehaves as it is told."""
+    from records_server import RecordsServer
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    server = RecordsServer()
+    server.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def fan(tmp_path_factory) -> dict[str, dict[str, bytes]]:
+    """Split -> name -> bytes of small recordings of a fan."""
+    from records_server import fan_clips
+
+    return fan_clips(tmp_path_factory.mktemp("fan"))
+
+
+@pytest.fixture
+def dev(server, fan) -> str:
+    """Path on the server of the fan's development archive."""
+    from records_server import DEV, NAME, zipped
+
+    return server.publish(DEV, NAME, zipped(fan["dev"]))
+
+
+@pytest.fixture
+def waits(monkeypatch) -> list[float]:
+    """The seconds that a download would have waited."""
+    from mimii_jax.data import fetch
+
+    waits = []
+    monkeypatch.setattr(fetch.time, "sleep", waits.append)
+    return waits

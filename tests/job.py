@@ -8,10 +8,10 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 
 
-def start(recordings, workdir, *more):
+def start(recordings, workdir, *more, **variables):
     """Start it; both of its streams come as one text."""
     # Without the virtual devices of the tests.
-    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | variables
     return subprocess.Popen(
         [
             sys.executable,
@@ -20,6 +20,7 @@ def start(recordings, workdir, *more):
             "--config=configs/mlp_vae.py:quick",
             f"--workdir={workdir}",
             f"--config.data.root={recordings}",
+            "--config.data.cache=",
             "--config.train.batch_size=32",
             "--config.detector.hidden=(16,)",
             "--config.eval.bootstrap=0",

@@ -12,7 +12,10 @@ from experiments.benchmarks import (
     memory,
     mlp_vae,
     rounds,
+    transformer,
+    transformer_torch,
 )
+from mimii_jax.models.transformer import Transformer
 
 QUICK = ["--rounds", "2", "--spare", "1", "--patience", "0"]
 TINY = ["--clips", "3", *QUICK]
@@ -112,6 +115,52 @@ def test_torch_has_the_same_loss(monkeypatch):
     inputs = mlp_vae.torch.from_numpy(x)
     peer = mlp_vae.torch_loss(mlp_vae.torch_layers(model), inputs, 1.0)
     assert peer.item() == pytest.approx(float(ours), rel=1e-5)
+
+
+def test_transformer_prints_ratios(capsys):
+    small = ["--batch", "2", "--width", "16", "--layers", "1", "--frames", "36"]
+    transformer.main([*small, "--positions", "2", *QUICK])
+    printed = capsys.readouterr().out
+    assert "a dispatch takes" in printed
+    assert "ours, decoder again" in printed
+    assert "measured at prefixes of 2, 5" in printed  # of 6 positions
+    assert ("torch" in printed.split("jax")[0]) == (transformer.torch is not None)
+
+
+@needs_torch
+def test_the_transformer_of_torch_is_the_same_network():
+    model = Transformer(
+        (11, 3),
+        patch=2,
+        stride=2,
+        width=8,
+        encoder_layers=2,
+        decoder_layers=2,
+        heads=2,
+        feed_forward=16,
+        attention="causal",
+        remat=False,
+        decoding="autoregressive",
+        given=0,
+        rngs=nnx.Rngs(0),
+    )
+    # Biases and scales that a wrong copy would mix up.
+    params = nnx.state(model, nnx.Param)
+    noise = np.random.default_rng(0).normal
+    nnx.update(
+        model, jax.tree.map(lambda p: p + np.float32(noise(0, 0.1, p.shape)), params)
+    )
+    peer = transformer_torch.Peer(model.network)
+    x = np.float32(noise(size=(2, 11, 3)))
+    patches = np.asarray(model.patches(x))
+    vectors = transformer_torch.torch.from_numpy(patches[:, :-1].copy())
+    with transformer_torch.torch.inference_mode():
+        parallel, loop = peer.in_parallel(vectors), peer.autoregress(vectors)
+    ours = jax.jit(lambda v: model.network.in_parallel(v))(patches[:, :-1])
+    np.testing.assert_allclose(parallel.numpy(), ours, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        loop.numpy(), jax.jit(model.decode)(patches), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_too_few_clips_for_the_steps_are_refused():

@@ -1,8 +1,10 @@
 """Checkpoints: whole or not at all, the latest that can be read, any mesh."""
 
+import contextlib
 import io
 import json
 import shutil
+import subprocess
 
 import jax
 import numpy as np
@@ -181,3 +183,31 @@ def test_what_cannot_be_written_is_one_line_and_leaves_the_last_one(
     assert "\n" not in str(caught.value)
     saved.close()
     assert restored(tmp_path, watch) == (10, 10.0)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one megabyte, in memory."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(command).returncode:
+        pytest.skip("no right to mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_is_full_keeps_the_checkpoint_before(small_disk, watch):
+    """A real one; with room again, the same training goes on."""
+    save_some(small_disk, watch, {10: None})
+    filler = small_disk / "filler"
+    with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    with pytest.raises(CheckpointError, match="the disk is full; make room") as caught:
+        save_some(small_disk, watch, {20: None})
+    assert "\n" not in str(caught.value)
+    filler.unlink()
+    assert restored(small_disk, watch) == (10, 10.0)
+    save_some(small_disk, watch, {20: None})
+    assert restored(small_disk, watch) == (20, 20.0)

@@ -1,5 +1,6 @@
 """The convolutional network: sizes, blocks, gradients."""
 
+import json
 from functools import partial
 
 import jax
@@ -8,11 +9,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
+from small_runs import trained
 
 from configs import conv_vae
 from mimii_jax.build import build_detector
 from mimii_jax.models.conv_vae import ConvVAE, from_blocks, level_sizes, to_blocks
 from mimii_jax.models.convolution import convolve, convolve_on_cpu
+from mimii_jax.scores import read_scores
 
 TWO = ((2, 2), (2, 2))
 
@@ -149,3 +152,30 @@ def test_what_is_learned_from_can_be_reconstructed():
 def test_sizes_that_are_none_are_refused(fields):
     with pytest.raises(ValueError, match=r"detector.* positive"):
         vae((8, 8), **fields)
+
+
+@pytest.mark.parametrize("variant", ["default", "literature", "reference", "quick"])
+def test_every_variant_trains_two_steps_when_shrunk_and_scores(
+    variant, recordings, tmp_path, no_figures
+):
+    config = conv_vae.get_config(variant)
+    config.seeds = (0, 1)
+    config.data.root, config.data.cache = str(recordings), ""
+    config.features.n_mels = 16
+    config.windows.width = min(config.windows.width, 9)
+    config.detector.channels, config.detector.latent = (2, 3, 2, 3, 2), 2
+    config.train.epochs, config.train.batch_size = 2, 1000
+    config.eval.bootstrap = 0
+    trained(config, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    scores = read_scores(tmp_path / "run" / "scores.csv")
+    of_model = scores[scores.detector == "conv_vae"]
+    assert of_model.seeds == [0, 1]
+    assert len(np.unique(of_model.score)) == len(of_model) > 0
+    with np.load(tmp_path / "run" / "predictions.npz") as file:
+        predicted = dict(file)
+    with np.load(tmp_path / "run" / "examples.npz") as file:
+        for name in predicted.keys() - {"slider/scale"}:
+            assert predicted[name].shape == file[name].shape
+            assert np.all(np.isfinite(predicted[name]))

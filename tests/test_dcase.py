@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from small_clips import small_clips
 from wav_files import LENGTH, RATE, noise, put, put_slider, read
 
-from mimii_jax.data import dcase
+from mimii_jax.data import dcase, layouts
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips, DataError
 
 
@@ -30,7 +30,7 @@ def slider(tmp_path: Path) -> Path:
 def test_every_name_of_the_grammar_is_parsed(label, machine_id, number, ending):
     name = f"{label[0]}id_{machine_id:02d}_{number:08d}.{ending}"
     expected = (label[1], f"{machine_id:02d}", f"{number:08d}")
-    assert dcase.parse_name(name) == expected
+    assert layouts.parse_name(name) == expected
 
 
 @given(st.integers(0, 26), st.characters())
@@ -39,16 +39,16 @@ def test_a_name_changed_in_one_place_is_refused_or_says_just_that(place, charact
     changed = name[:place] + character + name[place + 1 :]
     if re.fullmatch("anomaly_id_[0-9]{2}_[0-9]{8}[.][wW][aA][vV]", changed):
         expected = (ANOMALOUS, changed[11:13], changed[14:22])
-        assert dcase.parse_name(changed) == expected
+        assert layouts.parse_name(changed) == expected
     else:
         with pytest.raises(ValueError, match="wrong name"):
-            dcase.parse_name(changed)
+            layouts.parse_name(changed)
 
 
 @given(st.text())
 def test_other_text_is_refused_with_a_reason(text):
     with pytest.raises(ValueError, match="wrong name, expected"):
-        dcase.parse_name(text + ".mp3")
+        layouts.parse_name(text + ".mp3")
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_other_text_is_refused_with_a_reason(text):
 )
 def test_near_misses_are_refused(name):
     with pytest.raises(ValueError, match="wrong name"):
-        dcase.parse_name(name)
+        layouts.parse_name(name)
 
 
 # reading what is in order
@@ -107,7 +107,7 @@ def test_evaluation_layout_without_labels_and_without_train(tmp_path):
     assert clips.name.tolist() == ["id_01_00000000.wav", "id_01_00000001.wav"]
     assert clips.ids == ["01"]
     np.testing.assert_array_equal(clips.audio[1], noise(1))
-    with pytest.raises(DataError, match=r"slider/train: No such file"):
+    with pytest.raises(DataError, match=r"slider/train: no such folder"):
         read(tmp_path / "slider")
 
 
@@ -130,10 +130,12 @@ def test_digital_silence_is_a_clip(slider):
 
 
 def test_machine_types_of_a_root(tmp_path):
-    for name in ("valve", "ToyCar", "other", "slider"):
-        (tmp_path / name).mkdir()
+    for name in ("valve/train", "ToyCar/test", "other", "-6_dB_slider/id_00/normal"):
+        (tmp_path / name).mkdir(parents=True)
     (tmp_path / "fan").write_text("no folder")
-    assert dcase.machine_types(tmp_path) == ["ToyCar", "slider", "valve"]
+    assert layouts.machine_types(tmp_path) == ["-6_dB_slider", "ToyCar", "valve"]
+    with pytest.raises(DataError, match="nowhere: No such file"):
+        layouts.machine_types(tmp_path / "nowhere")
 
 
 # writing
@@ -189,7 +191,7 @@ def test_the_real_sample(real_sample, tmp_path):
     assert clips.count("train", "00", NORMAL) == 75
     assert clips.count("test", "00", NORMAL) == 3
     assert clips.count("test", "00", ANOMALOUS) == 3
-    assert dcase.machine_types(real_sample) == ["slider"]
+    assert layouts.machine_types(real_sample) == ["slider"]
     for clip in (0, 74, 80):
         path = real_sample / "slider" / clips.split[clip] / clips.name[clip]
         expected, _ = soundfile.read(path, dtype="int16")

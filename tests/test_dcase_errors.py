@@ -137,7 +137,9 @@ def test_missing_folders_are_named(slider):
         dcase.read(root, "valve")
     with pytest.raises(DataError, match=r"the data root is the folder above it"):
         dcase.read(slider, "slider")
-    with pytest.raises(DataError, match=r"fan/train: No such file"):
+    with pytest.raises(
+        DataError, match=r"fan: fits none of the layouts.*found nothing"
+    ):
         dcase.read(root, "fan")
 
 
@@ -154,9 +156,7 @@ def test_an_empty_training_set_is_an_error(slider):
         read(slider, ["04"])
     for path in (slider / "train").iterdir():
         path.unlink()
-    with pytest.raises(
-        DataError, match=r"slider/train: no wav files.*train set is empty"
-    ):
+    with pytest.raises(DataError, match=r"slider: the train set has no clips$"):
         read(slider)
 
 

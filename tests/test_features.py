@@ -14,12 +14,12 @@ from mimii_jax.examples import Standardiser, Windows, clip_moments
 from mimii_jax.features import (
     CLIPS_IN_CACHE,
     CLIPS_PER_TRANSFER,
-    FLOOR,
     Linear,
     LogMel,
+    Raw,
     extract,
-    power_spectrogram,
 )
+from mimii_jax.stft import FLOOR, power_spectrogram
 
 OFFICIAL = LogMel(
     sample_rate=16000,
@@ -40,6 +40,7 @@ LINEAR = Linear(
     power=2.0,
     pad_mode="reflect",
 )
+RAW = Raw(sample_rate=16000, hop=512)
 SMALL = replace(OFFICIAL, n_fft=64, hop=32, n_mels=8)
 
 
@@ -180,6 +181,20 @@ def test_frequencies_are_those_of_librosa():
     np.testing.assert_allclose(band, [1000, 1015.625, 1031.25])
 
 
+@pytest.mark.parametrize("length", [512, 513, 1023, 1024, 5000])
+def test_raw_frames_are_the_wave_itself(length):
+    wave = noise(length)
+    frames = jax.jit(RAW)(wave)
+    assert frames.shape == (length // 512, 512)
+    np.testing.assert_array_equal(frames.ravel(), wave[: frames.size])
+    assert RAW.frequencies is None
+
+
+def test_a_wave_shorter_than_a_frame_is_an_error():
+    with pytest.raises(ValueError, match=r"511 samples is shorter than features.hop"):
+        RAW(noise(511))
+
+
 @pytest.mark.parametrize("length", [1, 512])
 def test_a_clip_too_short_for_reflection_is_an_error(length):
     with pytest.raises(ValueError, match=f"a clip of {length} samples is too short"):
@@ -194,6 +209,7 @@ def test_a_clip_too_short_for_reflection_is_an_error(length):
         *itertools.product(
             [OFFICIAL, LINEAR], ["sample_rate", "n_fft", "hop"], [0, -1]
         ),
+        *itertools.product([RAW], ["sample_rate", "hop"], [0, -1]),
         (OFFICIAL, "power", 0.0),
         (OFFICIAL, "n_mels", 0),
         (OFFICIAL, "fmin", -1.0),

@@ -18,30 +18,61 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def train_in(n_processes, more_recordings, workdir, *more):
-    """What each process prints, when all have ended well."""
-    port = free_port()
-    return finished(
-        *(
-            start(
-                more_recordings,
-                workdir,
-                f"--coordinator_address=localhost:{port}",
-                f"--num_processes={n_processes}",
-                f"--process_id={i}",
-                *more,
-            )
-            for i in range(n_processes)
-        )
+def by_hand(process, port):
+    """What tells a process which of two it is: its flags and environment."""
+    flags = (
+        f"--coordinator_address=localhost:{port}",
+        "--num_processes=2",
+        f"--process_id={process}",
     )
+    return flags, {}
+
+
+def under_slurm(process, port):
+    """As `srun --ntasks=2` on one node sets it; the port follows from the job."""
+    return (), {
+        "SLURM_JOB_ID": str(port),
+        "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_NUM_NODES": "1",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_NTASKS": "2",
+        "SLURM_PROCID": str(process),
+        "SLURM_LOCALID": str(process),
+    }
+
+
+def under_open_mpi(process, port):
+    """As `mpirun -n 2` of Open MPI 4 sets it; the port follows from the job."""
+    return (), {
+        "OMPI_MCA_orte_hnp_uri": f"{port * 2**12}.0;tcp://127.0.0.1:{port}",
+        "OMPI_COMM_WORLD_SIZE": "2",
+        "OMPI_COMM_WORLD_RANK": str(process),
+        "OMPI_COMM_WORLD_LOCAL_RANK": str(process),
+    }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("seeds", "mesh"), [("(0, 1)", "run"), ("(3,)", "data")])
-def test_two_processes_train_what_one_does(more_recordings, tmp_path, seeds, mesh):
+@pytest.mark.parametrize(
+    ("seeds", "mesh", "found"),
+    [
+        ("(0, 1)", "run", by_hand),
+        ("(3,)", "data", by_hand),
+        ("(0, 1)", "run", under_slurm),
+        ("(0, 1)", "run", under_open_mpi),
+    ],
+)
+def test_two_processes_train_what_one_does(
+    more_recordings, tmp_path, seeds, mesh, found
+):
     """Runs on a process each, and one run whose batches both of them share."""
+    port = free_port()
     more = (f"--config.seeds={seeds}", f"--config.mesh.{mesh}=2")
-    first, second = train_in(2, more_recordings, tmp_path / "two", *more)
+    processes = []
+    for process in range(2):
+        flags, variables = found(process, port)
+        command = (more_recordings, tmp_path / "two", *more, *flags)
+        processes.append(start(*command, **variables))
+    first, second = finished(*processes)
     assert f"workdir: {tmp_path / 'two'}" in first
     assert "AUC" not in second  # process 0 alone prints tables
     finished(start(more_recordings, tmp_path / "one", f"--config.seeds={seeds}"))

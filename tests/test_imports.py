@@ -14,10 +14,17 @@ WITHOUT_JAX = (
     "official",
     "parts",
     "evaluate",
+    "matrix",
+    "report.__main__",
+    "report.matrix",
+    "report.of_workdir",
+    "report.page",
+    "report.style",
     "report.tables",
     "report.figures",
     "report.pictures",
     "report.score_figures",
+    "report.track_figures",
 )
 
 

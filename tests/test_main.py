@@ -1,6 +1,7 @@
 """The command line: what is wrong is one line, and a whole run as a user starts it."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,6 +26,7 @@ SMALL = (
     "--config.detector.hidden=16,",
     "--config.detector.latent=2",
     "--config.eval.bootstrap=20",
+    "--config.data.cache=",
 )
 
 
@@ -113,6 +115,7 @@ def command(*arguments):
         ((VAE, "--config.train.validation_fraction=1"), "train.validation_fraction=1"),
         ((VAE, "--config.features.n_fft=0"), "features.n_fft=0: must be positive"),
         ((VAE, "--config.windows.hop=0"), "the hop of windows at least 1"),
+        ((VAE, "--config.mesh.cpu_group=-1"), "mesh.cpu_group=-1: must be 0 or more"),
         ((VAE, "--config.eval.max_fpr=0"), "eval.max_fpr=0.0: must be above 0"),
         ((VAE, "--config.eval.bootstrap=-1"), "eval.bootstrap=-1: must be 0 or more"),
         ((VAE, "--config.data.scale=-1"), "scale must be greater than 0"),
@@ -170,7 +173,8 @@ def test_settings_that_do_not_fit_the_clips_are_one_line(
     call, recordings, tmp_path, field, message
 ):
     workdir = tmp_path / "run"
-    arguments = (f"--config.data.root={recordings}", f"--config.{field}")
+    root = (f"--config.data.root={recordings}", "--config.data.cache=")
+    arguments = (*root, f"--config.{field}")
     code, _, error = call(VAE, *arguments, f"--workdir={workdir}")
     assert (code, len(error.strip().splitlines())) == (1, 1)
     assert re.search(message, error), error
@@ -183,8 +187,8 @@ def test_a_training_that_diverges_is_one_line(call, recordings, tmp_path, monkey
 
     monkeypatch.setattr(NeuralDetector, "fit", diverge)
     workdir = tmp_path / "run"
-    root = f"--config.data.root={recordings}"
-    code, _, error = call(VAE, root, f"--workdir={workdir}")
+    root = (f"--config.data.root={recordings}", "--config.data.cache=")
+    code, _, error = call(VAE, *root, f"--workdir={workdir}")
     assert (code, error) == (
         1,
         "error: the loss of seed 0 is nan in epoch 1, by step 1",
@@ -200,6 +204,16 @@ def test_flags_reach_the_run(call, monkeypatch, tmp_path):
     assert seen["config"].seeds == (0,)
     assert seen["config"].detector.hidden == (16,)
     assert seen["config"].train.epochs == 50
+
+
+def test_deterministic_kernels_are_asked_for_before_jax_starts(call, monkeypatch):
+    given = "--xla_force_host_platform_device_count=8"
+    monkeypatch.setattr(run, "train", lambda *_: None)
+    monkeypatch.setenv("XLA_FLAGS", given)
+    assert call(VAE, "--workdir=w")[0] == 0
+    assert os.environ["XLA_FLAGS"] == given
+    assert call(VAE, "--workdir=w", "--config.deterministic=True")[0] == 0
+    assert os.environ["XLA_FLAGS"] == f"{given} --xla_gpu_deterministic_ops=true"
 
 
 def test_without_a_workdir_there_is_a_dated_one_under_runs(call, monkeypatch):
@@ -231,7 +245,9 @@ def test_a_mistyped_field_in_a_process_of_its_own():
 def test_a_whole_run_and_its_second_scoring_by_command(recordings, tmp_path):
     workdir = tmp_path / "run"
     root = f"--config.data.root={recordings}"
-    trained = command(f"{VAE}:quick", root, *SMALL, f"--workdir={workdir}")
+    # A flag that XLA does not know would end the process.
+    fixed = "--config.deterministic=True"
+    trained = command(f"{VAE}:quick", root, *SMALL, fixed, f"--workdir={workdir}")
     assert trained.returncode == 0, trained.stderr
     assert f"workdir: {workdir}" in trained.stdout
     assert "Traceback" not in trained.stderr

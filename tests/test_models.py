@@ -1,5 +1,7 @@
 """The networks: sizes, losses and errors."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -145,3 +147,38 @@ def test_an_example_does_not_depend_on_the_others(kind):
     one = [model.error(batch()[i : i + 1])[0] for i in range(4)]
     np.testing.assert_allclose(model.error(batch()), one, rtol=1e-6)
     assert len(set(np.asarray(mse(model, batch())).tolist())) == 4
+
+
+@pytest.mark.parametrize("config", [mlp_vae.get_config(), mlp_ae.get_config()])
+def test_bfloat16_is_for_the_arithmetic_of_an_accelerator(config, monkeypatch):
+    """Parameters, losses and errors stay float32; a CPU stays with it altogether."""
+    config.train.precision = "bfloat16"
+    x = jax.random.normal(jax.random.key(0), (4, 5, 128))
+
+    def products(model):
+        loss = partial(model.loss, key=jax.random.key(0))
+        text = str(jax.make_jaxpr(loss)(x))
+        return {
+            line.split(":")[1].split("[")[0]
+            for line in text.splitlines()
+            if "dot_general" in line
+        }
+
+    def built():
+        return build_detector(config).build((5, 128), rngs=nnx.Rngs(0))
+
+    on_cpu = built()
+    assert products(on_cpu) == {"f32"}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    mixed = built()
+    assert products(mixed) == {"bf16"}
+    assert {p.dtype for p in jax.tree.leaves(nnx.state(mixed, nnx.Param))} == {
+        jnp.dtype("float32")
+    }
+    for a, b in (
+        (mse(mixed, x), mse(on_cpu, x)),
+        (mixed.loss(x, jax.random.key(0)), on_cpu.loss(x, jax.random.key(0))),
+    ):
+        assert a.dtype == jnp.float32
+        np.testing.assert_allclose(a, b, rtol=0.02)
+        assert np.any(a != b)

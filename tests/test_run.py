@@ -12,7 +12,15 @@ from rich.console import Console
 from small_clips import quiet_watch, small_clips
 from small_runs import again, small, trained
 
-from configs import controls, isolation_forest, mlp_ae, mlp_vae, one_class_svm
+from configs import (
+    controls,
+    conv_vae,
+    isolation_forest,
+    mlp_ae,
+    mlp_vae,
+    one_class_svm,
+    transformer,
+)
 from mimii_jax import build, run
 from mimii_jax.build import ConfigError
 from mimii_jax.data import dcase, slide_rail
@@ -24,6 +32,8 @@ from mimii_jax.watch import Watch
 VARIANTS = {
     "mlp_vae": ("default", "reference", "quick"),
     "mlp_ae": ("default", "quick"),
+    "conv_vae": ("default", "literature", "reference", "quick"),
+    "transformer": ("default", "reference", "quick"),
     "isolation_forest": ("default", "windows", "quick"),
     "one_class_svm": ("default", "linear", "windows", "exact", "quick"),
     "controls": ("default", "quick"),
@@ -31,6 +41,8 @@ VARIANTS = {
 QUICK = {
     "mlp_vae": mlp_vae,
     "mlp_ae": mlp_ae,
+    "conv_vae": conv_vae,
+    "transformer": transformer,
     "isolation_forest": isolation_forest,
     "sgd_one_class_svm": one_class_svm,
     "controls": controls,
@@ -86,12 +98,14 @@ def test_the_quick_variants_run_on_simulated_sound(
     assert (workdir / "official" / "level" / "result.csv").exists()
     assert (workdir / "checkpoints" / "slider").is_dir() == bool(own)
     assert (workdir / "metrics.jsonl").exists() == ("train" in config)
+    assert (workdir / "tracks.npz").exists() == ("train" in config)
     with (workdir / "clips.csv").open() as file:
         clips = list(csv.DictReader(file))
     assert len(clips) == len(simulation.clips)
     assert {row["split"] for row in clips} == {"train", "test"}
     examples = np.load(workdir / "examples.npz")
-    assert examples["slider/00/normal"].shape == (313, 128)
+    n_frames = 1 + simulation.clips.audio.shape[1] // config.features.hop
+    assert examples["slider/00/normal"].shape == (n_frames, 128)
     assert len(examples["frequency"]) == 128
     printed, folder = again(run.load_config(workdir), workdir)
     assert "scores: identical" in printed
@@ -108,6 +122,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
     assert "SIMULATED" not in printed
     names = {path.name for path in workdir.iterdir()}
     assert names == {
+        "command.txt",
         "config.json",
         "metrics.jsonl",
         "checkpoints",
@@ -116,7 +131,9 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
         "clips.csv",
         "examples.npz",
         "predictions.npz",
+        "tracks.npz",
         "figures",
+        "report.html",
     }
     assert len(list((workdir / "figures").glob("*.png"))) >= 6
     assert run.load_config(workdir).to_dict() == config.to_dict()
@@ -295,7 +312,7 @@ REAL = {
 
 
 def real_aucs(config, root, workdir):
-    config.data.root = str(root)
+    config.data.root, config.data.cache = str(root), ""
     config.eval.bootstrap = 0
     trained(config, workdir)
     table = read_scores(workdir / "scores.csv")

@@ -94,11 +94,3 @@ def test_runs_in_groups_change_no_more_than_the_last_digits(group, tmp_path):
         for name in ("together", "apart")
     ]
     np.testing.assert_allclose(*losses, rtol=1e-4)
-
-
-def test_a_cpu_steps_few_runs_together():
-    mesh = make_mesh(8)
-    assert Layout.of(mesh, [1] * 8).group == 5
-    assert Layout.of(mesh, [1] * 8, 3).group == 3
-    with pytest.raises(ValueError, match=r"mesh\.group=-1: must be 0 or more"):
-        Layout.of(mesh, [1], -1)

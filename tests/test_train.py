@@ -120,6 +120,7 @@ def test_the_record_has_the_losses_of_every_run(tmp_path):
         np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
     for field in ("seconds", "seconds_to_first_step", "windows_per_second"):
         assert last[field] > 0
+    assert 1e7 < last["device_bytes"] < 1e11
     assert 0 <= last["host_share"] < 1
 
 

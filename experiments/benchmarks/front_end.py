@@ -29,7 +29,8 @@ import numpy as np
 
 from configs.base import base_config
 from experiments.benchmarks.rounds import add_options, cores, report, take_turns
-from mimii_jax.features import FLOOR, LogMel, extract
+from mimii_jax.features import LogMel, extract
+from mimii_jax.stft import FLOOR
 
 SECONDS = 10
 OURS = "ours"

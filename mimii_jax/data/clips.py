@@ -1,13 +1,14 @@
 """A set of recordings of one machine type, in memory."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int16, Shaped
 
 NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
+COLUMNS = ("split", "machine_id", "label", "name", "domain")
 
 
 class DataError(Exception):
@@ -27,6 +28,8 @@ class Clips:
     name : str [shape=(clip,)], file name, such as "normal_id_00_00000000.wav"
     machine_type : str, one for all clips, such as "slider"
     sample_rate : int > 0, in Hz
+    domain : str [shape=(clip,)], "source" or "target", as the later challenges have it;
+        "" for all clips unless given
     """
 
     audio: Int16[np.ndarray, "clip time"]
@@ -36,21 +39,21 @@ class Clips:
     name: Shaped[np.ndarray, " clip"]
     machine_type: str
     sample_rate: int
+    domain: Shaped[np.ndarray, " clip"] = field(default_factory=lambda: np.array(()))
 
     def __post_init__(self) -> None:
-        for field in ("machine_id", "split", "label", "name"):
-            if len(getattr(self, field)) != len(self.audio):
-                raise ValueError(f"Clips.{field} and Clips.audio differ in length")
+        if not self.domain.size:
+            object.__setattr__(self, "domain", np.full(len(self.audio), ""))
+        for column in COLUMNS:
+            if len(getattr(self, column)) != len(self.audio):
+                raise ValueError(f"Clips.{column} and Clips.audio differ in length")
 
     def __len__(self) -> int:
         return len(self.audio)
 
     def __getitem__(self, index: np.ndarray | slice) -> Self:
         """Select clips by mask, indices or slice; a slice keeps audio as a view."""
-        rows = {
-            field: getattr(self, field)[index]
-            for field in ("audio", "machine_id", "split", "label", "name")
-        }
+        rows = {column: getattr(self, column)[index] for column in ("audio", *COLUMNS)}
         return replace(self, **rows)
 
     @property

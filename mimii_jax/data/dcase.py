@@ -1,74 +1,31 @@
-"""Recordings in the folder layout of DCASE 2020 Task 2, from and to disk.
+"""Recordings of machines from disk, in any of the layouts of `layouts`; and to disk.
+
+python -m mimii_jax.data.dcase ROOT                        prints what is there
 
     <root>/<machine_type>/train/normal_id_NN_NNNNNNNN.wav
     <root>/<machine_type>/test/{normal,anomaly}_id_NN_NNNNNNNN.wav
     <root>/<machine_type>/test/id_NN_NNNNNNNN.wav             evaluation, no label
 
-Hidden files (`.DS_Store`, `._*.wav`) and files without the ending `.wav`, in whatever
-case, are no recordings and are passed over; everything else has to be in order.
+is that of DCASE 2020 Task 2, which is written too.
 """
 
-import os
-import re
+import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from mimii_jax.data import wav
-from mimii_jax.data.clips import (
-    ANOMALOUS,
-    NORMAL,
-    UNKNOWN,
-    Clips,
-    DataError,
-    require_ids,
-)
+from mimii_jax.data.cache import Store
+from mimii_jax.data.clips import UNKNOWN, Clips, DataError, require_ids
+from mimii_jax.data.files import File, bad_lines, draw_split, find
+from mimii_jax.data.labels import Labels
+from mimii_jax.data.layouts import DCASE_2020, MIMII, Layout, machine_folder, parse_name
 from mimii_jax.data.threads import in_parallel
 
-MACHINE_TYPES = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
 SAMPLE_RATE = 16000
-LABELS = {"normal_": NORMAL, "anomaly_": ANOMALOUS, None: UNKNOWN}
-
-_NAME = re.compile(r"(normal_|anomaly_)?id_([0-9]{2})_([0-9]{8})\.(?i:wav)")
-_NAMED_AT_MOST = 20  # bad files that a message lists
-
-
-@dataclass(frozen=True)
-class _File:
-    """A recording whose name is in order; nothing is known of its content."""
-
-    path: str
-    name: str
-    split: str
-    label: int
-    machine_id: str
-
-
-def parse_name(name: str) -> tuple[int, str, str]:
-    """Label, machine ID and number of a recording from its file name.
-
-    "normal_id_00_00000007.wav" is (NORMAL, "00", "00000007"); without "normal_" or
-    "anomaly_" the label is UNKNOWN. Only the ending may be in upper case.
-
-    Raises
-    ------
-    ValueError : the name has another form; the message is the reason
-    """
-    match = _NAME.fullmatch(name)
-    if match is None:
-        raise ValueError(
-            "wrong name, expected [normal_|anomaly_]id_NN_NNNNNNNN.wav, N a digit"
-        )
-    label, machine_id, number = match.groups()
-    return LABELS[label], machine_id, number
-
-
-def machine_types(root: Path) -> list[str]:
-    """Which of the six machine types of the challenge have a folder in `root`."""
-    return [name for name in MACHINE_TYPES if (Path(root) / name).is_dir()]
 
 
 def read(
@@ -81,6 +38,10 @@ def read(
     workers: int = 0,
     progress: bool = True,
     needed: Callable[[Clips], np.ndarray] | None = None,
+    labels: Labels | None = None,
+    test_normals: int = 100,
+    split_seed: int = 0,
+    cache: Path | None = None,
 ) -> Clips:
     """Read the recordings of one machine type.
 
@@ -95,6 +56,12 @@ def read(
     progress : whether to show a bar on the standard error stream
     needed : chooses the clips whose audio is read, from clips without audio; of the
         others the header is still looked at; None: all
+    labels : (machine type, name) -> label of clips whose name has none
+    test_normals, split_seed : how the MIMII layout, which has no split, gets one; see
+        `files.draw_split`
+    cache : folder of decoded clips, from which they come if no recording has changed,
+        and where they are kept if all are needed; None: none. Audio from there is
+        read-only
 
     Returns
     -------
@@ -103,144 +70,140 @@ def read(
 
     Raises
     ------
-    DataError : a folder or ID is missing, a split is empty, or files are unusable:
-        empty, truncated, no wav, misnamed, duplicate, unreadable, anomalous in train,
-        not at 16 kHz, not as long as most. The message names each file (up to 20).
+    DataError : a folder or ID is missing, a split is empty, no layout fits, or files
+        are unusable: empty, truncated, no wav, misnamed, duplicate, unreadable,
+        anomalous in train, not at 16 kHz, not as long as most. The message names each
+        file (up to 20).
     """
     if not splits or set(splits) - {"train", "test"}:
         raise ValueError(f"splits are {splits!r}; use 'train', 'test' or both")
     if on_bad_file not in ("error", "skip"):
         raise ValueError(f"on_bad_file is {on_bad_file!r}; use 'error' or 'skip'")
-    folder = _machine_folder(Path(root), machine_type)
-    bad: dict[str, str] = {}
+    folder = machine_folder(Path(root), machine_type)
     splits = [split for split in ("train", "test") if split in splits]
-    files = [file for split in splits for file in _find(folder, split, ids, bad)]
+    layout, files, bad = find(folder, ids, splits)
+    if layout is MIMII:
+        files = draw_split(files, ids, test_normals, split_seed)
+        files = [file for file in files if file.split in splits]
+    asked = _Asked(folder, layout, bad, ids, splits, on_bad_file)
     if not bad:
-        _require(files, ids, splits, folder)
+        asked.require(files)
     files = [file for file in files if not ids or file.machine_id in ids]
-    none = None if needed is None else np.zeros(len(files), bool)
+    store = Store(cache, folder, [file.path for file in files]) if cache else None
+
+    def clips(audio: np.ndarray, unusable: Mapping[str, str]) -> Clips:
+        usable = asked.usable(files, unusable)
+        return _clips(usable, audio, machine_type, labels or {})
+
+    return _with_audio(files, clips, store, needed, workers, progress)
+
+
+def _with_audio(
+    files: Sequence[File],
+    clips: Callable[[np.ndarray, Mapping[str, str]], Clips],
+    store: Store | None,
+    needed: Callable[[Clips], np.ndarray] | None,
+    workers: int,
+    progress: bool,
+) -> Clips:
+    """The clips of these files, from the cache if they are there.
+
+    `clips` makes them of audio and of unusable files, or raises `DataError`.
+    """
+    stored = store.find() if store else None
+    if store and stored:
+        found = clips(stored.blank, stored.bad)
+        wanted = np.ones(len(found), bool) if needed is None else needed(found)
+        audio = stored.take(wanted, workers, progress)
+        if audio is not None:
+            return replace(found, audio=audio)
+        store.remove(stored.path)
     paths = [file.path for file in files]
+    none = None if needed is None else np.zeros(len(paths), bool)
     audio, unusable = wav.load(paths, SAMPLE_RATE, workers, progress, none)
-    _judge(bad | unusable, len(files) + len(bad), folder, on_bad_file)
-    files = [file for file in files if file.path not in unusable]
-    _require(files, ids, splits, folder)
-    clips = Clips(
+    found = clips(audio, unusable)
+    if needed is not None:
+        paths = [path for path in paths if path not in unusable]
+        audio, _ = wav.load(paths, SAMPLE_RATE, workers, progress, needed(found))
+        return replace(found, audio=audio)
+    if store:
+        store.write(audio, unusable, progress)
+    return found
+
+
+def _clips(
+    files: Sequence[File],
+    audio: np.ndarray,
+    machine_type: str,
+    labels: Labels,
+) -> Clips:
+    """Clips of these files; `labels` are for those whose name has none."""
+    label = [
+        labels.get((machine_type, file.name), UNKNOWN)
+        if file.label == UNKNOWN
+        else file.label
+        for file in files
+    ]
+    return Clips(
         audio=audio,
         machine_id=np.array([file.machine_id for file in files]),
         split=np.array([file.split for file in files]),
-        label=np.array([file.label for file in files], np.int8),
+        label=np.array(label, np.int8),
         name=np.array([file.name for file in files]),
         machine_type=machine_type,
         sample_rate=SAMPLE_RATE,
-    )
-    if needed is not None:
-        paths = [file.path for file in files]
-        audio, _ = wav.load(paths, SAMPLE_RATE, workers, progress, needed(clips))
-        clips = replace(clips, audio=audio)
-    return clips
-
-
-def _machine_folder(root: Path, machine_type: str) -> Path:
-    """Folder of a machine type; `DataError` when it is not there."""
-    folder = root / machine_type
-    if folder.is_dir():
-        return folder
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder; it should hold {machine_type}/train")
-    if (root / "train").is_dir() or (root / "test").is_dir():
-        raise DataError(
-            f"{root}: no folder {machine_type}; this is a machine's own folder, "
-            "the data root is the folder above it"
-        )
-    present = ", ".join(
-        sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    )
-    raise DataError(
-        f"{root}: no machine type {machine_type}; present: {present or 'none'}"
+        domain=np.array([file.domain for file in files]),
     )
 
 
-def _find(
-    folder: Path, split: str, ids: Sequence[str], bad: dict[str, str]
-) -> list[_File]:
-    """Well-named files of a split, sorted by ID and name.
+@dataclass(frozen=True)
+class _Asked:
+    """What is asked of a machine's folder, and which of its files are misnamed."""
 
-    Misnamed ones, and those of a wanted ID that cannot be clips, go into `bad`.
-    """
-    files, seen = [], {}
-    for name, path, is_file in _wav_entries(folder / split):
-        reason = ""
-        try:
-            label, machine_id, _ = key = parse_name(name)
-        except ValueError as error:
-            bad[path] = str(error)
-            continue
-        if not is_file:
-            reason = "unreadable: a folder, a dangling link or not a plain file"
-        elif split == "train" and label == ANOMALOUS:
-            reason = "an anomalous clip in the training set"
-        elif key in seen:
-            reason = f"same id and number as {seen[key]}"
-        if not reason:
-            seen[key] = name
-            files.append(_File(path, name, split, label, machine_id))
-        elif not ids or machine_id in ids:
-            bad[path] = reason
-    return sorted(files, key=lambda file: (file.machine_id, file.name))
+    folder: Path
+    layout: Layout
+    misnamed: Mapping[str, str]
+    ids: Sequence[str]
+    splits: Sequence[str]
+    on_bad_file: str
 
+    def usable(self, files: Sequence[File], unusable: Mapping[str, str]) -> list[File]:
+        """The files that can be used.
 
-def _wav_entries(folder: Path) -> list[tuple[str, str, bool]]:
-    """Name, path and whether it is a file, of what looks like wav in a folder."""
-    try:
-        with os.scandir(folder) as entries:
-            found = [
-                (entry.name, entry.path, entry.is_file())
-                for entry in entries
-                if entry.name.lower().endswith(".wav") and entry.name[0] != "."
-            ]
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}") from error
-    if not found:
-        raise DataError(f"{folder}: no wav files, so the {folder.name} set is empty")
-    return sorted(found, key=lambda entry: entry[0].swapcase())  # x.wav before x.WAV
+        Raises `DataError` that names the others, or warns when they are skipped.
+        """
+        bad = {**self.misnamed, **unusable}
+        count = f"{len(bad)} of {len(files) + len(self.misnamed)} files"
+        if bad and self.on_bad_file == "error":
+            raise DataError(
+                f"{self.folder}: {count} cannot be used; mend or remove them, or set "
+                "data.on_bad_file='skip' to go on without them:\n  "
+                + "\n  ".join(bad_lines(bad, self.folder))
+            )
+        if bad:
+            lines = bad_lines(bad, self.folder, at_most=3)
+            print(
+                f"warning: {self.folder}: going on without {count} that cannot be used "
+                f"({'; '.join(lines)})",
+                file=sys.stderr,
+            )
+        usable = [file for file in files if file.path not in unusable]
+        self.require(usable)
+        return usable
 
-
-def _require(
-    files: list[_File], ids: Sequence[str], splits: Sequence[str], folder: Path
-) -> None:
-    """Raise `DataError` when a split, or an ID that is asked for, has no files."""
-    require_ids(sorted({file.machine_id for file in files}), ids, str(folder))
-    for split in splits:
-        chosen = (
-            f for f in files if f.split == split and (not ids or f.machine_id in ids)
-        )
-        if next(chosen, None) is None:
+    def require(self, files: Sequence[File]) -> None:
+        """Raise `DataError` when a split, or an ID that is asked for, has no files."""
+        ids, folder = self.ids, self.folder
+        require_ids(sorted({file.machine_id for file in files}), ids, str(folder))
+        for split in self.splits:
+            if any(
+                f.split == split and (not ids or f.machine_id in ids) for f in files
+            ):
+                continue
+            if self.layout is DCASE_2020 and not (folder / split).is_dir():
+                raise DataError(f"{folder / split}: no such folder")
             of = f" of id {', '.join(ids)}" if ids else ""
-            raise DataError(f"{folder / split}: the {split} set has no clips{of}")
-
-
-def _judge(bad: dict[str, str], found: int, folder: Path, on_bad_file: str) -> None:
-    """Raise `DataError` that names unusable files, or warn when they are skipped."""
-    if not bad:
-        return
-    lines = [
-        f"{os.path.relpath(path, folder)}: {why}" for path, why in sorted(bad.items())
-    ]
-    count = f"{len(bad)} of {found} files"
-    if on_bad_file == "skip":
-        more = ", ..." if len(lines) > 3 else ""
-        print(
-            f"warning: {folder}: going on without {count} that cannot be used "
-            f"({'; '.join(lines[:3])}{more})",
-            file=sys.stderr,
-        )
-        return
-    if len(lines) > _NAMED_AT_MOST:
-        lines[_NAMED_AT_MOST:] = [f"and {len(lines) - _NAMED_AT_MOST} more"]
-    raise DataError(
-        f"{folder}: {count} cannot be used; mend or remove them, or set "
-        f"data.on_bad_file='skip' to go on without them:\n  " + "\n  ".join(lines)
-    )
+            raise DataError(f"{folder}: the {split} set has no clips{of}")
 
 
 def write(clips: Clips, root: Path) -> None:
@@ -273,3 +236,23 @@ def write(clips: Clips, root: Path) -> None:
         wav.write(paths[row], clips.audio[row], clips.sample_rate)
 
     in_parallel(write_row, range(len(paths)), 0, "writing", True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print what is in a folder of recordings: clips per type, ID, split, label."""
+    # Imported here, since reading needs no tables.
+    from mimii_jax.data.listing import print_listing
+
+    parser = argparse.ArgumentParser(
+        prog="python -m mimii_jax.data.dcase", description=main.__doc__
+    )
+    parser.add_argument("root", type=Path, help="folder of a folder per machine type")
+    given = parser.parse_args(arguments)
+    try:
+        print_listing(given.root, SAMPLE_RATE)
+    except DataError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -223,7 +223,7 @@ def _load_all(
     wanted: np.ndarray,
 ) -> tuple[np.ndarray, list[tuple[int, str]]]:
     """An array with the files of length `frames` in their rows; `_load` of each."""
-    audio = _new_audio(len(paths), frames)
+    audio = new_audio(len(paths), frames)
 
     def load_row(row: int) -> tuple[int, str]:
         return _load(paths[row], rate, audio[row] if wanted[row] else audio[row, :0])
@@ -231,7 +231,7 @@ def _load_all(
     return audio, in_parallel(load_row, range(len(paths)), workers, "reading", progress)
 
 
-def _new_audio(clips: int, frames: int) -> Int16[np.ndarray, "clip time"]:
+def new_audio(clips: int, frames: int) -> Int16[np.ndarray, "clip time"]:
     """An array in memory of ordinary pages.
 
     For `np.empty` NumPy asks for huge ones. In a virtual machine that hands unused

@@ -85,7 +85,7 @@ class NeuralDetector:
     settings : how to train
     saving : when to save
     mesh : devices along the axes "run" and "data", 0 for a sensible number
-    group : runs that a device steps together, 0 for a sensible number
+    group : int >= 0, runs that a device steps at once; 0: all that it has
     validation_fraction : share of the training clips, per machine ID, that is held
         out for the validation loss; nothing is chosen by it during a training
     """

@@ -12,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.pictures import prediction_figures, spectrogram_figures
 from mimii_jax.report.score_figures import BLUE, GREEN, GREY, VERMILION, score_figures
+from mimii_jax.report.track_figures import track_figures
 from mimii_jax.scores import csv_lines, read_scores
 
 DOTS_PER_INCH = 120
@@ -37,6 +38,7 @@ def write_figures(workdir: Path, *, part: str = "all", seed: int = 0) -> list[Pa
         ("clips.csv", _clip_figures),
         ("examples.npz", spectrogram_figures),
         ("predictions.npz", prediction_figures),
+        ("tracks.npz", track_figures),
         ("scores.csv", lambda path: _score_figures(path, part, seed)),
         ("metrics.jsonl", _training_figures),
     )

@@ -47,9 +47,7 @@ def spectrogram_figures(path: Path) -> Iterator[tuple[str, Figure]]:
     examples = Examples.read(path)
     for machine_type, pictures in examples.pictures.items():
         figure = _spectrograms(pictures, examples.seconds_per_frame, examples.frequency)
-        figure.suptitle(
-            f"{machine_type}: spectrograms of a normal and an anomalous clip"
-        )
+        figure.suptitle(f"{machine_type}: features of a normal and an anomalous clip")
         yield f"spectrograms_{machine_type}", figure
 
 
@@ -65,6 +63,7 @@ def prediction_figures(path: Path) -> Iterator[tuple[str, Figure]]:
             predicted,
             scales[f"{machine_type}/scale"],
             examples.seconds_per_frame,
+            "amplitude" if examples.frequency is None else "dB",
         )
         figure.suptitle(f"{machine_type}: clips, what the model expects, its error")
         yield f"predictions_{machine_type}", figure
@@ -75,6 +74,7 @@ def _predictions(
     predicted: Pictures,
     scale: Float[np.ndarray, " bin"],
     seconds_per_frame: float,
+    unit: str,
 ) -> Figure:
     """A row per clip: original, prediction, squared error in units of `scale`."""
     clips = sorted(predicted, key=lambda clip: (clip[0], KINDS.index(clip[1])))
@@ -95,12 +95,12 @@ def _predictions(
         for axes, title, image, look in zip(row, titles, images, norms, strict=True):
             axes.set_title(title, fontsize=10)
             _picture(axes, image, seconds_per_frame, *look)
-        row[0].set_ylabel("frequency bin")
+        row[0].set_ylabel("bin")
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")
     bars = {"aspect": 12 * len(clips), "pad": 0.02, "location": "right"}
-    dB, squares = ScalarMappable(level, COLOUR_MAP), ScalarMappable(away, ERROR_MAP)
-    figure.colorbar(dB, ax=grid[:, :2], label="dB", **bars)
+    levels, squares = ScalarMappable(level, COLOUR_MAP), ScalarMappable(away, ERROR_MAP)
+    figure.colorbar(levels, ax=grid[:, :2], label=unit, **bars)
     figure.colorbar(squares, ax=grid[:, 2:], label="squared error", **bars)
     return figure
 
@@ -110,7 +110,10 @@ def _spectrograms(
     seconds_per_frame: float,
     frequency: Float[np.ndarray, " bin"] | None,
 ) -> Figure:
-    """A row of pictures per ID; `frequency`, in Hz, gives the axis on the right."""
+    """A row of pictures per ID; `frequency`, in Hz, gives the axis on the right.
+
+    Without it the bins are samples of the wave.
+    """
     ids = sorted({machine_id for machine_id, _ in pictures})
     kinds = [k for k in KINDS if any((i, k) in pictures for i in ids)]
     values = np.concatenate([picture.ravel() for picture in pictures.values()])
@@ -125,13 +128,14 @@ def _spectrograms(
             axes.set_title(f"id {machine_id}, {kind}", fontsize=10)
             if (machine_id, kind) in pictures:
                 _picture(axes, pictures[machine_id, kind], seconds_per_frame, scale)
-        row[0].set_ylabel("frequency bin")
+        row[0].set_ylabel("bin" if frequency is None else "frequency bin")
         if frequency is not None:
             _kilohertz(row[-1], frequency)
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")
     colours = ScalarMappable(scale, COLOUR_MAP)
-    figure.colorbar(colours, ax=grid, label="dB", aspect=14 * len(ids), pad=0.02)
+    unit = "amplitude" if frequency is None else "dB"
+    figure.colorbar(colours, ax=grid, label=unit, aspect=14 * len(ids), pad=0.02)
     return figure
 
 

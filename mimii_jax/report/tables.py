@@ -33,7 +33,7 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
         name = f"{machine_type} {detector}" if several else detector
         table.add_row(Text(name, "bold"), _seeds(lines[0]))
         for line in lines:
-            table.add_row(Text(f"  {line.machine_id}"), *_cells(line))
+            table.add_row(Text(f"  {line.machine_id}"), *result_cells(line))
         table.add_section()
     notes = {_note(row, several): None for row in rows if row.note}
     if notes:
@@ -43,25 +43,32 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """A Markdown table, one line per machine type and detector: AUC per ID, averages.
+    """A Markdown table, one line per machine type and detector; see `results_grid`."""
+    head, lines = results_grid(rows)
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def results_grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines of text: AUC per ID, averages, pooled, for each detector.
 
     The averages have their 95 % interval; several seeds are shown as mean ± SD.
     """
     ids = sorted({row.machine_id for row in rows} - {AVERAGE, POOLED})
-    heads = ["detector", *(f"AUC {i}" for i in ids)]
-    heads += ["AUC average (95 %)", "pAUC average (95 %)", "AUC pooled"]
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    head = ["detector", *(f"AUC {i}" for i in ids)]
+    head += ["AUC average (95 %)", "pAUC average (95 %)", "AUC pooled"]
+    lines = []
     several = len({row.machine_type for row in rows}) > 1
     for (machine_type, detector), block in groupby(rows, _block):
         by_id = {row.machine_id: row for row in block}
         name = f"{machine_type} {detector}" if several else detector
-        cells = [_mean(by_id[i].auc) if i in by_id else "" for i in ids]
+        cells = [mean(by_id[i].auc) if i in by_id else "" for i in ids]
         average = by_id[AVERAGE]
         for estimate in (average.auc, average.pauc):
-            interval = _interval(estimate)
-            cells.append(_mean(estimate) + (f" ({interval})" if interval else ""))
-        lines.append([name, *cells, _mean(by_id[POOLED].auc)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+            span = interval(estimate)
+            cells.append(mean(estimate) + (f" ({span})" if span else ""))
+        lines.append([name, *cells, mean(by_id[POOLED].auc)])
+    return head, lines
 
 
 def _block(row: Row) -> tuple[str, str]:
@@ -79,29 +86,32 @@ def _seeds(row: Row) -> str:
     return f"{len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''}"
 
 
-def _cells(row: Row) -> list[str]:
+def result_cells(row: Row) -> list[str]:
+    """AUC, its interval, pAUC, its interval, and the normal + anomalous clips."""
     return [
-        _mean(row.auc),
-        _interval(row.auc),
-        _mean(row.pauc),
-        _interval(row.pauc),
+        mean(row.auc),
+        interval(row.auc),
+        mean(row.pauc),
+        interval(row.pauc),
         f"{row.n_normal}+{row.n_anomalous}",
     ]
 
 
-def _mean(estimate: Estimate | None) -> str:
+def mean(estimate: Estimate | None) -> str:
+    """Mean and SD over seeds, as in .954 ±.003; "-" where there is none."""
     if estimate is None:
         return "-"
-    sd = "" if estimate.sd is None else f" ±{_digits(estimate.sd)}"
-    return _digits(estimate.mean) + sd
+    sd = "" if estimate.sd is None else f" ±{digits(estimate.sd)}"
+    return digits(estimate.mean) + sd
 
 
-def _interval(estimate: Estimate | None) -> str:
+def interval(estimate: Estimate | None) -> str:
+    """The bootstrap interval, as in .910-.981; nothing without one."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
-    return f"{_digits(estimate.low)}-{_digits(estimate.high)}"
+    return f"{digits(estimate.low)}-{digits(estimate.high)}"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three decimals without a leading zero: .954, 1.000."""
     return f"{value:.3f}".removeprefix("0")

@@ -1,0 +1,71 @@
+"""Causal encoder-decoder transformer on patches of a clip, scored autoregressively.
+
+python -m mimii_jax.main --config configs/transformer.py
+Patches that do not overlap, at a smaller hop: 156 of 512 numbers; 1,057,920 parameters.
+
+Variants: `:reference` (the first report's sizes: 284 patches of 3,840 numbers, of which
+283 go in and 283 are predicted; 33,364,224 parameters, where 16 million are reported,
+which fit no usual feed-forward size; here it is four times the width, as usual),
+`:quick` (seconds)
+"""
+
+from ml_collections import ConfigDict
+
+from configs.base import add_training, base_config, require_variant
+
+
+def get_config(variant: str = "default") -> ConfigDict:
+    """The experiment; `:variant` after the file name chooses another one."""
+    require_variant(variant, ("default", "reference", "quick"))
+    c = base_config()
+    c.features.standardise = True
+    c.features.hop = 256  # samples; small, since a patch of few frames says when
+    c.windows = ConfigDict()
+    c.windows.width = 0  # frames; 0: the whole clip is one example
+    c.windows.hop = 1  # frames
+    c.windows.scoring_hop = 1  # frames
+
+    # What the errors that count are predicted from; any model can score any way.
+    c.scoring.decoding = "autoregressive"  # or "teacher_forced", "forecast"
+    c.scoring.given = 40  # patches, of a forecast
+
+    c.detector = ConfigDict()
+    c.detector.name = "transformer"
+    c.detector.patch = 4  # frames
+    c.detector.stride = 4  # frames from one patch to the next
+    c.detector.width = 128
+    c.detector.encoder_layers = 2
+    c.detector.decoder_layers = 2
+    c.detector.heads = 4
+    c.detector.feed_forward = 512
+    c.detector.attention = "causal"  # or "leaky", which sees what it is to predict
+    c.detector.remat = False  # less memory and more time
+
+    add_training(c)
+    c.mesh.cpu_group = 1  # a step of one run is work enough for two cores
+    c.train.epochs = 10
+    c.train.batch_size = 8
+    c.train.learning_rate = 1e-3
+    c.train.warmup = 0.1
+
+    if variant == "reference":
+        c.features.hop = 512
+        c.detector.patch = 30
+        c.detector.stride = 1
+        c.detector.width = 512
+        c.detector.encoder_layers = 4
+        c.detector.decoder_layers = 4
+        c.detector.heads = 8
+        c.detector.feed_forward = 2048
+        c.train.epochs = 30
+        c.train.batch_size = 16
+        c.train.learning_rate = 1e-4
+    if variant == "quick":
+        c.data.scale = 0.02
+        c.detector.width = 32
+        c.detector.encoder_layers = 1
+        c.detector.decoder_layers = 1
+        c.detector.feed_forward = 64
+        c.train.epochs = 2
+        c.eval.bootstrap = 100
+    return c

@@ -1,0 +1,63 @@
+"""How the error of a neural detector goes along single clips, for pictures."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float, Float32, Int, Int16
+
+from mimii_jax.data.clips import ANOMALOUS, Clips
+from mimii_jax.detectors.neural import NeuralDetector
+
+
+def add_tracks(
+    detector: NeuralDetector, clips: Clips, rows: Int[np.ndarray, " row"], path: Path
+) -> None:
+    """Add to a file the error along each of these clips, under the first seed.
+
+    Under "<machine type>/<ID>/<normal or anomalous>": f32 [shape=(2, step)], the middle
+    of each step in seconds, and the mean of its squared errors per bin. Nothing is
+    added where the training of every seed diverged.
+    """
+    alive = np.flatnonzero(np.asarray(detector.state.alive))
+    if not len(alive) or not len(rows):
+        return
+    run = jax.tree.map(lambda leaf: np.asarray(leaf[alive[0]]), detector.state)
+    tracks: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
+    frames, errors = _errors_along(detector, run, clips.audio[rows])
+    seconds = frames * detector.front_end.hop / clips.sample_rate
+    for row, error in zip(rows, errors, strict=True):
+        kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
+        key = f"{clips.machine_type}/{clips.machine_id[row]}/{kind}"
+        tracks[key] = np.stack([seconds, error]).astype(np.float32)
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **tracks)
+    temporary.replace(path)
+
+
+def _errors_along(
+    detector: NeuralDetector, run: Any, audio: Int16[np.ndarray, "clip time"]
+) -> tuple[Float[np.ndarray, " step"], Float32[np.ndarray, "clip step"]]:
+    """Middle of each step, in frames from the clip's begin, and its error."""
+    windows = detector.scoring_windows
+    model = nnx.merge(detector.graph, run.params, run.fixed)
+    wave = jax.ShapeDtypeStruct(audio.shape[1:], np.float32)
+    n_frames = jax.eval_shape(detector.front_end, wave).shape[0]
+    index = np.arange(windows.per_clip(n_frames))
+
+    def along(run: Any, clip: Array) -> Array:
+        model = nnx.merge(detector.graph, run.params, run.fixed)
+        features = detector.front_end(clip.astype(np.float32) / 32768)
+        x = windows.gather(features[None], jnp.asarray(index))
+        return jnp.mean(model.error(run.standardiser.apply(x)), axis=-1).ravel()
+
+    compiled = jax.jit(along)
+    errors = np.stack([np.asarray(compiled(run, clip)) for clip in audio])
+    middle = np.array([windows.width_in(n_frames) / 2])  # of a window judged at once
+    if hasattr(model, "step_centres"):
+        middle = model.step_centres()
+    return (windows.hop * index[:, None] + middle[None]).ravel(), errors

@@ -1,0 +1,113 @@
+"""The transformer in whole experiments: front ends, ways to decode, tracks."""
+
+import numpy as np
+import pytest
+from small_runs import again, trained
+
+from configs import mlp_vae
+from configs import transformer as transformer_config
+from mimii_jax import run
+from mimii_jax.build import ConfigError
+from mimii_jax.scores import read_scores
+
+pytestmark = pytest.mark.usefixtures("no_figures")
+
+
+def small(root, **features):
+    c = transformer_config.get_config("quick")
+    c.seeds = (0, 1)
+    c.data.root = str(root)
+    c.features.hop, c.features.n_mels = 512, 8
+    c.features.update(features)
+    c.detector.width, c.detector.heads, c.detector.feed_forward = 8, 2, 16
+    c.detector.patch = c.detector.stride = 4
+    c.scoring.given = 3
+    c.eval.bootstrap = 20
+    return c
+
+
+@pytest.fixture(scope="module")
+def causal(recordings, tmp_path_factory):
+    """The workdir of a small trained transformer."""
+    workdir = tmp_path_factory.mktemp("causal") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_figures", lambda *_, **__: None)
+        trained(small(recordings), workdir)
+    return workdir
+
+
+def of_detector(workdir):
+    table = read_scores(workdir / "scores.csv")
+    return table[table.detector == "transformer"]
+
+
+def test_a_trained_model_scores_in_every_way(recordings, causal):
+    scores = {"autoregressive": of_detector(causal).score}
+    for decoding in ("autoregressive", "teacher_forced", "forecast"):
+        config = small(recordings)
+        config.scoring.decoding = decoding
+        printed, folder = again(config, causal)
+        assert ("identical" in printed) == (decoding == "autoregressive")
+        scores[decoding] = of_detector(folder).score
+    assert not np.any(scores["autoregressive"] == scores["teacher_forced"])
+    assert not np.any(scores["autoregressive"] == scores["forecast"])
+
+
+@pytest.mark.parametrize(
+    "features", [{"name": "raw"}, {"name": "linear", "n_fft": 128}], ids=["raw", "lin"]
+)
+def test_it_takes_other_front_ends(recordings, tmp_path, features):
+    workdir = tmp_path / "run"
+    trained(small(recordings, **features), workdir)
+    assert np.isfinite(of_detector(workdir).score).all()
+    examples = np.load(workdir / "examples.npz")
+    assert ("frequency" in examples) == (features["name"] == "linear")
+    bins = 512 if features["name"] == "raw" else 65
+    assert examples["slider/00/normal"].shape[1] == bins
+
+
+@pytest.mark.parametrize("config", ["transformer", "mlp_vae"])
+def test_the_mean_of_a_track_is_the_score_of_its_clip(
+    config, recordings, causal, tmp_path
+):
+    workdir = causal
+    if config == "mlp_vae":
+        c = mlp_vae.get_config("quick")
+        c.data.root, c.eval.bootstrap, c.seeds = str(recordings), 0, (0,)
+        c.detector.hidden, c.features.n_mels = (8,), 8
+        workdir = tmp_path / "run"
+        trained(c, workdir)
+    table, tracks = read_scores(workdir / "scores.csv"), np.load(workdir / "tracks.npz")
+    assert len(tracks) == 4  # a normal and an anomalous clip of two IDs
+    for key in tracks:
+        _, machine_id, kind = key.split("/")
+        seconds, error = tracks[key]
+        assert np.all(np.diff(seconds) > 0)
+        assert 0 < seconds[0] < seconds[-1] < 1.05  # clips of one second
+        label = int(kind == "anomalous")
+        mine = (table.machine_id == machine_id) & (table.label == label)
+        mine &= (table.detector == config) & (table.seed == 0)
+        assert np.isclose(table.score[mine][0], error.mean(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "value", "message"),
+    [
+        ("scoring", "given", 9, "scoring.given=9: must be from 1 to 7"),
+        ("detector", "patch", 40, "detector.patch=40.*32 frames are too few"),
+        ("detector", "attention", "leaky", "scoring.decoding='forecast': needs"),
+        ("features", "hop", 20000, "16000 samples is shorter than features.hop"),
+    ],
+)
+def test_what_does_not_fit_the_clips_is_one_line(
+    recordings, tmp_path, section, field, value, message
+):
+    config = small(recordings)
+    config.scoring.decoding = "forecast"
+    config[section][field] = value
+    if section == "features":
+        config.features.name = "raw"
+    with pytest.raises(ConfigError, match=message) as error:
+        trained(config, tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
