@@ -82,7 +82,7 @@ def _of_type(
     """Scores of one machine type under every row, seed and scoring."""
     for clips in (material.train, material.test):
         append_clips(clips, workdir / "clips.csv")
-    add_examples(build_front_end(config), material.test, workdir / "examples.npz")
+    add_examples(build_front_end(config), material.test, workdir, None)
     watch.begin(workdir, material.test.machine_type)
     if not build_detector(config):
         mine = np.ones(len(material.test), bool)

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any, Self
 
 import jax
-import numpy as np
 from jaxtyping import Array, Float, Int
 
 from mimii_jax.augmentations import (
@@ -28,6 +27,7 @@ OF_EXAMPLES: dict[str, Callable[..., Array]] = {
     "noise": noise,
 }
 OF_BATCHES: dict[str, Callable[..., Array]] = {"mixup": mixup}
+LARGEST = 1e6  # so that nothing overflows
 COUNTS = ("time_masks", "frequency_masks", "holes")  # compiled in, as is the fill
 
 
@@ -67,7 +67,7 @@ class Augment:
     def __post_init__(self) -> None:
         for name, value in self.values.items():
             share = name.endswith("probability") or name == "mixup.strength"
-            if not 0 <= value <= (1 if share else np.inf):
+            if not 0 <= value <= (1 if share else LARGEST):
                 bound = "from 0 to 1" if share else "0 or more"
                 raise ValueError(f"augment.{name}={value:g}: must be {bound}")
         for name, fields in self.fixed.items():

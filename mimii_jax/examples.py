@@ -47,6 +47,11 @@ class Standardiser(NamedTuple):
         shape = (1,) * (features.ndim - 1) + self.mean.shape
         return (features - self.mean.reshape(shape)) / self.scale.reshape(shape)
 
+    def undo(self, standard: Float32[Array, "... bin"]) -> Float32[Array, "... bin"]:
+        """Features that `apply` makes these of."""
+        shape = (1,) * (standard.ndim - 1) + self.mean.shape
+        return standard * self.scale.reshape(shape) + self.mean.reshape(shape)
+
 
 def clip_moments(
     features: Float32[Array, "clip frame bin"],
@@ -93,6 +98,12 @@ class Windows:
     def per_clip(self, n_frames: int) -> int:
         """Number of windows in a clip of `n_frames`."""
         return 1 + (n_frames - self.width_in(n_frames)) // self.hop
+
+    def tiles(self, n_frames: int) -> Int[np.ndarray, "window width"]:
+        """Frames of windows side by side, the last of which ends with the clip."""
+        width = self.width_in(n_frames)
+        starts = np.append(np.arange(0, n_frames - width, width), n_frames - width)
+        return starts[:, None] + np.arange(width)
 
     def gather(
         self,

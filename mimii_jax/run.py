@@ -68,7 +68,7 @@ def train(config: Config, workdir: Path, watch: Watch) -> None:
     wait_for_processes("checked")
     if watch.leader:
         # Of an earlier start; they are made anew.
-        for name in ("clips.csv", "examples.npz", "tracks.npz"):
+        for name in ("clips.csv", "examples.npz", "predictions.npz", "tracks.npz"):
             (workdir / name).unlink(missing_ok=True)
     if len(types) > 1:
         # A bad file of the last type is found before the first is trained on.
@@ -224,7 +224,8 @@ def _score(
     """
     if watch.leader:
         append_clips(clips, out / "clips.csv")
-        add_examples(build_front_end(config), clips.test, out / "examples.npz")
+        predict = detector.predict if isinstance(detector, NeuralDetector) else None
+        add_examples(build_front_end(config), clips.test, out, predict)
     tables = []
     if detector:
         scores = detector.score(clips.test, watch)

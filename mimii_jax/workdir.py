@@ -3,6 +3,7 @@
 import csv
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.features import FrontEnd
+
+# From features [clip, frame, bin] to what a model expects, and the scale of each bin.
+Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def command_line() -> str:
@@ -40,15 +44,40 @@ def append_clips(clips: Clips, path: Path) -> None:
             write((clips.machine_type, *row))
 
 
-def add_examples(front_end: FrontEnd, clips: Clips, path: Path) -> None:
-    """Add the features of each ID's first normal and anomalous clip, for pictures."""
-    examples: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
-    if front_end.frequencies is not None:
-        examples["frequency"] = front_end.frequencies
-    examples["seconds_per_frame"] = front_end.hop / clips.sample_rate
+def add_examples(
+    front_end: FrontEnd, clips: Clips, workdir: Path, predict: Predict | None
+) -> None:
+    """Add pictures of each ID's first normal and first anomalous test clip.
+
+    Their features go to examples.npz; what the model of `predict` makes of them, if
+    there is one, and the scale of its errors per bin go to predictions.npz.
+    """
     features = jax.jit(lambda clip: front_end(clip.astype(np.float32) / 32768))
-    for row in pictured(clips):
-        kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
-        key = f"{clips.machine_type}/{clips.machine_id[row]}/{kind}"
-        examples[key] = np.asarray(features(clips.audio[row]))
-    np.savez_compressed(path, **examples)
+    rows = pictured(clips)
+    pictures = [np.asarray(features(clips.audio[row])) for row in rows]
+    names = [
+        f"{clips.machine_type}/{clips.machine_id[row]}/"
+        + ("anomalous" if clips.label[row] == ANOMALOUS else "normal")
+        for row in rows
+    ]
+    seconds = front_end.hop / clips.sample_rate
+    about: dict[str, Any] = {"seconds_per_frame": seconds}
+    if front_end.frequencies is not None:
+        about["frequency"] = front_end.frequencies
+    _add_arrays(
+        workdir / "examples.npz", about | dict(zip(names, pictures, strict=True))
+    )
+    if predict and rows:
+        predicted, scale = predict(np.stack(pictures))
+        arrays = dict(zip(names, predicted, strict=True))
+        arrays[f"{clips.machine_type}/scale"] = scale
+        _add_arrays(workdir / "predictions.npz", arrays)
+
+
+def _add_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Add arrays to a file, which is replaced as a whole."""
+    known: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
+    temporary = path.with_name(f".{path.name}")
+    with temporary.open("wb") as file:
+        np.savez_compressed(file, **known | arrays)
+    temporary.replace(path)

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from experiments.benchmarks import (
+    conv_vae,
     front_end,
     many_runs,
     memory,
@@ -44,6 +45,28 @@ def test_mlp_vae_prints_ratios(capsys):
     assert "ours, 2 runs" in printed
     assert "loss per window in the last turn" in printed
     assert ("torch, fused" in printed) == (mlp_vae.torch is not None)
+
+
+def test_conv_vae_prints_ratios(capsys, monkeypatch):
+    config = conv_vae.get_config("quick")
+    config.detector.channels, config.train.batch_size = (2, 3, 2, 3, 2), 4
+    monkeypatch.setattr(conv_vae, "get_config", lambda variant: config)
+    conv_vae.main(["--steps", "1", "--runs", "2", *TINY])
+    printed = capsys.readouterr().out
+    assert "ours, 2 runs" in printed
+    assert ("torch, fused, channels last" in printed) == (conv_vae.torch is not None)
+
+
+@needs_torch
+def test_torchs_conv_vae_has_as_many_parameters():
+    """But for its biases: a block of pixels has one for each of them in ours."""
+    config = conv_vae.get_config()
+    model = mlp_vae.Task(1, 1, config).build(nnx.Rngs(0))
+    ours = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    peer = conv_vae.torch_network((32, 128), config.detector)
+    theirs = sum(p.numel() for p in peer.parameters())
+    fine = (1, *config.detector.channels[:-1])
+    assert ours - theirs == 3 * sum(fine)
 
 
 @pytest.mark.slow

@@ -22,6 +22,7 @@ WITHOUT_JAX = (
     "report.style",
     "report.tables",
     "report.figures",
+    "report.pictures",
     "report.score_figures",
     "report.track_figures",
 )

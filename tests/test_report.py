@@ -74,6 +74,11 @@ def workdir(tmp_path):
         frequency=frequency,
         **pictures,
     )
+    predicted = {name: 0.9 * picture for name, picture in pictures.items()}
+    for picture in predicted.values():
+        picture[:40] = np.nan  # frames that are not predicted
+    scales = {f"{kind}/scale": np.full(128, 2.0, np.float32) for kind in kinds}
+    np.savez(tmp_path / "predictions.npz", **predicted, **scales)
     return tmp_path
 
 
@@ -96,6 +101,7 @@ FIGURES = (
     "labels",
     "spectrograms",
     "tracks",
+    "predictions",
     "roc",
     "scores",
     "training",
@@ -130,6 +136,21 @@ def test_every_figure_is_there_and_none_of_its_texts_overlap(workdir, drawn):
             assert not overlap, f"{name}: {one!r} and {other!r} overlap"
 
 
+def test_the_error_is_of_the_frames_that_are_predicted(workdir, drawn):
+    """In units of the scale, squared: by hand from the files."""
+    write_figures(workdir)
+    figure = drawn["predictions_slider"]
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    assert [axes.get_title() for axes in panels[:2]] == ["id 00, normal", "model"]
+    with np.load(workdir / "examples.npz") as file:
+        original = file["slider/00/normal"]
+    away = (0.1 * original[40:] / 2) ** 2
+    assert panels[2].get_title() == f"error, mean {away.mean():.3g}"
+    image = np.ma.filled(panels[2].images[0].get_array(), np.nan)
+    np.testing.assert_allclose(image[:, 40:], away.T, rtol=1e-4)
+    assert np.all(np.isnan(image[:, :40]))
+
+
 def shown(text):
     """Whether the text is drawn: matplotlib keeps tick labels beyond the limits."""
     for axes in text.figure.axes if text.figure else []:
@@ -143,7 +164,13 @@ def shown(text):
 
 
 def test_figures_without_a_source_are_left_out(workdir):
-    for name in ("metrics.jsonl", "examples.npz", "tracks.npz", "clips.csv"):
+    for name in (
+        "metrics.jsonl",
+        "predictions.npz",
+        "examples.npz",
+        "tracks.npz",
+        "clips.csv",
+    ):
         (workdir / name).unlink()
     written = write_figures(workdir)
     names = {
@@ -223,7 +250,7 @@ def test_evaluation_and_figures_load_no_jax_and_use_no_global_state(workdir):
         "& {'jax', 'jaxlib', 'flax', 'ml_collections', 'orbax', 'librosa'}, "
         "'matplotlib.pyplot' in sys.modules)"
     )
-    for name in ("examples.npz", "scores.csv"):
+    for name in ("predictions.npz", "examples.npz", "scores.csv"):
         (workdir / name).unlink()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, workdir],

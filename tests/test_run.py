@@ -14,6 +14,7 @@ from small_runs import again, small, trained
 
 from configs import (
     controls,
+    conv_vae,
     isolation_forest,
     mlp_ae,
     mlp_vae,
@@ -31,6 +32,7 @@ from mimii_jax.watch import Watch
 VARIANTS = {
     "mlp_vae": ("default", "reference", "quick"),
     "mlp_ae": ("default", "quick"),
+    "conv_vae": ("default", "literature", "reference", "quick"),
     "transformer": ("default", "reference", "quick"),
     "isolation_forest": ("default", "windows", "quick"),
     "one_class_svm": ("default", "linear", "windows", "exact", "quick"),
@@ -39,6 +41,7 @@ VARIANTS = {
 QUICK = {
     "mlp_vae": mlp_vae,
     "mlp_ae": mlp_ae,
+    "conv_vae": conv_vae,
     "transformer": transformer,
     "isolation_forest": isolation_forest,
     "sgd_one_class_svm": one_class_svm,
@@ -127,6 +130,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
         "official",
         "clips.csv",
         "examples.npz",
+        "predictions.npz",
         "tracks.npz",
         "figures",
         "report.html",

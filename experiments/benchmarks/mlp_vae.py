@@ -45,10 +45,10 @@ Turn = Callable[[], float]  # some steps; the mean loss per window in them
 
 
 class Task:
-    """What is trained on what: the reference config's network and batches of noise."""
+    """What is trained on what: a config's network and batches of noise."""
 
-    def __init__(self, clips: int, steps: int) -> None:
-        config: Any = get_config("reference")
+    def __init__(self, clips: int, steps: int, config: Any = None) -> None:
+        config = config or get_config("reference")
         detector: Any = build_detector(config)
         self.windows, self.settings = detector.windows, detector.settings
         self.detector = detector
@@ -62,17 +62,17 @@ class Task:
         if self.n_windows < steps * self.batch:
             raise ValueError(f"{steps} steps need more than {clips} clips")
 
-    def build(self, rngs: nnx.Rngs) -> MLPVAE:
+    def build(self, rngs: nnx.Rngs) -> Any:
         """The network."""
         return self.detector.build((self.windows.width, self.bins), rngs=rngs)
 
 
-def ours(task: Task, seeds: Sequence[int]) -> Turn:
+def ours(task: Task, seeds: Sequence[int], group: int = 0) -> Turn:
     """Steps as the main job does them, all seeds at once."""
     runs = runs_on_all(len(task.features), seeds)
     same = [Standardiser.identity(task.bins)] * len(runs)
     graph, state = init_runs(task.build, task.settings, runs, same)
-    layout = Layout.of(make_mesh(len(runs)), [1] * len(runs))
+    layout = Layout.of(make_mesh(len(runs)), [1] * len(runs), group)
     per_clip = task.windows.per_clip(FRAMES)
     pool = stack_pools(
         [pool_of(task.settings, run.clips, [], per_clip) for run in runs]

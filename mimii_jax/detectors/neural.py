@@ -257,6 +257,32 @@ class NeuralDetector:
                     advance(n)
         return np.stack(summaries, axis=1)
 
+    def predict(
+        self, features: Float32[np.ndarray, "clip frame bin"]
+    ) -> tuple[Float32[np.ndarray, "clip frame bin"], Float32[np.ndarray, " bin"]]:
+        """What the first model that did not diverge makes of clips, for pictures.
+
+        In windows side by side, and in the features' unit; NaN in frames that a model
+        does not predict. With it the scale of each bin in which errors count.
+        """
+        run = int(np.argmax(self.state.alive))
+        params, fixed, standardiser = jax.tree.map(
+            lambda leaf: leaf[run],
+            (self.state.params, self.state.fixed, self.state.standardiser),
+        )
+        tiles = self.windows.tiles(features.shape[1])
+
+        @jax.jit
+        def of_clip(clip: Array) -> Array:
+            model = nnx.merge(self.graph, params, fixed)
+            return standardiser.undo(model.predict(standardiser.apply(clip[tiles])))
+
+        predicted = np.full(features.shape, np.nan, np.float32)
+        with jax.debug_nans(False):
+            for clip, found in zip(features, predicted, strict=True):
+                found[tiles] = of_clip(clip)
+        return predicted, np.asarray(standardiser.scale)
+
     def rows_needed(self, clips: Clips) -> Bool[np.ndarray, " clip"]:
         """Clips whose audio this process needs, to train runs on all and to score."""
         needed = clips.split == "train"

@@ -6,20 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
-from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from mimii_jax.parts import part_title, split_part
+from mimii_jax.report.pictures import prediction_figures, spectrogram_figures
 from mimii_jax.report.score_figures import BLUE, GREEN, GREY, VERMILION, score_figures
 from mimii_jax.report.track_figures import track_figures
 from mimii_jax.scores import csv_lines, read_scores
 
 DOTS_PER_INCH = 120
-COLOUR_MAP = "viridis"
 COLOURS = {
     "train": GREY,
     "test": GREEN,
@@ -40,7 +36,8 @@ def write_figures(workdir: Path, *, part: str = "all", seed: int = 0) -> list[Pa
     folder.mkdir(exist_ok=True)
     sources = (
         ("clips.csv", _clip_figures),
-        ("examples.npz", _example_figures),
+        ("examples.npz", spectrogram_figures),
+        ("predictions.npz", prediction_figures),
         ("tracks.npz", track_figures),
         ("scores.csv", lambda path: _score_figures(path, part, seed)),
         ("metrics.jsonl", _training_figures),
@@ -99,92 +96,6 @@ def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", ncols=len(series), frameon=False)
     return figure
-
-
-def _example_figures(path: Path) -> Iterator[tuple[str, Figure]]:
-    """Pictures of a normal and an anomalous clip per ID, on one colour scale."""
-    with np.load(path) as file:
-        arrays = dict(file)
-    seconds = float(arrays.pop("seconds_per_frame"))
-    frequency = arrays.pop("frequency", None)
-    for machine_type in sorted({key.split("/")[0] for key in arrays}):
-        pictures = {
-            (machine_id, kind): array
-            for key, array in arrays.items()
-            for of_type, machine_id, kind in [key.split("/")]
-            if of_type == machine_type
-        }
-        figure = _spectrograms(pictures, seconds, frequency)
-        figure.suptitle(f"{machine_type}: features of a normal and an anomalous clip")
-        yield f"spectrograms_{machine_type}", figure
-
-
-def _spectrograms(
-    pictures: dict[tuple[str, str], Float[np.ndarray, "frame bin"]],
-    seconds_per_frame: float,
-    frequency: Float[np.ndarray, " bin"] | None,
-) -> Figure:
-    """A row of pictures per ID; `frequency`, in Hz, gives the axis on the right.
-
-    Without it the bins are samples of the wave.
-    """
-    ids = sorted({machine_id for machine_id, _ in pictures})
-    kinds = [k for k in ("normal", "anomalous") if any((i, k) in pictures for i in ids)]
-    values = np.concatenate([picture.ravel() for picture in pictures.values()])
-    scale = Normalize(*np.percentile(values, [0.5, 99.9]))
-    size = (4.6 * len(kinds) + 1, 2.3 * len(ids) + 0.9)
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.subplots(
-        len(ids), len(kinds), sharex=True, sharey=True, squeeze=False
-    )
-    for row, machine_id in zip(grid, ids, strict=True):
-        for axes, kind in zip(row, kinds, strict=True):
-            axes.set_title(f"id {machine_id}, {kind}", fontsize=10)
-            if (machine_id, kind) in pictures:
-                _picture(axes, pictures[machine_id, kind], seconds_per_frame, scale)
-        row[0].set_ylabel("bin" if frequency is None else "frequency bin")
-        if frequency is not None:
-            _kilohertz(row[-1], frequency)
-    for axes in grid[-1]:
-        axes.set_xlabel("time (s)")
-    colours = ScalarMappable(scale, COLOUR_MAP)
-    unit = "amplitude" if frequency is None else "dB"
-    figure.colorbar(colours, ax=grid, label=unit, aspect=14 * len(ids), pad=0.02)
-    return figure
-
-
-def _picture(
-    axes: Axes,
-    picture: Float[np.ndarray, "frame bin"],
-    seconds_per_frame: float,
-    scale: Normalize,
-) -> None:
-    """Time to the right, frequency upwards."""
-    frames, bins = picture.shape
-    axes.imshow(
-        picture.T,
-        origin="lower",
-        aspect="auto",
-        extent=(0, frames * seconds_per_frame, 0, bins),
-        norm=scale,
-        cmap=COLOUR_MAP,
-        interpolation="nearest",
-    )
-
-
-def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " bin"]) -> None:
-    """An axis on the right that says which frequency a bin is at."""
-    bins = len(frequency)
-    ticks: dict[float, str] = {}
-    for hertz in (8000, 4000, 2000, 1000, 500):
-        # Bin b is drawn from b to b + 1.
-        place = float(np.interp(hertz, frequency, np.arange(bins) + 0.5))
-        far = all(abs(place - other) > bins / 12 for other in ticks)
-        if frequency[0] <= hertz <= frequency[-1] and far:
-            ticks[place] = f"{hertz / 1000:g}"
-    right = axes.secondary_yaxis("right")
-    right.set_yticks(list(ticks), list(ticks.values()))
-    right.set_ylabel("kHz")
 
 
 def _training_figures(path: Path) -> Iterator[tuple[str, Figure]]:

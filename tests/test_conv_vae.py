@@ -1,0 +1,181 @@
+"""The convolutional network: sizes, blocks, gradients."""
+
+import json
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from small_runs import trained
+
+from configs import conv_vae
+from mimii_jax.build import build_detector
+from mimii_jax.models.conv_vae import ConvVAE, from_blocks, level_sizes, to_blocks
+from mimii_jax.models.convolution import convolve, convolve_on_cpu
+from mimii_jax.scores import read_scores
+
+TWO = ((2, 2), (2, 2))
+
+
+def vae(shape, channels=(3, 4), strides=TWO, reach=2):
+    return ConvVAE(
+        shape,
+        channels=channels,
+        strides=strides,
+        reach=reach,
+        latent=2,
+        kl_weight=0.1,
+        rngs=nnx.Rngs(0),
+    )
+
+
+def parameters(variant, shape):
+    build = build_detector(conv_vae.get_config(variant)).build
+    model = nnx.eval_shape(lambda: build(shape, rngs=nnx.Rngs(0)))
+    return sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
+
+
+def test_the_reference_has_about_a_million_parameters():
+    config = conv_vae.get_config("reference")
+    assert parameters("reference", (313, 128)) == 968_748
+    assert "968,748" in conv_vae.__doc__
+    assert config.train.epochs == 10
+    assert config.windows.width == 0
+    assert set(config.augment.names) == {"cutout", "warp"}
+
+
+def test_the_literature_variant_has_its_sizes():
+    c = conv_vae.get_config("literature")
+    assert c.detector.channels == (32, 64, 128, 256, 512)
+    assert (c.windows.width, c.windows.scoring_hop, c.detector.latent) == (32, 3, 40)
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "reach"),
+    [
+        ((32, 16), TWO, 2),
+        ((33, 16), TWO, 2),  # a remainder of one frame
+        ((7, 5), TWO, 3),
+        ((7, 5), ((1, 2), (3, 4)), 1),
+        ((1, 1), TWO, 2),
+        ((313, 128), ((8, 8), (8, 8)), 2),
+    ],
+)
+def test_any_size_is_encoded_and_decoded(shape, strides, reach):
+    model = vae(shape, strides=strides, reach=reach)
+    x = jax.random.normal(jax.random.key(1), (2, *shape))
+    assert model.predict(x).shape == model.error(x).shape == x.shape
+    np.testing.assert_allclose(model.error(x), (x - model.predict(x)) ** 2, rtol=1e-6)
+    gradient = jax.grad(lambda x: jnp.sum(model.loss(x, jax.random.key(0))))(x)
+    assert np.all(np.any(np.asarray(gradient) != 0, axis=0))  # every pixel counts
+
+
+def test_sizes_of_levels_are_rounded_up():
+    sizes = level_sizes((313, 128), ((2, 2),) * 5)
+    assert sizes == ((313, 128), (157, 64), (79, 32), (40, 16), (20, 8), (10, 4))
+    assert level_sizes((7, 5), ((1, 2), (3, 4))) == ((7, 5), (7, 3), (3, 1))
+
+
+@pytest.mark.parametrize("stride", [(1, 1), (2, 2), (3, 2), (8, 9)])
+def test_blocks_are_laid_out_as_they_were(stride):
+    image = jax.random.normal(jax.random.key(0), (2, 7, 5, 3))
+    blocks = to_blocks(image, stride)
+    assert blocks.shape[-1] == 3 * stride[0] * stride[1]
+    np.testing.assert_array_equal(from_blocks(blocks, stride, (7, 5)), image)
+
+
+def test_a_convolution_over_blocks_is_a_strided_one():
+    """Of kernel 4 and stride 2 at the even places, where the filter starts there."""
+    x = jax.random.normal(jax.random.key(0), (2, 8, 6, 3))
+    kernel = jax.random.normal(jax.random.key(1), (4, 4, 3, 5))
+    layout = ("NHWC", "HWIO", "NHWC")
+    strided = lax.conv_general_dilated(
+        x, kernel, (2, 2), ((0, 2), (0, 2)), dimension_numbers=layout
+    )
+    of_blocks = kernel.reshape(2, 2, 2, 2, 3, 5).transpose(0, 2, 1, 3, 4, 5)
+    of_blocks = of_blocks.reshape(2, 2, 12, 5)
+    found = convolve(to_blocks(x, (2, 2)), of_blocks, 0)
+    np.testing.assert_allclose(found, strided, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("reach", "before"), [(1, 0), (2, 0), (2, 1), (3, 1), (4, 0)])
+def test_the_gradients_for_a_cpu_are_those_of_jax(reach, before):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))
+    kernel = jax.random.normal(jax.random.key(1), (reach, reach, 3, 4))
+    away = jax.random.normal(jax.random.key(2), (2, 6, 5, 4))
+
+    def gradients(run):
+        value, back = jax.vjp(partial(run, before=before), x, kernel)
+        return value, *back(away)
+
+    def ours(x, kernel, before):
+        return convolve_on_cpu(x, kernel, before)
+
+    for mine, theirs in zip(gradients(ours), gradients(convolve), strict=True):
+        assert mine.shape == theirs.shape
+        np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_what_is_learned_from_can_be_reconstructed():
+    """Two images and two latent numbers: a few steps halve the loss."""
+    model = vae((9, 6), channels=(8, 8))
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    x = jnp.sign(jax.random.normal(jax.random.key(3), (2, 9, 6)))
+    key = jax.random.key(0)
+
+    @jax.jit
+    @jax.value_and_grad
+    def loss(params):
+        return jnp.mean(nnx.merge(graph, params, rest).loss(x, key))
+
+    first, _ = loss(params)
+    for _ in range(60):
+        _, grads = loss(params)
+        params = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
+    assert loss(params)[0] < first / 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"channels": ()},
+        {"channels": (3, 0)},
+        {"strides": ((2, 2),)},
+        {"strides": ((2, 2), (2, 0))},
+        {"strides": ((2, 2), (2,))},
+        {"reach": 0},
+    ],
+)
+def test_sizes_that_are_none_are_refused(fields):
+    with pytest.raises(ValueError, match=r"detector.* positive"):
+        vae((8, 8), **fields)
+
+
+@pytest.mark.parametrize("variant", ["default", "literature", "reference", "quick"])
+def test_every_variant_trains_two_steps_when_shrunk_and_scores(
+    variant, recordings, tmp_path, no_figures
+):
+    config = conv_vae.get_config(variant)
+    config.seeds = (0, 1)
+    config.data.root, config.data.cache = str(recordings), ""
+    config.features.n_mels = 16
+    config.windows.width = min(config.windows.width, 9)
+    config.detector.channels, config.detector.latent = (2, 3, 2, 3, 2), 2
+    config.train.epochs, config.train.batch_size = 2, 1000
+    config.eval.bootstrap = 0
+    trained(config, tmp_path / "run")
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2]
+    scores = read_scores(tmp_path / "run" / "scores.csv")
+    of_model = scores[scores.detector == "conv_vae"]
+    assert of_model.seeds == [0, 1]
+    assert len(np.unique(of_model.score)) == len(of_model) > 0
+    with np.load(tmp_path / "run" / "predictions.npz") as file:
+        predicted = dict(file)
+    with np.load(tmp_path / "run" / "examples.npz") as file:
+        for name in predicted.keys() - {"slider/scale"}:
+            assert predicted[name].shape == file[name].shape
+            assert np.all(np.isfinite(predicted[name]))
