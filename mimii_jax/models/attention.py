@@ -67,7 +67,7 @@ class Attention(nnx.Module):
     def see(self, x: Sequence) -> Seen:
         """Keys and values of a sequence."""
         key, value = jnp.split(self.key_value(x), 2, axis=-1)
-        # The heads before the positions: so a product per head reads a cache as it lies.
+        # Heads before positions: a product per head reads a cache as it lies.
         return Seen(_swapped(self._by_head(key)), _swapped(self._by_head(value)))
 
     def __call__(self, x: Sequence, seen: Seen, causal: bool) -> Sequence:
