@@ -26,6 +26,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.channels = (16, 32, 64, 128, 256)
     c.detector.strides = ((2, 2),) * 5  # frames, bins
     c.detector.reach = 2  # blocks of `strides` pixels that a filter sees
+    c.detector.step = 0  # frames judged at once; 0: all of a window
     c.detector.latent = 40
     c.detector.kl_weight = 0.1
 
@@ -44,6 +45,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.windows.width = 0
         c.windows.hop = 1
         c.detector.channels = (8, 16, 32, 64, 128)
+        c.detector.step = 8
         c.windows.scoring_hop = 1
         c.train.epochs = 10
         c.train.batch_size = 16

@@ -1,5 +1,6 @@
 """The convolutional network: sizes, blocks, gradients."""
 
+import itertools
 import json
 from functools import partial
 
@@ -20,12 +21,13 @@ from mimii_jax.scores import read_scores
 TWO = ((2, 2), (2, 2))
 
 
-def vae(shape, channels=(3, 4), strides=TWO, reach=2):
+def vae(shape, channels=(3, 4), strides=TWO, reach=2, step=1):
     return ConvVAE(
         shape,
         channels=channels,
         strides=strides,
         reach=reach,
+        step=step,
         latent=2,
         kl_weight=0.1,
         rngs=nnx.Rngs(0),
@@ -71,6 +73,19 @@ def test_any_size_is_encoded_and_decoded(shape, strides, reach):
     np.testing.assert_allclose(model.error(x), (x - model.predict(x)) ** 2, rtol=1e-6)
     gradient = jax.grad(lambda x: jnp.sum(model.loss(x, jax.random.key(0))))(x)
     assert np.all(np.any(np.asarray(gradient) != 0, axis=0))  # every pixel counts
+
+
+@pytest.mark.parametrize(
+    ("step", "bounds"), [(0, [0, 7]), (3, [0, 3, 6, 7]), (9, [0, 7])]
+)
+def test_the_error_of_a_step_is_the_mean_of_its_frames(step, bounds):
+    model, frames = vae((7, 5), step=step), vae((7, 5), step=1)
+    x = jax.random.normal(jax.random.key(1), (2, 7, 5))
+    error, each = model.error(x), np.asarray(frames.error(x))
+    parts = [each[:, a:b].mean(1) for a, b in itertools.pairwise(bounds)]
+    np.testing.assert_allclose(error, np.stack(parts, axis=1), rtol=1e-6)
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(bounds)]
+    np.testing.assert_array_equal(model.step_centres(), middles)
 
 
 def test_sizes_of_levels_are_rounded_up():
@@ -147,10 +162,11 @@ def test_what_is_learned_from_can_be_reconstructed():
         {"strides": ((2, 2), (2, 0))},
         {"strides": ((2, 2), (2,))},
         {"reach": 0},
+        {"step": -1},
     ],
 )
 def test_sizes_that_are_none_are_refused(fields):
-    with pytest.raises(ValueError, match=r"detector.* positive"):
+    with pytest.raises(ValueError, match=r"detector.*: must be"):
         vae((8, 8), **fields)
 
 

@@ -12,7 +12,8 @@ front end, compiling, and for PyTorch shuffling.
 - torch: eager, the same layers as strided convolutions of kernel 4 and their
   transposes, in both memory formats; Adam as it comes, `foreach`, `fused`
 
-`--group 3` steps the three runs together, to see why the config says `mesh.cpu_group=1`.
+`--group 3` steps the three runs together, to see why the config says
+`mesh.cpu_group=1`.
 Without PyTorch ours are measured alone.
 """
 

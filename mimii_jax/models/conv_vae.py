@@ -5,8 +5,9 @@ from itertools import pairwise
 from math import prod
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Int
 
 from mimii_jax.models.convolution import Convolution
 from mimii_jax.models.vae import VAE, require_widths
@@ -28,6 +29,7 @@ class ConvVAE(VAE):
     channels : of each level, from the image to the latent space
     strides : of each level, along frames and bins
     reach : blocks that a filter sees along each axis; 1: blocks do not overlap
+    step : frames whose mean error is one step of the error; 0: all of an example
     latent, kl_weight, dtype : as for `VAE`
     """
 
@@ -38,6 +40,7 @@ class ConvVAE(VAE):
         channels: Sequence[int],
         strides: Sequence[tuple[int, int]],
         reach: int,
+        step: int,
         latent: int,
         kl_weight: float,
         dtype: DTypeLike = jnp.float32,
@@ -45,6 +48,9 @@ class ConvVAE(VAE):
     ) -> None:
         require_widths("channels", channels, latent)
         require_strides(strides, len(channels), reach)
+        if step < 0:
+            raise ValueError(f"detector.step={step}: must be 0 or more")
+        self.step = step or shape[0]
         self.strides = tuple(map(tuple, strides))
         self.sizes = level_sizes((shape[0], shape[1]), self.strides)
         widths = list(zip(pairwise((1, *channels)), map(prod, strides), strict=True))
@@ -82,9 +88,20 @@ class ConvVAE(VAE):
 
     def error(
         self, x: Float[Array, "batch frame bin"]
-    ) -> Float[Array, "batch frame bin"]:
-        """Squared error of the reconstruction; a step is a frame of a window."""
-        return (x - self.predict(x)) ** 2
+    ) -> Float[Array, "batch step bin"]:
+        """Squared error of the reconstruction, mean over the frames of each step."""
+        starts = self._starts()
+        squares = (x - self.predict(x)) ** 2
+        parts = jnp.split(squares, starts[1:], axis=1)
+        return jnp.stack([jnp.mean(part, axis=1) for part in parts], axis=1)
+
+    def step_centres(self) -> Float[np.ndarray, " step"]:
+        """Middle of each step, in frames from the begin of an example."""
+        ends = np.minimum(self._starts() + self.step, self.sizes[0][0])
+        return (self._starts() + ends) / 2
+
+    def _starts(self) -> Int[np.ndarray, " step"]:
+        return np.arange(0, self.sizes[0][0], self.step)
 
 
 def level_sizes(
