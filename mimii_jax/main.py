@@ -112,13 +112,18 @@ def main(argv: list[str]) -> None:
 
 def _prepare_jax() -> None:
     """Keep what is compiled for the next start; deterministic kernels if asked for."""
+    keep_compiled()
+    if CONFIG.value is not None and CONFIG.value.deterministic:
+        given = os.environ.get("XLA_FLAGS", "")
+        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true"
+
+
+def keep_compiled() -> None:
+    """Keep what JAX compiles under the user's cache folder, unless another is set."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
         folder = pooch.os_cache("mimii_jax") / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-    if CONFIG.value is not None and CONFIG.value.deterministic:
-        given = os.environ.get("XLA_FLAGS", "")
-        os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true"
 
 
 def _new_folder(path: Path) -> Path:

@@ -114,6 +114,21 @@ class Estimate:
     high: float | None
 
 
+@dataclass(frozen=True)
+class Change:
+    """How much more a metric is for one detector than for another on the same clips.
+
+    `low` and `high` are the paired bootstrap 95 % interval of the mean over seeds, None
+    without bootstrap. It is beyond noise if that interval excludes zero and, where both
+    have the same number of seeds, the change has one sign under every seed.
+    """
+
+    mean: float
+    low: float | None
+    high: float | None
+    beyond_noise: bool
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
     """AUC and pAUC: for each seed, and for each replicate the mean over seeds."""
@@ -127,6 +142,21 @@ class Measured:
         return cls(
             np.mean([one.value for one in several], axis=0),
             np.mean([one.replicate for one in several], axis=0),
+        )
+
+    def change_from(self, base: "Measured", metric: int) -> Change:
+        """How much more than `base` this is, on the same clips and replicates."""
+        drawn = self.replicate[metric] - base.replicate[metric]
+        low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (None, None)
+        paired = self.value.shape == base.value.shape
+        by_seed = self.value[metric] - base.value[metric] if paired else np.zeros(1)
+        agree = not paired or len(set(np.sign(by_seed).tolist())) == 1
+        apart = low is not None and high is not None and bool(low > 0 or high < 0)
+        return Change(
+            mean=float(np.mean(self.value[metric]) - np.mean(base.value[metric])),
+            low=None if low is None else float(low),
+            high=None if high is None else float(high),
+            beyond_noise=apart and agree,
         )
 
     def estimate(self, metric: int) -> Estimate:

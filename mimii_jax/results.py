@@ -65,30 +65,47 @@ def evaluate(
     return rows
 
 
-def _evaluate_one(one: Scores, bootstrap: int, max_fpr: float, seed: int) -> list[Row]:
-    """The rows of one detector on one machine type."""
+def measure_all(
+    one: Scores, *, bootstrap: int, max_fpr: float = MAX_FPR, seed: int = 0
+) -> dict[str, Measured]:
+    """Per ID, their average and pooled, what one detector on one machine type does.
+
+    What has no AUC is not among them. The replicates are the same for every detector
+    with the same clips, so that their differences are paired.
+    """
     clips, score = _by_seed(one)
     stratum = np.char.add(clips.machine_id, np.char.mod("/%d", clips.label))
     weight = resample(stratum, bootstrap, seed)
-    rows, measured = [], {}
+    measured = {}
     for machine_id in clips.ids:
         where = clips.machine_id == machine_id
-        of_id = clips[where]
-        if _both(of_id):
+        if _both(clips[where]):
             measured[machine_id] = measure(
-                of_id.label, score[:, where], weight[:, where], max_fpr
+                clips.label[where], score[:, where], weight[:, where], max_fpr
             )
+    if measured:
+        measured[AVERAGE] = Measured.average(list(measured.values()))
+    if _both(clips):
+        measured[POOLED] = measure(clips.label, score, weight, max_fpr)
+    return measured
+
+
+def _evaluate_one(one: Scores, bootstrap: int, max_fpr: float, seed: int) -> list[Row]:
+    """The rows of one detector on one machine type."""
+    measured = measure_all(one, bootstrap=bootstrap, max_fpr=max_fpr, seed=seed)
+    clips = one[one.seed == one.seeds[0]]
+    rows = []
+    for machine_id in clips.ids:
+        of_id = clips[clips.machine_id == machine_id]
         result = measured.get(machine_id)
         rows.append(_row(one, of_id, machine_id, result, _note(of_id)))
 
-    averaged = clips[np.isin(clips.machine_id, list(measured))]
-    mean = Measured.average(list(measured.values())) if measured else None
-    note = "" if len(measured) == len(clips.ids) else f"over ids {', '.join(measured)}"
-    note = note if measured else "no id with an AUC"
-    rows.append(_row(one, averaged, AVERAGE, mean, note))
-
-    pooled = measure(clips.label, score, weight, max_fpr) if _both(clips) else None
-    rows.append(_row(one, clips, POOLED, pooled, _note(clips)))
+    known = [machine_id for machine_id in clips.ids if machine_id in measured]
+    averaged = clips[np.isin(clips.machine_id, known)]
+    note = "" if len(known) == len(clips.ids) else f"over ids {', '.join(known)}"
+    note = note if known else "no id with an AUC"
+    rows.append(_row(one, averaged, AVERAGE, measured.get(AVERAGE), note))
+    rows.append(_row(one, clips, POOLED, measured.get(POOLED), _note(clips)))
     return rows
 
 

@@ -7,7 +7,7 @@ Needs no JAX.
 import csv
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
@@ -146,6 +146,13 @@ class Scores:
     def seeds(self) -> list[int]:
         """The seeds, sorted."""
         return sorted(set(self.seed.tolist()))
+
+    def renamed(self, name: Callable[[str], str]) -> Self:
+        """The same rows, each detector under another name."""
+        names = {old: name(old) for old in self.detectors}
+        return replace(
+            self, detector=np.array([names[old] for old in self.detector.tolist()])
+        )
 
     def _keys(self) -> Iterator[tuple]:
         """What has to be unique in a table."""

@@ -14,6 +14,8 @@ WITHOUT_JAX = (
     "official",
     "parts",
     "evaluate",
+    "matrix",
+    "report.matrix",
     "report.tables",
     "report.figures",
     "report.pictures",

@@ -55,12 +55,12 @@ def markdown_table(rows: Sequence[Row]) -> str:
     for (machine_type, detector), block in groupby(rows, _block):
         by_id = {row.machine_id: row for row in block}
         name = f"{machine_type} {detector}" if several else detector
-        cells = [_mean(by_id[i].auc) if i in by_id else "" for i in ids]
+        cells = [mean(by_id[i].auc) if i in by_id else "" for i in ids]
         average = by_id[AVERAGE]
         for estimate in (average.auc, average.pauc):
-            interval = _interval(estimate)
-            cells.append(_mean(estimate) + (f" ({interval})" if interval else ""))
-        lines.append([name, *cells, _mean(by_id[POOLED].auc)])
+            span = interval(estimate)
+            cells.append(mean(estimate) + (f" ({span})" if span else ""))
+        lines.append([name, *cells, mean(by_id[POOLED].auc)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
@@ -81,27 +81,29 @@ def _seeds(row: Row) -> str:
 
 def _cells(row: Row) -> list[str]:
     return [
-        _mean(row.auc),
-        _interval(row.auc),
-        _mean(row.pauc),
-        _interval(row.pauc),
+        mean(row.auc),
+        interval(row.auc),
+        mean(row.pauc),
+        interval(row.pauc),
         f"{row.n_normal}+{row.n_anomalous}",
     ]
 
 
-def _mean(estimate: Estimate | None) -> str:
+def mean(estimate: Estimate | None) -> str:
+    """Mean and SD over seeds, as in .954 ±.003; "-" where there is none."""
     if estimate is None:
         return "-"
-    sd = "" if estimate.sd is None else f" ±{_digits(estimate.sd)}"
-    return _digits(estimate.mean) + sd
+    sd = "" if estimate.sd is None else f" ±{digits(estimate.sd)}"
+    return digits(estimate.mean) + sd
 
 
-def _interval(estimate: Estimate | None) -> str:
+def interval(estimate: Estimate | None) -> str:
+    """The bootstrap interval, as in .910-.981; nothing without one."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return ""
-    return f"{_digits(estimate.low)}-{_digits(estimate.high)}"
+    return f"{digits(estimate.low)}-{digits(estimate.high)}"
 
 
-def _digits(value: float) -> str:
+def digits(value: float) -> str:
     """Three decimals without a leading zero: .954, 1.000."""
     return f"{value:.3f}".removeprefix("0")

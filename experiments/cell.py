@@ -1,0 +1,195 @@
+"""One cell of a study: a config with changes, trained on one or more sets of clips."""
+
+import ast
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.training_sets import ALL
+from mimii_jax.build import Config, ConfigError
+
+RESULT = "cell.json"
+
+
+class NotAvailable(Exception):
+    """A config file that is not there: the cell is reported, and is no failure."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one cell runs.
+
+    Attributes
+    ----------
+    name : of its row in the table; its folder is named after it
+    config : file and variant below configs/, such as "mlp_vae:reference"
+    changes : values of fields of the config, such as {"train.epochs": 5}
+    sets : kinds of training sets, as in `experiments.training_sets`
+    scorings : names, and changes that apply when the trained model scores; one
+        training serves all. Empty: as the config says
+    """
+
+    name: str
+    config: str
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    sets: Sequence[str] = (ALL,)
+    scorings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> str:
+        """A name for its workdir."""
+        return re.sub(r"[^\w.+-]+", "_", self.name).strip("_")
+
+    def build(self, options: "Options") -> Config:
+        """Its config.
+
+        Raises
+        ------
+        NotAvailable : there is no such config file
+        ConfigError : it has no such variant, or no field of that name
+        """
+        file, _, variant = self.config.partition(":")
+        if not find_spec(f"configs.{file}"):
+            raise NotAvailable(f"configs/{file}.py is not there")
+        try:
+            config = import_module(f"configs.{file}").get_config(variant or "default")
+        except ValueError as error:
+            raise ConfigError(f"configs/{file}.py: {error}") from error
+        for name, value in self.changes.items():
+            set_field(config, name, value)
+        for name, text in options.overrides:
+            if has_field(config, name):
+                set_field(config, name, text)
+        return config
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is the same for all cells of a command.
+
+    Attributes
+    ----------
+    overrides : (field, text) of each --config.field=text, for the configs that have it
+    train_share, test_share : of the official number of clips, per ID and label; None
+        for what the config says: all recordings, or data.scale of the simulation
+    """
+
+    overrides: tuple[tuple[str, str], ...] = ()
+    train_share: float | None = None
+    test_share: float | None = None
+
+
+def has_field(config: Config, name: str) -> bool:
+    """Whether there is a field of this full name."""
+    *sections, last = name.split(".")
+    for section in sections:
+        config = config.get(section)
+        if not hasattr(config, "keys"):
+            return False
+    return last in config
+
+
+def set_field(config: Config, name: str, value: Any) -> None:
+    """Set a field, from its value or from text on a command line.
+
+    Raises
+    ------
+    ConfigError : there is no such field, or the value is of another type
+    """
+    if not has_field(config, name):
+        raise ConfigError(f"{name}: no such field in this config")
+    *sections, last = name.split(".")
+    for section in sections:
+        config = config[section]
+    try:
+        config[last] = _of_type(config[last], value)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{name}={value}: {' '.join(str(error).split())}") from error
+
+
+def _of_type(known: Any, value: Any) -> Any:
+    """The value that a text spells, of the type of the known one."""
+    if not isinstance(value, str) or isinstance(known, str):
+        return value
+    try:
+        value = ast.literal_eval(value)
+    except SyntaxError as error:
+        raise ValueError("not a value; text in a tuple needs quotes") from error
+    if isinstance(known, tuple):
+        return value if isinstance(value, tuple) else (value,)
+    return float(value) if isinstance(known, float) else value
+
+
+def split_overrides(rest: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    """Each --config.field=text of a command line as (field, text).
+
+    Raises
+    ------
+    ConfigError : an argument is something else
+    """
+    found = [re.fullmatch(r"--config\.([\w.]+)=(.*)", text) for text in rest]
+    for text, match in zip(rest, found, strict=True):
+        if not match:
+            raise ConfigError(f"{text}: not known; see --help")
+    return tuple((m[1], m[2]) for m in found if m)
+
+
+def write_result(workdir: Path, config: Config, options: Options, since: float) -> None:
+    """Write the file that says that a cell is done, and how it was made."""
+    result = {
+        "config": config.to_dict(),
+        "shares": [options.train_share, options.test_share],
+        "seconds": round(time.time() - since, 1),
+        "commit": commit(),
+        "python": sys.version.split()[0],
+        "jax": jax.__version__,
+        "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
+    }
+    temporary = workdir / f".{RESULT}"
+    temporary.write_text(json.dumps(result, indent=2) + "\n")
+    temporary.replace(workdir / RESULT)
+
+
+def is_done(workdir: Path, config: Config, options: Options) -> bool:
+    """Whether a cell has its result.
+
+    Raises
+    ------
+    ConfigError : it has one, but of another config
+    """
+    try:
+        known = json.loads((workdir / RESULT).read_text())
+    except FileNotFoundError:
+        return False
+    asked = json.loads(
+        json.dumps(
+            {
+                "config": config.to_dict(),
+                "shares": [options.train_share, options.test_share],
+            }
+        )
+    )
+    if any(known.get(key) != value for key, value in asked.items()):
+        raise ConfigError(f"{workdir}: is of other settings; choose another --out")
+    return True
+
+
+def commit() -> str:
+    """The commit of this source, with a + if it was changed since; "" if unknown."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()

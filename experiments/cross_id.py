@@ -1,0 +1,100 @@
+"""What does training on one machine teach about another? The cross-ID matrix.
+
+python -m experiments.cross_id --config configs/mlp_vae.py
+python -m experiments.cross_id --config configs/mlp_vae.py configs/isolation_forest.py \
+    --config.data.root=PATH --config.seeds="(0,1,2,3,4)"
+
+Rows are training sets: all IDs, each alone, all downsampled to the smallest, all but
+one, and all and then fine-tuned on one (neural models; as many epochs as before).
+Columns are the test clips of each ID, their average, and all clips pooled.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from experiments.cell import Cell, Options, split_overrides
+from experiments.reported import FIRST_REPORT
+from experiments.runner import add_arguments, failures, run_cells
+from experiments.training_sets import MATRIX
+from mimii_jax.build import ConfigError
+from mimii_jax.matrix import AUC, Matrix, matrices
+from mimii_jax.report.figures import DOTS_PER_INCH
+from mimii_jax.report.matrix import (
+    METRICS,
+    csv_text,
+    heat_map,
+    markdown,
+    terminal_table,
+)
+from mimii_jax.run import load_config
+from mimii_jax.scores import read_scores
+
+REPORTED = "reported.json"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the matrix of each config, print it and write it into its workdir."""
+    parser = argparse.ArgumentParser(
+        prog="python -m experiments.cross_id",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config",
+        nargs="+",
+        required=True,
+        metavar="FILE[:VARIANT]",
+        help="experiments; any field of them can be set: --config.section.field=value",
+    )
+    add_arguments(parser, "runs/cross_id")
+    args, rest = parser.parse_known_args(argv)
+    console = Console(highlight=False)
+    try:
+        options = Options(split_overrides(rest))
+        cells = {cell.folder: cell for cell in map(matrix_cell, args.config)}
+        outcomes = run_cells(cells, options, args, console)
+        for key, outcome in outcomes.items():
+            if not outcome.error:
+                for matrix, reported in write_matrices(args.out / key):
+                    for metric in METRICS:
+                        console.print(terminal_table(matrix, metric, reported))
+    except (ConfigError, ImportError) as error:
+        parser.exit(1, f"error: {error}\n")
+    console.print(f"tables, csv and heat maps: {args.out}", markup=False)
+    sys.exit(1 if failures(list(outcomes.values())) else 0)
+
+
+def matrix_cell(spec: str) -> Cell:
+    """The whole matrix of a config: "configs/mlp_vae.py:reference" or the name alone."""
+    file, _, variant = spec.partition(":")
+    name = Path(file).name.removesuffix(".py") + (f":{variant}" if variant else "")
+    return Cell(name, name, sets=MATRIX)
+
+
+def write_matrices(workdir: Path) -> list[tuple[Matrix, dict[str, str]]]:
+    """Write the matrices of a cell that is done; returns them, and what was reported."""
+    config = load_config(workdir)
+    known = FIRST_REPORT.get(config.detector.name, {})
+    reported = {row: str(numbers) for row, numbers in known.items()}
+    (workdir / REPORTED).write_text(json.dumps(reported, indent=2) + "\n")
+    scores = read_scores(workdir / "scores.csv")
+    found = matrices(scores, bootstrap=config.eval.bootstrap)
+    for matrix in found:
+        stem = f"matrix_{matrix.name.split(', ')[-1]}"
+        (workdir / f"{stem}.md").write_text(markdown(matrix, reported))
+        (workdir / f"{stem}.csv").write_text(csv_text(matrix))
+        (workdir / "figures").mkdir(exist_ok=True)
+        for metric, name in METRICS.items():
+            ending = "" if metric == AUC else f"_{name}"
+            path = workdir / "figures" / f"{stem}{ending}.png"
+            heat_map(matrix, metric).savefig(path, dpi=DOTS_PER_INCH)
+    return [(matrix, reported) for matrix in found]
+
+
+if __name__ == "__main__":
+    main()

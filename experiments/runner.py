@@ -1,0 +1,179 @@
+"""Run cells: those that are not done, several at once, here or on a Dask cluster."""
+
+import argparse
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from absl import logging
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from experiments.cell import Cell, NotAvailable, Options
+from experiments.fit import run_cell
+from mimii_jax.main import ERRORS, keep_compiled
+
+RUNNING = "running"  # a file in the workdir of a cell that is being worked on
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended.
+
+    Attributes
+    ----------
+    error : one line; "" if it is done
+    available : False if its config is not there
+    fresh : whether it was run now, not before
+    seconds : that it took now
+    """
+
+    key: str
+    error: str = ""
+    available: bool = True
+    fresh: bool = True
+    seconds: float = 0.0
+
+
+def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
+    """The flags that all commands that run cells share."""
+    add = parser.add_argument
+    add("--out", type=Path, default=Path(out), help=f"folder (default {out})")
+    add("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1)")
+    add("--backend", choices=("loky", "dask"), default="loky")
+    add("--scheduler", default="", metavar="ADDRESS", help="of Dask: tcp://HOST:8786")
+
+
+def run_cells(
+    cells: Mapping[str, Cell],
+    options: Options,
+    args: argparse.Namespace,
+    console: Console,
+) -> dict[str, Outcome]:
+    """Run cells, each in the folder of its key below `args.out`; says what failed.
+
+    A cell that fails, or whose process dies, is an outcome like others.
+    """
+    args.out.mkdir(parents=True, exist_ok=True)
+    for key in cells:
+        (args.out / key / RUNNING).unlink(missing_ok=True)
+    outcomes: dict[str, Outcome] = {}
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("cells, {task.fields[text]}"),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    terminal = console.is_terminal
+    with Progress(*columns, console=console, disable=not terminal) as live:
+        bar = live.add_task("cells", total=len(cells), text="")
+        while remaining := {k: c for k, c in cells.items() if k not in outcomes}:
+            for outcome in _attempts(remaining, options, args):
+                outcomes[outcome.key] = outcome
+                live.update(bar, advance=1, text=outcome.key)
+                _say(outcome, f"{len(outcomes)}/{len(cells)}", console)
+    return {key: outcomes[key] for key in cells}
+
+
+def _attempts(
+    cells: Mapping[str, Cell], options: Options, args: argparse.Namespace
+) -> Iterator[Outcome]:
+    """Outcomes as they come; ends early if a worker process has died.
+
+    The cells that it was working on are failures then, and the others come again.
+    """
+    work = [
+        delayed(attempt)(key, cell, args.out / key, options)
+        for key, cell in cells.items()
+    ]
+    with _backend(args):
+        pool = Parallel(args.jobs, return_as="generator_unordered")
+        done = set()
+        try:
+            for outcome in cast(Iterator[Outcome], pool(work)):
+                done.add(outcome.key)
+                yield outcome
+        except TerminatedWorkerError:
+            died = [k for k in cells if (args.out / k / RUNNING).exists()]
+            for key in died:
+                (args.out / key / RUNNING).unlink()
+                if key not in done:
+                    yield Outcome(key, "its process died; is there enough memory?")
+
+
+def _backend(args: argparse.Namespace) -> AbstractContextManager[Any]:
+    """Where joblib runs: processes of this machine, or the workers of a cluster."""
+    if args.backend == "loky":
+        return nullcontext() if args.jobs == 1 else parallel_config("loky")
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise ImportError(
+            "--backend=dask needs dask: pip install 'mimii_jax[cluster]'"
+        ) from error
+    client = Client(args.scheduler)
+    args.jobs = -1  # as many as the cluster has workers
+    return parallel_config("dask", client=client)
+
+
+def attempt(key: str, cell: Cell, workdir: Path, options: Options) -> Outcome:
+    """Run one cell; what goes wrong is told, not raised."""
+    since = time.time()
+    logging.set_verbosity(logging.WARNING)
+    keep_compiled()
+    if threading.current_thread() is threading.main_thread():
+        # What asks a process to end may come while a file is written: all are whole.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / RUNNING).touch()
+        fresh = run_cell(cell, workdir, options)
+        return Outcome(key, fresh=fresh, seconds=time.time() - since)
+    except NotAvailable as error:
+        return Outcome(key, str(error), available=False)
+    except ERRORS as error:
+        return Outcome(key, _one_line(error))
+    except Exception as error:  # a cell must not stop the others
+        return Outcome(key, f"{type(error).__name__}: {_one_line(error)}")
+    finally:
+        (workdir / RUNNING).unlink(missing_ok=True)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:500]
+
+
+def _say(outcome: Outcome, place: str, console: Console) -> None:
+    """A line for a cell that ended; without a terminal it is all there is to see."""
+    if not outcome.available:
+        text = f"not available: {outcome.error}"
+    elif outcome.error:
+        text = f"FAILED: {outcome.error}"
+    elif not outcome.fresh:
+        text = "was done before"
+    else:
+        text = f"{outcome.seconds:.0f} s"
+    line = f"{place} {outcome.key}: {text}"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Those that failed; what is not available has not."""
+    return [o for o in outcomes if o.error and o.available]
