@@ -79,11 +79,13 @@ class Options:
 
     Attributes
     ----------
+    command : as it was typed
     overrides : (field, text) of each --config.field=text, for the configs that have it
     train_share, test_share : of the official number of clips, per ID and label; None
         for what the config says: all recordings, or data.scale of the simulation
     """
 
+    command: str = ""
     overrides: tuple[tuple[str, str], ...] = ()
     train_share: float | None = None
     test_share: float | None = None
@@ -149,6 +151,7 @@ def write_result(workdir: Path, config: Config, options: Options, since: float) 
     result = {
         "config": config.to_dict(),
         "shares": [options.train_share, options.test_share],
+        "command": options.command,
         "seconds": round(time.time() - since, 1),
         "commit": commit(),
         "python": sys.version.split()[0],

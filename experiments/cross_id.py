@@ -33,6 +33,7 @@ from mimii_jax.report.matrix import (
 )
 from mimii_jax.run import load_config
 from mimii_jax.scores import read_scores
+from mimii_jax.workdir import command_line
 
 REPORTED = "reported.json"
 
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args, rest = parser.parse_known_args(argv)
     console = Console(highlight=False)
     try:
-        options = Options(split_overrides(rest))
+        options = Options(command_line(), split_overrides(rest))
         cells = {cell.folder: cell for cell in map(matrix_cell, args.config)}
         outcomes = run_cells(cells, options, args, console)
         for key, outcome in outcomes.items():
@@ -70,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def matrix_cell(spec: str) -> Cell:
-    """The whole matrix of a config: "configs/mlp_vae.py:reference" or the name alone."""
+    """The whole matrix of "configs/mlp_vae.py:reference", or of the name alone."""
     file, _, variant = spec.partition(":")
     name = Path(file).name.removesuffix(".py") + (f":{variant}" if variant else "")
     return Cell(name, name, sets=MATRIX)
 
 
 def write_matrices(workdir: Path) -> list[tuple[Matrix, dict[str, str]]]:
-    """Write the matrices of a cell that is done; returns them, and what was reported."""
+    """Write the matrices of a cell; returns them, and what was reported."""
     config = load_config(workdir)
     known = FIRST_REPORT.get(config.detector.name, {})
     reported = {row: str(numbers) for row, numbers in known.items()}

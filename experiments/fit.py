@@ -55,6 +55,7 @@ def run_cell(cell: Cell, workdir: Path, options: Options) -> bool:
         (workdir / name).unlink(missing_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
     (workdir / "config.json").write_text(text + "\n")
+    (workdir / "command.txt").write_text(options.command + "\n")
     with (workdir / "log.txt").open("a") as log:
         watch = Watch(console=Console(file=log, width=100))
         tables = [

@@ -64,5 +64,5 @@ def training_sets(
         TUNED: [TrainingSet(f"{TUNED} {i}", of_id[i], tuned=True) for i in ids],
     }
     if len(ids) == 1:
-        found |= dict.fromkeys((DOWNSAMPLED, ID, WITHOUT, TUNED), [])
+        found |= {kind: [] for kind in (DOWNSAMPLED, ID, WITHOUT, TUNED)}
     return [row for kind in kinds for row in found[kind]]

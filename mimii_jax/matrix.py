@@ -1,10 +1,12 @@
-"""Rows of results against one of them: the cross-ID matrix, and a study's cells; no JAX.
+"""Rows of results against one of them: the cross-ID matrix, a study's cells; no JAX.
 
 A row is a detector of a score table. Rows of a matrix are named "model: training set".
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from mimii_jax.metrics import Change, Measured
 from mimii_jax.official import MAX_FPR
@@ -96,10 +98,9 @@ def matrices(scores: Scores, *, bootstrap: int = 1000) -> list[Matrix]:
     for machine_type in scores.machine_types:
         of_type = scores[scores.machine_type == machine_type]
         for model in models(of_type.detectors):
-            own = of_type[
-                [name.startswith(model + SEPARATOR) for name in of_type.detector]
-            ]
-            short = own.renamed(lambda name, n=len(model + SEPARATOR): name[n:])
+            start = model + SEPARATOR
+            own = of_type[np.char.startswith(of_type.detector, start)]
+            short = own.renamed(lambda name: name.split(SEPARATOR)[-1])
             title = f"{model}, {machine_type}"
             found.append(compare(short, title, BASE, bootstrap=bootstrap))
     return found

@@ -1,6 +1,8 @@
 """What a run leaves in its workdir beside scores: its clips, and examples to draw."""
 
 import csv
+import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,11 @@ from mimii_jax.features import FrontEnd
 
 # From features [clip, frame, bin] to what a model expects, and the scale of each bin.
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def command_line() -> str:
+    """The command of this process, as it was typed, with a short name of Python."""
+    return shlex.join(["python", *sys.orig_argv[1:]])
 
 
 def pictured(clips: Clips) -> list[int]:

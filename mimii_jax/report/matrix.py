@@ -155,10 +155,10 @@ def csv_text(matrix: Matrix) -> str:
             for metric, name in METRICS.items():
                 e, c = measured.estimate(metric), matrix.change(row, column, metric)
                 numbers = [e.mean, e.sd, e.low, e.high, matrix.seeds[row]]
-                numbers += (
-                    [c.mean, c.low, c.high, int(c.beyond_noise)] if c else [""] * 4
-                )
-                write((row, column, name, *(_short(x) for x in numbers)))
+                if c:
+                    numbers += [c.mean, c.low, c.high, int(c.beyond_noise)]
+                cells = [*map(_short, numbers), "", "", "", ""][: len(COLUMNS) - 3]
+                write((row, column, name, *cells))
     return file.getvalue()
 
 
