@@ -26,13 +26,14 @@ from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.official import write_official
 from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.figures import write_figures
+from mimii_jax.report.of_workdir import write_report
 from mimii_jax.report.tables import results_table
 from mimii_jax.results import evaluate
 from mimii_jax.runs import Start, runs_on_all
 from mimii_jax.scores import Scores, read_scores, write_scores
 from mimii_jax.sharding import wait_for_processes
 from mimii_jax.watch import Watch
-from mimii_jax.workdir import add_examples, append_clips, pictured
+from mimii_jax.workdir import add_examples, append_clips, command_line, pictured
 
 # What may differ from an earlier start of the same training: it moves no number.
 FREE_TO_CHANGE = ("mesh.", "checkpoint.", "data.workers", "profile", "tensorboard")
@@ -107,9 +108,7 @@ def _train_one(
         raise ConfigError(f"detector.name='{name}': needs one process, no more")
     clips = load_clips(config, machine_type, watch, needed=_needed(detector))
     if watch.leader:
-        workdir.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(config.to_dict(), indent=2)
-        (workdir / "config.json").write_text(text + "\n")
+        _begin(config, workdir)
     wait_for_processes("workdir")
     watch.begin(workdir, machine_type)
     if config.get("tensorboard"):
@@ -125,6 +124,14 @@ def _train_one(
         folder = workdir / "checkpoints" / machine_type
         detector = detector.fit(clips.train, runs, folder, watch)
     return _score(config, detector, clips, workdir, watch)
+
+
+def _begin(config: Config, folder: Path) -> None:
+    """Make a folder, with what its page tells of how it was made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(config.to_dict(), indent=2)
+    (folder / "config.json").write_text(text + "\n")
+    (folder / "command.txt").write_text(command_line() + "\n")
 
 
 def _starts(
@@ -194,7 +201,7 @@ def _evaluate_one(
         runs = runs_on_all(0, config.seeds)
         detector = detector.load(folder, runs, clips.audio.shape[1], watch)
     if watch.leader:
-        out.mkdir(parents=True, exist_ok=True)
+        _begin(config, out)
     return _score(config, detector, clips, out, watch)
 
 
@@ -249,7 +256,7 @@ def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None
         title = f"{machine_type}, {source}: {part_title(c.split)}"
         watch.console.print(results_table(of_type, title))
     write_figures(workdir, part=c.split, seed=c.split_seed)
-    watch.say(f"workdir: {workdir}")
+    watch.say(f"workdir: {workdir}, on one page: {write_report(workdir, rows)}")
 
 
 def _needed(detector: Detector | None) -> Callable[[Clips], np.ndarray] | None:

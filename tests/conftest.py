@@ -74,10 +74,11 @@ def _written(root: Path, **counts: int) -> Path:
 
 @pytest.fixture
 def no_figures(monkeypatch) -> None:
-    """The figures have tests of their own, and take longer than a small training."""
+    """These have tests of their own, and take longer than a small training."""
     from mimii_jax import run
 
     monkeypatch.setattr(run, "write_figures", lambda *_, **__: None)
+    monkeypatch.setattr(run, "write_report", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="session")
@@ -90,5 +91,6 @@ def model(recordings, tmp_path_factory) -> Path:
     workdir = tmp_path_factory.mktemp("model") / "run"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "write_figures", lambda *_, **__: None)
+        patch.setattr(run, "write_report", lambda *_, **__: None)
         trained(small(root=recordings), workdir)
     return workdir

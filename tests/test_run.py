@@ -108,6 +108,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
     assert "SIMULATED" not in printed
     names = {path.name for path in workdir.iterdir()}
     assert names == {
+        "command.txt",
         "config.json",
         "metrics.jsonl",
         "checkpoints",
@@ -117,6 +118,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
         "examples.npz",
         "predictions.npz",
         "figures",
+        "report.html",
     }
     assert len(list((workdir / "figures").glob("*.png"))) >= 6
     assert run.load_config(workdir).to_dict() == config.to_dict()

@@ -33,7 +33,7 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
         name = f"{machine_type} {detector}" if several else detector
         table.add_row(Text(name, "bold"), _seeds(lines[0]))
         for line in lines:
-            table.add_row(Text(f"  {line.machine_id}"), *_cells(line))
+            table.add_row(Text(f"  {line.machine_id}"), *result_cells(line))
         table.add_section()
     notes = {_note(row, several): None for row in rows if row.note}
     if notes:
@@ -43,14 +43,21 @@ def results_table(rows: Sequence[Row], title: str) -> Table:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """A Markdown table, one line per machine type and detector: AUC per ID, averages.
+    """A Markdown table, one line per machine type and detector; see `results_grid`."""
+    head, lines = results_grid(rows)
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def results_grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and lines of text: AUC per ID, averages, pooled, for each detector.
 
     The averages have their 95 % interval; several seeds are shown as mean ± SD.
     """
     ids = sorted({row.machine_id for row in rows} - {AVERAGE, POOLED})
-    heads = ["detector", *(f"AUC {i}" for i in ids)]
-    heads += ["AUC average (95 %)", "pAUC average (95 %)", "AUC pooled"]
-    lines = [heads, ["---"] + ["---:"] * (len(heads) - 1)]
+    head = ["detector", *(f"AUC {i}" for i in ids)]
+    head += ["AUC average (95 %)", "pAUC average (95 %)", "AUC pooled"]
+    lines = []
     several = len({row.machine_type for row in rows}) > 1
     for (machine_type, detector), block in groupby(rows, _block):
         by_id = {row.machine_id: row for row in block}
@@ -61,7 +68,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
             span = interval(estimate)
             cells.append(mean(estimate) + (f" ({span})" if span else ""))
         lines.append([name, *cells, mean(by_id[POOLED].auc)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    return head, lines
 
 
 def _block(row: Row) -> tuple[str, str]:
@@ -79,7 +86,8 @@ def _seeds(row: Row) -> str:
     return f"{len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''}"
 
 
-def _cells(row: Row) -> list[str]:
+def result_cells(row: Row) -> list[str]:
+    """AUC, its interval, pAUC, its interval, and the normal + anomalous clips."""
     return [
         mean(row.auc),
         interval(row.auc),
