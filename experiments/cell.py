@@ -19,6 +19,7 @@ from experiments.training_sets import ALL
 from mimii_jax.build import Config, ConfigError
 
 RESULT = "cell.json"
+SIMULATED = "simulated"
 
 
 class NotAvailable(Exception):
@@ -33,6 +34,7 @@ class Cell:
     ----------
     name : of its row in the table; its folder is named after it
     config : file and variant below configs/, such as "mlp_vae:reference"
+    small : another one, for less than the whole data set; "": the same
     changes : values of fields of the config, such as {"train.epochs": 5}
     sets : kinds of training sets, as in `experiments.training_sets`
     scorings : names, and changes that apply when the trained model scores; one
@@ -44,11 +46,17 @@ class Cell:
     changes: Mapping[str, Any] = field(default_factory=dict)
     sets: Sequence[str] = (ALL,)
     scorings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    small: str = ""
 
     @property
     def folder(self) -> str:
         """A name for its workdir."""
         return re.sub(r"[^\w.+-]+", "_", self.name).strip("_")
+
+    def spec(self, options: "Options") -> str:
+        """Which of its configs is meant."""
+        whole = (options.train_share or 1) >= 1
+        return self.config if whole or not self.small else self.small
 
     def build(self, options: "Options") -> Config:
         """Its config.
@@ -58,18 +66,18 @@ class Cell:
         NotAvailable : there is no such config file
         ConfigError : it has no such variant, or no field of that name
         """
-        file, _, variant = self.config.partition(":")
+        file, _, variant = self.spec(options).partition(":")
         if not find_spec(f"configs.{file}"):
             raise NotAvailable(f"configs/{file}.py is not there")
         try:
             config = import_module(f"configs.{file}").get_config(variant or "default")
         except ValueError as error:
             raise ConfigError(f"configs/{file}.py: {error}") from error
-        for name, value in self.changes.items():
-            set_field(config, name, value)
         for name, text in options.overrides:
             if has_field(config, name):
                 set_field(config, name, text)
+        for name, value in self.changes.items():  # what the cell is about
+            set_field(config, name, value)
         return config
 
 
@@ -81,12 +89,14 @@ class Options:
     ----------
     command : as it was typed
     overrides : (field, text) of each --config.field=text, for the configs that have it
+    evaluation : folder of test clips of further machine IDs, or `SIMULATED`; "": none
     train_share, test_share : of the official number of clips, per ID and label; None
         for what the config says: all recordings, or data.scale of the simulation
     """
 
     command: str = ""
     overrides: tuple[tuple[str, str], ...] = ()
+    evaluation: str = ""
     train_share: float | None = None
     test_share: float | None = None
 
@@ -148,9 +158,7 @@ def split_overrides(rest: Sequence[str]) -> tuple[tuple[str, str], ...]:
 
 def write_result(workdir: Path, config: Config, options: Options, since: float) -> None:
     """Write the file that says that a cell is done, and how it was made."""
-    result = {
-        "config": config.to_dict(),
-        "shares": [options.train_share, options.test_share],
+    result = _asked(config, options) | {
         "command": options.command,
         "seconds": round(time.time() - since, 1),
         "commit": commit(),
@@ -174,17 +182,16 @@ def is_done(workdir: Path, config: Config, options: Options) -> bool:
         known = json.loads((workdir / RESULT).read_text())
     except FileNotFoundError:
         return False
-    asked = json.loads(
-        json.dumps(
-            {
-                "config": config.to_dict(),
-                "shares": [options.train_share, options.test_share],
-            }
-        )
-    )
+    asked = json.loads(json.dumps(_asked(config, options)))
     if any(known.get(key) != value for key, value in asked.items()):
         raise ConfigError(f"{workdir}: is of other settings; choose another --out")
     return True
+
+
+def _asked(config: Config, options: Options) -> dict[str, Any]:
+    """All that the numbers of a cell depend on."""
+    own = {k: v for k, v in vars(options).items() if k not in ("command", "overrides")}
+    return {"config": config.to_dict(), "options": own}
 
 
 def commit() -> str:

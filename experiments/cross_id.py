@@ -17,7 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from experiments.cell import Cell, Options, split_overrides
+from experiments.cell import SIMULATED, Cell, Options, split_overrides
 from experiments.reported import FIRST_REPORT
 from experiments.runner import add_arguments, failures, run_cells
 from experiments.training_sets import MATRIX
@@ -52,11 +52,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="FILE[:VARIANT]",
         help="experiments; any field of them can be set: --config.section.field=value",
     )
+    parser.add_argument(
+        "--evaluation",
+        default="",
+        metavar="PATH",
+        help="folder of the evaluation clips, with their published labels in it, as "
+        f"further columns; or '{SIMULATED}', for simulated ones",
+    )
     add_arguments(parser, "runs/cross_id")
     args, rest = parser.parse_known_args(argv)
     console = Console(highlight=False)
     try:
-        options = Options(command_line(), split_overrides(rest))
+        options = Options(command_line(), split_overrides(rest), args.evaluation)
         cells = {cell.folder: cell for cell in map(matrix_cell, args.config)}
         outcomes = run_cells(cells, options, args, console)
         for key, outcome in outcomes.items():
