@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     add_arguments(parser, "runs/cross_id")
     args, rest = parser.parse_known_args(argv)
-    console = Console(highlight=False)
+    console = Console(file=sys.stdout, highlight=False)
     try:
         options = Options(command_line(), split_overrides(rest), args.evaluation)
         cells = {cell.folder: cell for cell in map(matrix_cell, args.config)}

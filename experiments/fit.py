@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,11 @@ def run_cell(cell: Cell, workdir: Path, options: Options) -> bool:
     text = json.dumps(config.to_dict(), indent=2)
     (workdir / "config.json").write_text(text + "\n")
     (workdir / "command.txt").write_text(options.command + "\n")
-    with (workdir / "log.txt").open("a") as log:
+    with (
+        (workdir / "log.txt").open("a", buffering=1) as log,
+        redirect_stdout(log),
+        redirect_stderr(log),  # of warnings, such as scikit-learn's
+    ):
         watch = Watch(console=Console(file=log, width=100))
         tables = []
         for machine_type in machine_types(config):

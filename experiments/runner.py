@@ -66,7 +66,8 @@ def run_cells(
 ) -> dict[str, Outcome]:
     """Run cells, each in the folder of its key below `args.out`; says what failed.
 
-    A cell that fails, or whose process dies, is an outcome like others.
+    A cell that fails, or whose process dies, is an outcome like others. The console
+    needs a file of its own: what a cell prints goes to the log of the cell.
     """
     args.out.mkdir(parents=True, exist_ok=True)
     for key in cells:
@@ -82,7 +83,13 @@ def run_cells(
         TimeRemainingColumn(),
     )
     terminal = console.is_terminal
-    with Progress(*columns, console=console, disable=not terminal) as live:
+    with Progress(
+        *columns,
+        console=console,
+        disable=not terminal,
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ) as live:
         bar = live.add_task("cells", total=len(cells), text="")
         while remaining := {k: c for k, c in cells.items() if k not in outcomes}:
             for outcome in _attempts(remaining, options, args):

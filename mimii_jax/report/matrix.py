@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Mapping
 
 import numpy as np
@@ -103,6 +104,8 @@ def terminal_table(matrix: Matrix, metric: int, reported: Mapping[str, str]) -> 
         caption_justify="left",
     )
     head, rows = grid(matrix, metric, {})
+    if len(head) > 6:  # no room for the SD, which the files have
+        rows = [[re.sub(r" ±\S+", "", text) for text in cells] for cells in rows]
     for heading in head:
         short = heading.removeprefix(f"{METRICS[metric]} ")
         table.add_column(short, justify="right" if heading else "left", no_wrap=True)

@@ -144,9 +144,9 @@ def matrix_blocks(workdir: Path, scores: Scores, bootstrap: int) -> Iterator[Blo
             yield Table(caption, head, rows)
 
 
-def pictures(folder: Path) -> list[Block]:
+def pictures(folder: Path) -> list[Picture]:
     """All figures in a folder."""
-    found: list[Block] = []
+    found = []
     for path in sorted(folder.glob("*.png")):
         kind, _, of = path.stem.partition("_")
         alt = PICTURES.get(kind, path.stem.replace("_", " "))
