@@ -2,7 +2,9 @@
 
 import ast
 import json
+import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -164,6 +166,7 @@ def write_result(workdir: Path, config: Config, options: Options, since: float) 
         "commit": commit(),
         "python": sys.version.split()[0],
         "jax": jax.__version__,
+        "process": f"{socket.gethostname()} {os.getpid()}",
         "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
     }
     temporary = workdir / f".{RESULT}"

@@ -5,10 +5,10 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from absl import logging
 from joblib import Parallel, delayed, parallel_config
@@ -110,8 +110,8 @@ def _attempts(
         delayed(attempt)(key, cell, args.out / key, options)
         for key, cell in cells.items()
     ]
-    with _backend(args):
-        pool = Parallel(args.jobs, return_as="generator_unordered")
+    with _backend(args) as jobs:
+        pool = Parallel(jobs, return_as="generator_unordered")
         done = set()
         try:
             for outcome in cast(Iterator[Outcome], pool(work)):
@@ -125,19 +125,23 @@ def _attempts(
                     yield Outcome(key, "its process died; is there enough memory?")
 
 
-def _backend(args: argparse.Namespace) -> AbstractContextManager[Any]:
-    """Where joblib runs: processes of this machine, or the workers of a cluster."""
+@contextmanager
+def _backend(args: argparse.Namespace) -> Iterator[int]:
+    """Where joblib runs: here, or on the workers of a cluster; yields how many jobs."""
     if args.backend == "loky":
-        return nullcontext() if args.jobs == 1 else parallel_config("loky")
+        yield args.jobs
+        return
     try:
         from distributed import Client
     except ImportError as error:
         raise ImportError(
             "--backend=dask needs dask: pip install 'mimii_jax[cluster]'"
         ) from error
-    client = Client(args.scheduler)
-    args.jobs = -1  # as many as the cluster has workers
-    return parallel_config("dask", client=client)
+    with (
+        Client(args.scheduler) as client,
+        parallel_config("dask", client=client, wait_for_workers_timeout=60),
+    ):
+        yield -1  # as many as there are workers
 
 
 def attempt(key: str, cell: Cell, workdir: Path, options: Options) -> Outcome:

@@ -1,0 +1,175 @@
+"""The page of a workdir: whole in one file, in order, and as a browser shows it."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from browser import DARK, chromium, picture
+from example_scores import some_scores
+
+from mimii_jax.report import __main__ as command
+from mimii_jax.report.figures import write_figures
+from mimii_jax.report.of_workdir import write_report
+from mimii_jax.report.page import Code, Section, Table, Warned, page
+from mimii_jax.scores import CONTROLS, NO_SEED, Scores, write_scores
+
+IDS = {"00": (12, 12), "02": (12, 9)}
+# Measures itself in the browser, and puts what it finds into the page's title.
+PROBE = """<script>addEventListener("load", () => {
+  const images = [...document.images], root = document.documentElement;
+  document.title = JSON.stringify({
+    images: images.length,
+    broken: images.filter(i => !i.complete || !i.naturalWidth).length,
+    tables: document.querySelectorAll("table").length,
+    wide: root.scrollWidth > root.clientWidth,
+    scrolls: [...document.querySelectorAll(".scroll")]
+      .filter(b => b.scrollWidth > b.clientWidth).length})})</script>"""
+
+
+class Reader(HTMLParser):
+    """Checks that elements are closed in order; collects tags and attributes."""
+
+    EMPTY = frozenset({"meta", "img", "br", "link"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.texts = [], [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A workdir with results, a matrix, figures, settings and a command."""
+    folder = tmp_path_factory.mktemp("workdir")
+    tables = [
+        some_scores(IDS, name, seed)
+        for name in ("mlp_vae", "m: all", "m: id 00")
+        for seed in (0, 1)
+    ]
+    controls = [some_scores(IDS, name, NO_SEED) for name in CONTROLS]
+    write_scores(Scores.concatenate([*tables, *controls]), folder / "scores.csv")
+    config = {
+        "seeds": [0, 1],
+        "data": {"root": "", "scale": 0.1},
+        "detector": {"name": "mlp_vae"},
+        "eval": {"split": "all", "split_seed": 0, "bootstrap": 20},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "command.txt").write_text("python -m x --config.a='<b>'\n")
+    write_figures(folder)
+    write_report(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def read(workdir):
+    return Reader((workdir / "report.html").read_text())
+
+
+def test_the_page_needs_no_other_file_and_no_script(workdir, read):
+    text = (workdir / "report.html").read_text()
+    assert not read.all("script")
+    assert not read.all("link")
+    for attrs in read.all("img"):
+        assert attrs["src"].startswith("data:image/png;base64,")
+    without_pictures = re.sub(r'src="data:[^"]*"', "", text)
+    assert "http" not in without_pictures
+    assert "url(" not in without_pictures
+    assert str(workdir) not in text
+
+
+def test_the_page_says_what_the_numbers_are_from(read):
+    text = " ".join(read.texts)
+    for part in (
+        "Simulated sound, not recordings",
+        "0.1 times the official number of clips",
+        "Seeds: 0, 1.",
+        "bootstrap",
+        "python -m x --config.a='<b>'",
+        "data.scale",
+        "mlp_vae, by machine ID",
+        "m, slider: AUC by training set",
+    ):
+        assert part in text, part
+
+
+def test_everything_has_words_for_those_who_do_not_see_it(read):
+    assert read.all("html")[0]["lang"] == "en"
+    assert all(len(attrs["alt"]) > 10 for attrs in read.all("img"))
+    assert len(read.all("caption")) == len(read.all("table")) >= 5
+    for attrs in read.all("th"):
+        assert attrs["scope"] in ("row", "col")
+    for attrs in read.all("div"):
+        assert attrs["tabindex"] == "0"
+        assert attrs["aria-label"]
+
+
+def test_recordings_are_named_and_text_is_escaped():
+    text = page("<t>", [Warned("a & b")], [Section("s<", [Code("x < y"), "p <i>"])])
+    read = Reader(text)
+    assert "i" not in {tag for tag, _ in read.tags}
+    assert {"<t>", "a & b", "s<", "x < y", "p <i>"} <= set(read.texts)
+
+
+def test_marks_are_read_aloud():
+    table = Table("c", ["", "AUC"], [["r", ".9 ▲"], ["q", ".8 ▼"]])
+    read = Reader(page("t", [table], []))
+    labels = [attrs["aria-label"] for attrs in read.all("span")]
+    assert labels == ["more, beyond noise", "less, beyond noise"]
+
+
+def test_the_command_writes_the_page_and_says_what_is_missing(workdir, capsys):
+    command.main([str(workdir)])
+    assert "report.html" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        command.main([str(workdir.parent)])
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {workdir.parent}: no scores.csv")
+    assert workdir.name in error
+
+
+def test_scores_alone_are_enough_for_a_page(tmp_path):
+    write_scores(some_scores({"00": (5, 5)}), tmp_path / "scores.csv")
+    text = write_report(tmp_path).read_text()
+    assert "it is not known which recordings" in text
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_browser_shows_it_all_without_complaint(workdir, read, tmp_path, width):
+    probe = tmp_path / "probe.html"
+    probe.write_text((workdir / "report.html").read_text() + PROBE)
+    shown = chromium(probe, "--dump-dom", f"--window-size={width},900")
+    assert "CONSOLE" not in shown.stderr
+    found = json.loads(re.search(r"<title>(.*?)</title>", shown.stdout)[1])
+    assert found["images"] == len(read.all("img")) >= 2
+    assert found["tables"] == len(read.all("table"))
+    assert found["broken"] == 0
+    assert not found["wide"]  # what is wide scrolls in its own box
+    assert (found["scrolls"] > 0) == (width == 390)
+
+
+def test_it_is_light_and_dark_as_the_reader_likes(workdir, tmp_path):
+    path = workdir / "report.html"
+    light = picture(path, tmp_path / "light.png", 390, 600)
+    dark = picture(path, tmp_path / "dark.png", 390, 600, DARK)
+    assert light.shape[:2] == dark.shape[:2] == (600, 390)
+    assert np.median(light[..., :3]) > 0.9
+    assert np.median(dark[..., :3]) < 0.2

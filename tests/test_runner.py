@@ -1,0 +1,202 @@
+"""Cells are run once, whatever happens to others, to their processes, or to the run."""
+
+import argparse
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from cells import Breaks, Dies, controls
+from rich.console import Console
+
+from experiments.cell import Cell, Options, has_field, set_field, split_overrides
+from experiments.runner import RUNNING, add_arguments, run_cells
+from mimii_jax.build import ConfigError
+from mimii_jax.scores import CONTROLS, read_scores
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"
+
+
+def arguments(out, *flags):
+    parser = argparse.ArgumentParser()
+    add_arguments(parser, "unused")
+    return parser.parse_args(["--out", str(out), *flags])
+
+
+def run(cells, recordings, out, *flags):
+    """Outcomes, and what was said."""
+    options = Options("command", (("data.root", str(recordings)),))
+    console = Console(file=io.StringIO(), width=200)
+    outcomes = run_cells(cells, options, arguments(out, *flags), console)
+    return outcomes, console.file.getvalue()
+
+
+def test_cells_are_run_and_then_skipped(recordings, tmp_path):
+    cells = {"s/a": controls("a"), "s/b": controls("b")}
+    outcomes, said = run(cells, recordings, tmp_path)
+    assert [o.error for o in outcomes.values()] == ["", ""]
+    assert "2/2 s/b: " in said
+    assert read_scores(tmp_path / "s/a/scores.csv").detectors == list(CONTROLS)
+    result = json.loads((tmp_path / "s/a/cell.json").read_text())
+    assert result["command"] == "command"
+    assert result["config"]["data"]["root"] == str(recordings)
+    before = (tmp_path / "s/a/scores.csv").stat().st_mtime_ns
+    outcomes, said = run(cells, recordings, tmp_path)
+    assert not any(o.fresh for o in outcomes.values())
+    assert said.count("was done before") == 2
+    assert (tmp_path / "s/a/scores.csv").stat().st_mtime_ns == before
+
+
+def test_a_result_of_other_settings_is_refused_not_reused(recordings, tmp_path):
+    run({"a": controls("a")}, recordings, tmp_path)
+    changed = {"a": controls("a", **{"eval.bootstrap": 21})}
+    outcomes, _ = run(changed, recordings, tmp_path)
+    assert outcomes["a"].error.endswith("is of other settings; choose another --out")
+
+
+def test_failures_and_what_is_not_there_do_not_stop_the_rest(recordings, tmp_path):
+    cells = {
+        "breaks": Breaks("breaks", "controls"),
+        "typo": controls("typo", **{"eval.nope": 1}),
+        "data": controls("data", **{"data.root": "/nowhere"}),
+        "later": Cell("later", "not_written_yet"),
+        "good": controls("good"),
+    }
+    outcomes, said = run(cells, recordings, tmp_path)
+    assert outcomes["breaks"].error == "ZeroDivisionError: a b"
+    assert outcomes["typo"].error == "eval.nope: no such field in this config"
+    assert outcomes["data"].error.startswith("/nowhere: no such folder")
+    assert not outcomes["later"].available
+    assert outcomes["good"].error == ""
+    assert "breaks: FAILED: ZeroDivisionError" in said
+    assert "later: not available: configs/not_written_yet.py is not there" in said
+    assert not list(tmp_path.glob(f"*/{RUNNING}"))
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_a_failed_cell(recordings, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", FOLDERS)
+    cells = {name: controls(name) for name in "abc"} | {"dies": Dies("dies", "x")}
+    outcomes, _ = run(cells, recordings, tmp_path, "--jobs", "2")
+    assert outcomes["dies"].error.startswith("its process died")
+    # Whatever a shared pool took with it was run again or is named.
+    for name in "abc":
+        assert outcomes[name].error in ("", outcomes["dies"].error)
+    assert sum(not o.error for o in outcomes.values()) >= 2
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_goes_on_where_it_was(more_recordings, tmp_path):
+    small = ["--config.features.n_mels=16", "--config.eval.bootstrap=20"]
+    small += ["--config.detector.hidden=(16,)", "--config.detector.latent=2"]
+    command = [sys.executable, "-m", "experiments.cross_id", *small]
+    command += ["--config", "mlp_vae:quick", "--config.seeds=(0,)"]
+    command += [f"--config.data.root={more_recordings}", "--config.train.epochs=60"]
+    command += ["--config.train.batch_size=32", "--config.checkpoint.every_steps=20"]
+    env = os.environ | {"PYTHONPATH": FOLDERS}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    subprocess.run([*command, f"--out={whole}"], cwd=ROOT, env=env, check=True)
+    kills = 0
+    for _ in range(20):
+        process = subprocess.Popen([*command, f"--out={killed}"], cwd=ROOT, env=env)
+        steps = killed / "mlp_vae_quick" / "checkpoints"
+        before, end = len(list(steps.glob("*/*"))), time.time() + 120
+        while process.poll() is None and time.time() < end and kills < 2:
+            if len(list(steps.glob("*/[0-9]*"))) > before or kills:
+                time.sleep(0.5)
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+                break
+            time.sleep(0.05)
+        if process.wait(timeout=180) == 0:
+            break
+    assert kills
+    scores = "mlp_vae_quick/scores.csv"
+    assert (killed / scores).read_bytes() == (whole / scores).read_bytes()
+
+
+@pytest.mark.slow
+def test_cells_run_on_a_dask_cluster_of_two_workers(recordings, tmp_path):
+    """A scheduler and two workers over loopback; both get cells."""
+    distributed = pytest.importorskip("distributed")
+    env = os.environ | {"PYTHONPATH": FOLDERS}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"tcp://127.0.0.1:{port}"
+    started = []
+
+    def start(program, *flags):
+        command = [sys.executable, "-m", f"distributed.cli.{program}", *flags]
+        with (tmp_path / f"log_{len(started)}").open("w") as log:
+            started.append(
+                subprocess.Popen(
+                    [*command, "--no-dashboard"],
+                    env=env,
+                    cwd=ROOT,
+                    stdout=log,
+                    stderr=log,
+                )
+            )
+
+    cells = {name: controls(name) for name in "abcdef"}
+    cells["breaks"] = Breaks("breaks", "x")
+    flags = ("--backend", "dask", "--scheduler", address)
+    try:
+        start("dask_scheduler", "--host=127.0.0.1", f"--port={port}")
+        for number in range(2):
+            folder = f"--local-directory={tmp_path / f'worker_{number}'}"
+            start("dask_worker", address, "--nthreads=1", folder)
+        with distributed.Client(address, timeout=60) as client:
+            client.wait_for_workers(2, timeout=60)
+        outcomes, _ = run(cells, recordings, tmp_path / "out", *flags)
+    finally:
+        for process in started:
+            process.terminate()
+        for process in started:
+            process.wait(timeout=30)
+    assert outcomes.pop("breaks").error.startswith("ZeroDivisionError")
+    assert {o.error for o in outcomes.values()} == {""}
+    results = [
+        json.loads((tmp_path / "out" / name / "cell.json").read_text())
+        for name in outcomes
+    ]
+    assert len({result["process"] for result in results}) == 2
+
+
+def test_a_field_is_set_from_text_of_its_type():
+    config = controls("a").build(Options())
+    for name, text, value in (
+        ("seeds", "3", (3,)),
+        ("seeds", "(0, 2)", (0, 2)),
+        ("data.ids", "('00',)", ("00",)),
+        ("data.root", "00", "00"),
+        ("data.scale", "1", 1.0),
+        ("features.standardise", "True", True),
+    ):
+        set_field(config, name, text)
+        section, _, field = name.rpartition(".")
+        assert (config[section] if section else config)[field] == value
+    assert not has_field(config, "train.epochs")
+    for name, text in (("data.ids", "(00"), ("features.hop", "a"), ("seeds.x", "1")):
+        with pytest.raises(ConfigError, match=f"^{name}"):
+            set_field(config, name, text)
+
+
+def test_overrides_are_for_the_configs_that_have_the_field():
+    overrides = split_overrides(["--config.train.epochs=3", "--config.data.scale=.5"])
+    options = Options(overrides=overrides)
+    assert Cell("a", "mlp_vae").build(options).train.epochs == 3
+    assert Cell("a", "isolation_forest").build(options).data.scale == 0.5
+    # What a cell is about stays as it is.
+    fixed = Cell("a", "mlp_vae", {"train.epochs": 7}).build(options)
+    assert fixed.train.epochs == 7
+    with pytest.raises(ConfigError, match="--epochs=3: not known"):
+        split_overrides(["--epochs=3"])
