@@ -131,11 +131,7 @@ def _write(
 
 def _not_run(outcomes: dict[str, Outcome]) -> Table | None:
     """The cells that have no numbers, and why."""
-    rows = [
-        [key, ("not available: " if not o.available else "failed: ") + o.error]
-        for key, o in outcomes.items()
-        if o.error
-    ]
+    rows = [[key, o.error] for key, o in outcomes.items() if o.error]
     return Table("Cells without numbers", ["cell", "why"], rows) if rows else None
 
 

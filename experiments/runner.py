@@ -26,7 +26,9 @@ from rich.progress import (
 from experiments.cell import Cell, NotAvailable, Options
 from experiments.fit import run_cell
 from mimii_jax.main import ERRORS, keep_compiled
+from mimii_jax.progress import NonFiniteLoss
 
+DIED = "its process died; is there enough memory?"
 RUNNING = "running"  # a file in the workdir of a cell that is being worked on
 
 
@@ -37,14 +39,15 @@ class Outcome:
     Attributes
     ----------
     error : one line; "" if it is done
-    available : False if its config is not there
+    failed : whether that is a failure; a config that is not there, and a training that
+        diverges under every seed, are findings
     fresh : whether it was run now, not before
     seconds : that it took now
     """
 
     key: str
     error: str = ""
-    available: bool = True
+    failed: bool = False
     fresh: bool = True
     seconds: float = 0.0
 
@@ -122,7 +125,7 @@ def _attempts(
             for key in died:
                 (args.out / key / RUNNING).unlink()
                 if key not in done:
-                    yield Outcome(key, "its process died; is there enough memory?")
+                    yield Outcome(key, f"failed: {DIED}", failed=True)
 
 
 @contextmanager
@@ -158,11 +161,14 @@ def attempt(key: str, cell: Cell, workdir: Path, options: Options) -> Outcome:
         fresh = run_cell(cell, workdir, options)
         return Outcome(key, fresh=fresh, seconds=time.time() - since)
     except NotAvailable as error:
-        return Outcome(key, str(error), available=False)
+        return Outcome(key, f"not available: {error}")
+    except NonFiniteLoss as error:
+        return Outcome(key, f"diverged: {error}")
     except ERRORS as error:
-        return Outcome(key, _one_line(error))
+        return Outcome(key, f"failed: {_one_line(error)}", failed=True)
     except Exception as error:  # a cell must not stop the others
-        return Outcome(key, f"{type(error).__name__}: {_one_line(error)}")
+        text = f"failed: {type(error).__name__}: {_one_line(error)}"
+        return Outcome(key, text, failed=True)
     finally:
         (workdir / RUNNING).unlink(missing_ok=True)
 
@@ -173,10 +179,8 @@ def _one_line(error: Exception) -> str:
 
 def _say(outcome: Outcome, place: str, console: Console) -> None:
     """A line for a cell that ended; without a terminal it is all there is to see."""
-    if not outcome.available:
-        text = f"not available: {outcome.error}"
-    elif outcome.error:
-        text = f"FAILED: {outcome.error}"
+    if outcome.error:
+        text = outcome.error
     elif not outcome.fresh:
         text = "was done before"
     else:
@@ -186,5 +190,5 @@ def _say(outcome: Outcome, place: str, console: Console) -> None:
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those that failed; what is not available has not."""
-    return [o for o in outcomes if o.error and o.available]
+    """Those that failed."""
+    return [outcome for outcome in outcomes if outcome.failed]

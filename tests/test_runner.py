@@ -16,7 +16,7 @@ from cells import Breaks, Dies, controls
 from rich.console import Console
 
 from experiments.cell import Cell, Options, has_field, set_field, split_overrides
-from experiments.runner import RUNNING, add_arguments, run_cells
+from experiments.runner import DIED, RUNNING, add_arguments, run_cells
 from mimii_jax.build import ConfigError
 from mimii_jax.scores import CONTROLS, read_scores
 
@@ -70,12 +70,12 @@ def test_failures_and_what_is_not_there_do_not_stop_the_rest(recordings, tmp_pat
         "good": controls("good"),
     }
     outcomes, said = run(cells, recordings, tmp_path)
-    assert outcomes["breaks"].error == "ZeroDivisionError: a b"
-    assert outcomes["typo"].error == "eval.nope: no such field in this config"
-    assert outcomes["data"].error.startswith("/nowhere: no such folder")
-    assert not outcomes["later"].available
+    assert outcomes["breaks"].error == "failed: ZeroDivisionError: a b"
+    assert outcomes["typo"].error == "failed: eval.nope: no such field in this config"
+    assert outcomes["data"].error.startswith("failed: /nowhere: no such folder")
+    assert [key for key, o in outcomes.items() if o.failed] == list(cells)[:3]
     assert outcomes["good"].error == ""
-    assert "breaks: FAILED: ZeroDivisionError" in said
+    assert "breaks: failed: ZeroDivisionError" in said
     assert "later: not available: configs/not_written_yet.py is not there" in said
     assert not list(tmp_path.glob(f"*/{RUNNING}"))
 
@@ -85,7 +85,7 @@ def test_a_process_that_dies_is_a_failed_cell(recordings, tmp_path, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", FOLDERS)
     cells = {name: controls(name) for name in "abc"} | {"dies": Dies("dies", "x")}
     outcomes, _ = run(cells, recordings, tmp_path, "--jobs", "2")
-    assert outcomes["dies"].error.startswith("its process died")
+    assert outcomes["dies"].error == f"failed: {DIED}"
     # Whatever a shared pool took with it was run again or is named.
     for name in "abc":
         assert outcomes[name].error in ("", outcomes["dies"].error)
@@ -162,7 +162,7 @@ def test_cells_run_on_a_dask_cluster_of_two_workers(recordings, tmp_path):
             process.terminate()
         for process in started:
             process.wait(timeout=30)
-    assert outcomes.pop("breaks").error.startswith("ZeroDivisionError")
+    assert outcomes.pop("breaks").error.startswith("failed: ZeroDivisionError")
     assert {o.error for o in outcomes.values()} == {""}
     results = [
         json.loads((tmp_path / "out" / name / "cell.json").read_text())
