@@ -84,10 +84,10 @@ def rows_of(base, **shifts):
 def test_sentences_claim_what_is_beyond_noise_and_no_more():
     text = about_rows(rows_of("plain", plain=0.0, good=1.5, same=0.0))
     assert "to .9" in text
-    assert "1 of 2 differ from it beyond noise: “good” +" in text
+    assert "of 2 rows 1 differs from it beyond noise: “good” +" in text
     assert "“same”" not in text
     text = about_rows(rows_of("plain", plain=0.0, same=0.0, also=0.0))
-    assert "of 2 rows, none differs from it beyond noise." in text
+    assert "of 2 rows none differs from it beyond noise." in text
     assert "“plain” has" in about_rows(rows_of("plain", plain=0.0, same=0.0))
     assert "nothing to compare" in about_rows(rows_of("plain", plain=0.0))
 
@@ -98,7 +98,7 @@ def test_what_is_picked_is_picked_on_one_part_and_told_of_the_other():
     text = about_tuning(picked, reported)
     assert text.startswith("On the validation part “good” has the highest")
     assert "lucky" not in text
-    assert text.endswith("+.000 (+.000 to +.000) against “plain”: within noise.")
+    assert text.endswith(" .000 (.000 to .000) against “plain”: within noise.")
 
 
 def test_sentences_on_a_matrix_tell_of_transfer_and_forgetting():
@@ -107,8 +107,8 @@ def test_sentences_on_a_matrix_tell_of_transfer_and_forgetting():
     (matrix,) = matrices(table, bootstrap=100)
     text = about_matrix(matrix)
     assert "m has an average AUC of ." in text
-    assert "1 of 2 differ from it beyond noise: “id 00” -" in text
-    assert re.search(r"00 -\.\d+ \([^)]*\); 02 \+\.000 .*, within noise", text)
+    assert "of 2 rows 1 differs from it beyond noise: “id 00” -" in text
+    assert re.search(r"00 -\.\d+ \([^)]*\); 02 \.000 .*, within noise", text)
     assert re.search(r"Fine-tuning on 00 changes its AUC by -\.\d+ ", text)
 
 

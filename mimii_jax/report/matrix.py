@@ -45,7 +45,8 @@ def signed(change: Change) -> str:
 
 
 def _signed(value: float) -> str:
-    return ("-" if value < 0 else "+") + digits(abs(value))
+    text = digits(abs(value))
+    return text if text == ".000" else ("-" if value < 0 else "+") + text
 
 
 def cell(matrix: Matrix, row: str, column: str, metric: int) -> str:
