@@ -1,6 +1,7 @@
 """Run a cell: one training of all its rows and seeds, then their scores."""
 
 import json
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
@@ -11,7 +12,16 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from experiments.cell import Cell, Options, is_done, set_field, write_result
+from experiments.cell import (
+    RESULT,
+    Cell,
+    Options,
+    copy_result,
+    is_done,
+    same_result,
+    set_field,
+    write_result,
+)
 from experiments.material import Material, load
 from experiments.training_sets import ALL, EXTRA, TrainingSet, training_sets
 from mimii_jax.build import (
@@ -25,7 +35,7 @@ from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.runs import Run, Start
-from mimii_jax.scores import Scores, write_scores
+from mimii_jax.scores import Scores, read_scores, write_scores
 from mimii_jax.watch import Watch
 from mimii_jax.workdir import add_examples, append_clips
 
@@ -45,17 +55,24 @@ class Stage:
         return detector.fit(material.train, self.runs, self.folder, watch)
 
 
-def run_cell(cell: Cell, workdir: Path, options: Options) -> bool:
+TABLES = ("clips.csv", "examples.npz", "config.json", "command.txt", "metrics.jsonl")
+
+
+def run_cell(cell: Cell, workdir: Path, options: Options, out: Path) -> bool:
     """Run a cell, unless it is done; goes on from what an earlier start has left.
 
+    Where a cell of another study below `out` has done the same, its numbers are taken.
     Returns whether there was anything to do. What a run tells stands in log.txt.
     """
     config = cell.build(options)
     check(config)
-    if is_done(workdir, config, options):
+    if is_done(workdir, cell, config, options):
         return False
     since = time.time()
     workdir.mkdir(parents=True, exist_ok=True)
+    if found := same_result(cell, config, options, out):
+        _take_over(found, workdir, cell)
+        return True
     for name in ("clips.csv", "examples.npz"):  # of an earlier start; made anew
         (workdir / name).unlink(missing_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
@@ -72,8 +89,22 @@ def run_cell(cell: Cell, workdir: Path, options: Options) -> bool:
             material = load(config, machine_type, options, EXTRA in cell.sets, watch)
             tables += _of_type(cell, config, material, workdir, watch)
     write_scores(Scores.concatenate(tables), workdir / "scores.csv")
-    write_result(workdir, config, options, since)
+    write_result(workdir, cell, config, options, since)
     return True
+
+
+def _take_over(found: Path, workdir: Path, cell: Cell) -> None:
+    """The tables of a cell that did the same under another name."""
+    for name in TABLES:
+        if (found / name).exists():
+            shutil.copyfile(found / name, workdir / name)
+    scores = read_scores(found / "scores.csv")
+    name = json.loads((found / RESULT).read_text())["name"]
+    own = [old for old in scores.detectors if old.startswith(name)]  # not the controls
+    names = {old: cell.name + old.removeprefix(name) for old in own}
+    renamed = scores.renamed(lambda old: names.get(old, old))
+    write_scores(renamed, workdir / "scores.csv")
+    copy_result(found, workdir, cell)
 
 
 def _of_type(

@@ -110,8 +110,7 @@ def _attempts(
     The cells that it was working on are failures then, and the others come again.
     """
     work = [
-        delayed(attempt)(key, cell, args.out / key, options)
-        for key, cell in cells.items()
+        delayed(attempt)(key, cell, args.out, options) for key, cell in cells.items()
     ]
     with _backend(args) as jobs:
         pool = Parallel(jobs, return_as="generator_unordered")
@@ -147,8 +146,9 @@ def _backend(args: argparse.Namespace) -> Iterator[int]:
         yield -1  # as many as there are workers
 
 
-def attempt(key: str, cell: Cell, workdir: Path, options: Options) -> Outcome:
+def attempt(key: str, cell: Cell, out: Path, options: Options) -> Outcome:
     """Run one cell; what goes wrong is told, not raised."""
+    workdir = out / key
     since = time.time()
     logging.set_verbosity(logging.WARNING)
     keep_compiled()
@@ -158,7 +158,7 @@ def attempt(key: str, cell: Cell, workdir: Path, options: Options) -> Outcome:
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / RUNNING).touch()
-        fresh = run_cell(cell, workdir, options)
+        fresh = run_cell(cell, workdir, options, out)
         return Outcome(key, fresh=fresh, seconds=time.time() - since)
     except NotAvailable as error:
         return Outcome(key, f"not available: {error}")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,7 +147,10 @@ def test_cells_run_on_a_dask_cluster_of_two_workers(recordings, tmp_path):
                 )
             )
 
-    cells = {name: controls(name) for name in "abcdef"}
+    cells = {
+        name: controls(name, **{"eval.split_seed": seed})
+        for seed, name in enumerate("abcdef")
+    }
     cells["breaks"] = Breaks("breaks", "x")
     flags = ("--backend", "dask", "--scheduler", address)
     try:
@@ -200,3 +204,26 @@ def test_overrides_are_for_the_configs_that_have_the_field():
     assert fixed.train.epochs == 7
     with pytest.raises(ConfigError, match="--epochs=3: not known"):
         split_overrides(["--epochs=3"])
+
+
+def test_what_another_study_has_done_is_not_done_again(recordings, tmp_path):
+    name = "detector.max_features"
+    small = {"features.n_mels": 16, "detector.n_estimators": 5, "seeds": (0,)}
+    first = Cell("a", "isolation_forest", small)
+    cells = {
+        "one/a": first,
+        "two/b": replace(first, name="b"),
+        "two/c": Cell("c", "isolation_forest", small | {name: 0.5}),
+        "two/d": replace(first, name="d", sets=("all", "id")),
+    }
+    run(cells, recordings, tmp_path)
+    results = {
+        key: json.loads((tmp_path / key / "cell.json").read_text()) for key in cells
+    }
+    assert [key for key in cells if "same_as" in results[key]] == ["two/b"]
+    a, b, _, d = (read_scores(tmp_path / key / "scores.csv") for key in cells)
+    assert (a.detectors, b.detectors) == (["a"], ["b"])
+    assert (a.score == b.score).all()
+    assert d.detectors == ["d: all", "d: id 00", "d: id 02"]
+    outcomes, _ = run(cells, recordings, tmp_path)
+    assert not any(o.fresh for o in outcomes.values())
