@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,12 +87,29 @@ def run_cell(cell: Cell, workdir: Path, options: Options, out: Path) -> bool:
     ):
         watch = Watch(console=Console(file=log, width=100))
         tables = []
-        for machine_type in machine_types(config):
-            material = load(config, machine_type, options, EXTRA in cell.sets, watch)
-            tables += _of_type(cell, config, material, workdir, watch)
+        with _saving_first(watch):
+            for machine_type in machine_types(config):
+                extra = EXTRA in cell.sets
+                material = load(config, machine_type, options, extra, watch)
+                tables += _of_type(cell, config, material, workdir, watch)
     write_scores(Scores.concatenate(tables), workdir / "scores.csv")
     write_result(workdir, cell, config, options, since)
     return True
+
+
+@contextmanager
+def _saving_first(watch: Watch) -> Iterator[None]:
+    """Within, a training that is asked to stop saves first, as one of `main` does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a thread of a cluster's worker, which gets no signals
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, watch.stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _take_over(found: Path, workdir: Path, cell: Cell) -> None:
@@ -111,17 +130,16 @@ def _of_type(
     cell: Cell, config: Config, material: Material, workdir: Path, watch: Watch
 ) -> list[Scores]:
     """Scores of one machine type under every row, seed and scoring."""
-    for clips in (material.train, material.test):
-        append_clips(clips, workdir / "clips.csv")
-    add_examples(build_front_end(config), material.test, workdir / "examples.npz")
     watch.begin(workdir, material.test.machine_type)
     if not build_detector(config):
+        _keep_pictures(config, material, workdir)
         mine = np.ones(len(material.test), bool)
         return [score_controls(material.test, mine, watch)]
     rows = training_sets(material.train, cell.sets, material.n_own)
     folder = workdir / "checkpoints" / material.test.machine_type
     first = _stage(config, rows, folder, {})
     detector = first.fit(config, material, watch)
+    _keep_pictures(config, material, workdir)
     tables = _score(cell, config, first, detector, material, watch)
     # Only neural models can be trained on; of others there are no fine-tuned rows.
     if isinstance(detector, NeuralDetector) and any(row.tuned for row in rows):
@@ -137,6 +155,13 @@ def _of_type(
         detector = tuned.fit(config, material, watch)
         tables += _score(cell, config, tuned, detector, material, watch)
     return tables
+
+
+def _keep_pictures(config: Config, material: Material, workdir: Path) -> None:
+    """Which clips there were, and what some of them look like."""
+    for clips in (material.train, material.test):
+        append_clips(clips, workdir / "clips.csv")
+    add_examples(build_front_end(config), material.test, workdir / "examples.npz")
 
 
 def _stage(

@@ -1,8 +1,7 @@
 """Run cells: those that are not done, several at once, here or on a Dask cluster."""
 
 import argparse
-import signal
-import threading
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +24,9 @@ from rich.progress import (
 
 from experiments.cell import Cell, NotAvailable, Options
 from experiments.fit import run_cell
-from mimii_jax.main import ERRORS, keep_compiled
+from mimii_jax.main import ERRORS, STOPPED, keep_compiled
 from mimii_jax.progress import NonFiniteLoss
+from mimii_jax.watch import Interrupted
 
 DIED = "its process died; is there enough memory?"
 RUNNING = "running"  # a file in the workdir of a cell that is being worked on
@@ -94,11 +94,15 @@ def run_cells(
         redirect_stderr=False,
     ) as live:
         bar = live.add_task("cells", total=len(cells), text="")
-        while remaining := {k: c for k, c in cells.items() if k not in outcomes}:
-            for outcome in _attempts(remaining, options, args):
-                outcomes[outcome.key] = outcome
-                live.update(bar, advance=1, text=outcome.key)
-                _say(outcome, f"{len(outcomes)}/{len(cells)}", console)
+        try:
+            while remaining := {k: c for k, c in cells.items() if k not in outcomes}:
+                for outcome in _attempts(remaining, options, args):
+                    outcomes[outcome.key] = outcome
+                    live.update(bar, advance=1, text=outcome.key)
+                    _say(outcome, f"{len(outcomes)}/{len(cells)}", console)
+        except (Interrupted, KeyboardInterrupt):
+            console.print("stopped; the same command goes on")
+            sys.exit(STOPPED)
     return {key: outcomes[key] for key in cells}
 
 
@@ -152,9 +156,6 @@ def attempt(key: str, cell: Cell, out: Path, options: Options) -> Outcome:
     since = time.time()
     logging.set_verbosity(logging.WARNING)
     keep_compiled()
-    if threading.current_thread() is threading.main_thread():
-        # What asks a process to end may come while a file is written: all are whole.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / RUNNING).touch()
@@ -162,6 +163,8 @@ def attempt(key: str, cell: Cell, out: Path, options: Options) -> Outcome:
         return Outcome(key, fresh=fresh, seconds=time.time() - since)
     except NotAvailable as error:
         return Outcome(key, f"not available: {error}")
+    except Interrupted:
+        raise
     except NonFiniteLoss as error:
         return Outcome(key, f"diverged: {error}")
     except ERRORS as error:

@@ -30,7 +30,8 @@ from mimii_jax.results import AVERAGE, POOLED
 
 SHOWN = {  # figures of a cell's workdir that belong to a report, by study and cell
     "data/controls": ("clips", "labels", "spectrograms"),
-    "cross_id/conv_vae": ("reconstruction",),
+    "cross_id/conv_vae": ("predictions",),
+    "cross_id/transformer": ("predictions", "tracks"),
 }
 
 

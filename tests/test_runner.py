@@ -19,6 +19,7 @@ from rich.console import Console
 from experiments.cell import Cell, Options, has_field, set_field, split_overrides
 from experiments.runner import DIED, RUNNING, add_arguments, run_cells
 from mimii_jax.build import ConfigError
+from mimii_jax.main import STOPPED
 from mimii_jax.scores import CONTROLS, read_scores
 
 ROOT = Path(__file__).parents[1]
@@ -104,21 +105,19 @@ def test_a_run_that_is_killed_goes_on_where_it_was(more_recordings, tmp_path):
     env = os.environ | {"PYTHONPATH": FOLDERS}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, f"--out={whole}"], cwd=ROOT, env=env, check=True)
-    kills = 0
-    for _ in range(20):
+    signals, codes = [signal.SIGTERM, signal.SIGKILL], []
+    while not codes or codes[-1]:
+        assert len(codes) < 5
+        checkpoints = killed / "mlp_vae_quick" / "checkpoints"
+        before = set(checkpoints.glob("*/[0-9]*"))
         process = subprocess.Popen([*command, f"--out={killed}"], cwd=ROOT, env=env)
-        steps = killed / "mlp_vae_quick" / "checkpoints"
-        before, end = len(list(steps.glob("*/*"))), time.time() + 120
-        while process.poll() is None and time.time() < end and kills < 2:
-            if len(list(steps.glob("*/[0-9]*"))) > before or kills:
-                time.sleep(0.5)
-                process.send_signal(signal.SIGKILL)
-                kills += 1
+        while process.poll() is None and signals:
+            if set(checkpoints.glob("*/[0-9]*")) - before:
+                process.send_signal(signals.pop(0))
                 break
-            time.sleep(0.05)
-        if process.wait(timeout=180) == 0:
-            break
-    assert kills
+            time.sleep(0.02)
+        codes.append(process.wait(timeout=180))
+    assert codes == [STOPPED, -signal.SIGKILL, 0]
     scores = "mlp_vae_quick/scores.csv"
     assert (killed / scores).read_bytes() == (whole / scores).read_bytes()
 

@@ -153,7 +153,12 @@ def test_the_matrix_of_several_configs_from_the_command_line(
     )
     classical = read_scores(out / "isolation_forest" / "scores.csv")
     assert not [name for name in classical.detectors if "then" in name]
-    for name in ("matrix_slider.md", "matrix_slider.csv", "figures/matrix_slider.png"):
+    for name in (
+        "report.html",
+        "matrix_slider.md",
+        "matrix_slider.csv",
+        "figures/matrix_slider.png",
+    ):
         assert (out / "isolation_forest" / name).is_file()
     evaluate_command.main([str(out / "isolation_forest"), "--bootstrap", "0"])
     assert "isolation_forest: id 02" in capsys.readouterr().out

@@ -38,11 +38,13 @@ PICTURES = {
     "labels": "Bars: normal and anomalous test clips of each machine ID",
     "matrix": "Heat map: rows are training sets, columns are the IDs tested on; the "
     "table has the same numbers",
-    "reconstruction": "A normal and an anomalous clip, what the model makes of them, "
-    "and the error between",
+    "predictions": "A normal and an anomalous clip of each machine ID, what the model "
+    "makes of them, and the error between",
     "roc": "ROC curves of each machine ID: the detector over the controls",
     "scores": "Histograms of the anomaly scores of normal and of anomalous clips",
     "spectrograms": "Spectrograms of a normal and an anomalous clip of each machine ID",
+    "tracks": "Curves: the error along a normal and an anomalous clip of each machine "
+    "ID",
     "training": "Curves: training and validation loss over epochs",
 }
 """What a figure shows, by the beginning of its file's name."""
