@@ -57,7 +57,14 @@ class Stage:
         return detector.fit(material.train, self.runs, self.folder, watch)
 
 
-TABLES = ("clips.csv", "examples.npz", "config.json", "command.txt", "metrics.jsonl")
+TAKEN_OVER = (
+    "clips.csv",
+    "command.txt",
+    "config.json",
+    "examples.npz",
+    "metrics.jsonl",
+    "predictions.npz",
+)
 
 
 def run_cell(cell: Cell, workdir: Path, options: Options, out: Path) -> bool:
@@ -75,7 +82,11 @@ def run_cell(cell: Cell, workdir: Path, options: Options, out: Path) -> bool:
     if found := same_result(cell, config, options, out):
         _take_over(found, workdir, cell)
         return True
-    for name in ("clips.csv", "examples.npz"):  # of an earlier start; made anew
+    for name in (
+        "clips.csv",
+        "examples.npz",
+        "predictions.npz",
+    ):  # of an earlier start; made anew
         (workdir / name).unlink(missing_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
     (workdir / "config.json").write_text(text + "\n")
@@ -114,7 +125,7 @@ def _saving_first(watch: Watch) -> Iterator[None]:
 
 def _take_over(found: Path, workdir: Path, cell: Cell) -> None:
     """The tables of a cell that did the same under another name."""
-    for name in TABLES:
+    for name in TAKEN_OVER:
         if (found / name).exists():
             shutil.copyfile(found / name, workdir / name)
     scores = read_scores(found / "scores.csv")
@@ -132,14 +143,14 @@ def _of_type(
     """Scores of one machine type under every row, seed and scoring."""
     watch.begin(workdir, material.test.machine_type)
     if not build_detector(config):
-        _keep_pictures(config, material, workdir)
+        _keep_pictures(config, None, material, workdir)
         mine = np.ones(len(material.test), bool)
         return [score_controls(material.test, mine, watch)]
     rows = training_sets(material.train, cell.sets, material.n_own)
     folder = workdir / "checkpoints" / material.test.machine_type
     first = _stage(config, rows, folder, {})
     detector = first.fit(config, material, watch)
-    _keep_pictures(config, material, workdir)
+    _keep_pictures(config, detector, material, workdir)
     tables = _score(cell, config, first, detector, material, watch)
     # Only neural models can be trained on; of others there are no fine-tuned rows.
     if isinstance(detector, NeuralDetector) and any(row.tuned for row in rows):
@@ -157,11 +168,14 @@ def _of_type(
     return tables
 
 
-def _keep_pictures(config: Config, material: Material, workdir: Path) -> None:
-    """Which clips there were, and what some of them look like."""
+def _keep_pictures(
+    config: Config, detector: Detector | None, material: Material, workdir: Path
+) -> None:
+    """Which clips there were, what some look like, and what a model makes of them."""
     for clips in (material.train, material.test):
         append_clips(clips, workdir / "clips.csv")
-    add_examples(build_front_end(config), material.test, workdir / "examples.npz")
+    predict = detector.predict if isinstance(detector, NeuralDetector) else None
+    add_examples(build_front_end(config), material.test, workdir, predict)
 
 
 def _stage(
