@@ -152,7 +152,7 @@ def pictures(folder: Path) -> list[Picture]:
     for path in sorted(folder.glob("*.png")):
         kind, _, of = path.stem.partition("_")
         alt = PICTURES.get(kind, path.stem.replace("_", " "))
-        found.append(Picture(path, f"{alt}.", f"{alt} ({of})."))
+        found.append(Picture(path, f"{alt}.", f"{alt} ({of.replace('_', ', ')})."))
     return found
 
 

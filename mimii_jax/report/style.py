@@ -42,6 +42,7 @@ thead th, thead td { border-bottom: 2px solid var(--line); font-weight: 600;
 tr > :first-child { text-align: left; font-weight: 500; position: sticky; left: 0;
   background: var(--page); padding-left: 0; }
 tbody tr:hover > * { background: var(--box); }
+thead tr > :first-child { font-weight: 600; }
 .words { text-align: left; }
 .up { color: var(--up); } .down { color: var(--down); }
 pre { background: var(--box); padding: 0.7rem 0.9rem; overflow-x: auto;
