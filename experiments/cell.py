@@ -158,9 +158,12 @@ def split_overrides(rest: Sequence[str]) -> tuple[tuple[str, str], ...]:
     return tuple((m[1], m[2]) for m in found if m)
 
 
-def write_result(workdir: Path, config: Config, options: Options, since: float) -> None:
+def write_result(
+    workdir: Path, cell: Cell, config: Config, options: Options, since: float
+) -> None:
     """Write the file that says that a cell is done, and how it was made."""
-    result = _asked(config, options) | {
+    result = _asked(cell, config, options) | {
+        "name": cell.name,
         "command": options.command,
         "seconds": round(time.time() - since, 1),
         "commit": commit(),
@@ -169,12 +172,16 @@ def write_result(workdir: Path, config: Config, options: Options, since: float) 
         "process": f"{socket.gethostname()} {os.getpid()}",
         "devices": f"{len(jax.devices())} x {jax.devices()[0].device_kind}",
     }
+    _write(workdir, result)
+
+
+def _write(workdir: Path, result: dict[str, Any]) -> None:
     temporary = workdir / f".{RESULT}"
     temporary.write_text(json.dumps(result, indent=2) + "\n")
     temporary.replace(workdir / RESULT)
 
 
-def is_done(workdir: Path, config: Config, options: Options) -> bool:
+def is_done(workdir: Path, cell: Cell, config: Config, options: Options) -> bool:
     """Whether a cell has its result.
 
     Raises
@@ -185,16 +192,40 @@ def is_done(workdir: Path, config: Config, options: Options) -> bool:
         known = json.loads((workdir / RESULT).read_text())
     except FileNotFoundError:
         return False
-    asked = json.loads(json.dumps(_asked(config, options)))
-    if any(known.get(key) != value for key, value in asked.items()):
+    if not _answers(known, _asked(cell, config, options)):
         raise ConfigError(f"{workdir}: is of other settings; choose another --out")
     return True
 
 
-def _asked(config: Config, options: Options) -> dict[str, Any]:
-    """All that the numbers of a cell depend on."""
+def same_result(cell: Cell, config: Config, options: Options, out: Path) -> Path | None:
+    """The workdir below `out` of a cell of another study that is done and the same."""
+    asked = _asked(cell, config, options)
+    for path in (*out.glob(f"*/{RESULT}"), *out.glob(f"*/*/{RESULT}")):
+        if _answers(json.loads(path.read_text()), asked):
+            return path.parent
+    return None
+
+
+def copy_result(found: Path, workdir: Path, cell: Cell) -> None:
+    """Take over how another cell was made."""
+    result = json.loads((found / RESULT).read_text())
+    _write(workdir, result | {"name": cell.name, "same_as": found.name})
+
+
+def _asked(cell: Cell, config: Config, options: Options) -> dict[str, Any]:
+    """All that the numbers of a cell depend on, as JSON has it."""
     own = {k: v for k, v in vars(options).items() if k not in ("command", "overrides")}
-    return {"config": config.to_dict(), "options": own}
+    asked = {
+        "config": config.to_dict(),
+        "sets": cell.sets,
+        "scorings": cell.scorings,
+        "options": own,
+    }
+    return json.loads(json.dumps(asked))
+
+
+def _answers(result: dict[str, Any], asked: dict[str, Any]) -> bool:
+    return all(result.get(key) == value for key, value in asked.items())
 
 
 def commit() -> str:

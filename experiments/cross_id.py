@@ -31,6 +31,7 @@ from mimii_jax.report.matrix import (
     markdown,
     terminal_table,
 )
+from mimii_jax.report.of_workdir import write_report
 from mimii_jax.run import load_config
 from mimii_jax.scores import read_scores
 from mimii_jax.workdir import command_line
@@ -71,9 +72,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for matrix, reported in write_matrices(args.out / key):
                     for metric in METRICS:
                         console.print(terminal_table(matrix, metric, reported))
+                write_report(args.out / key)
     except (ConfigError, ImportError) as error:
         parser.exit(1, f"error: {error}\n")
-    console.print(f"tables, csv and heat maps: {args.out}", markup=False)
+    console.print(f"tables, heat maps and pages: {args.out}", markup=False)
     sys.exit(1 if failures(list(outcomes.values())) else 0)
 
 

@@ -1,9 +1,12 @@
 """Run a cell: one training of all its rows and seeds, then their scores."""
 
 import json
+import shutil
+import signal
+import threading
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stderr, redirect_stdout
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,16 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from experiments.cell import Cell, Options, is_done, set_field, write_result
+from experiments.cell import (
+    RESULT,
+    Cell,
+    Options,
+    copy_result,
+    is_done,
+    same_result,
+    set_field,
+    write_result,
+)
 from experiments.material import Material, load
 from experiments.training_sets import ALL, EXTRA, TrainingSet, training_sets
 from mimii_jax.build import (
@@ -25,7 +37,7 @@ from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.runs import Run, Start
-from mimii_jax.scores import Scores, write_scores
+from mimii_jax.scores import Scores, read_scores, write_scores
 from mimii_jax.watch import Watch
 from mimii_jax.workdir import add_examples, append_clips
 
@@ -45,18 +57,36 @@ class Stage:
         return detector.fit(material.train, self.runs, self.folder, watch)
 
 
-def run_cell(cell: Cell, workdir: Path, options: Options) -> bool:
+TAKEN_OVER = (
+    "clips.csv",
+    "command.txt",
+    "config.json",
+    "examples.npz",
+    "metrics.jsonl",
+    "predictions.npz",
+)
+
+
+def run_cell(cell: Cell, workdir: Path, options: Options, out: Path) -> bool:
     """Run a cell, unless it is done; goes on from what an earlier start has left.
 
+    Where a cell of another study below `out` has done the same, its numbers are taken.
     Returns whether there was anything to do. What a run tells stands in log.txt.
     """
     config = cell.build(options)
     check(config)
-    if is_done(workdir, config, options):
+    if is_done(workdir, cell, config, options):
         return False
     since = time.time()
     workdir.mkdir(parents=True, exist_ok=True)
-    for name in ("clips.csv", "examples.npz"):  # of an earlier start; made anew
+    if found := same_result(cell, config, options, out):
+        _take_over(found, workdir, cell)
+        return True
+    for name in (
+        "clips.csv",
+        "examples.npz",
+        "predictions.npz",
+    ):  # of an earlier start; made anew
         (workdir / name).unlink(missing_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
     (workdir / "config.json").write_text(text + "\n")
@@ -68,29 +98,59 @@ def run_cell(cell: Cell, workdir: Path, options: Options) -> bool:
     ):
         watch = Watch(console=Console(file=log, width=100))
         tables = []
-        for machine_type in machine_types(config):
-            material = load(config, machine_type, options, EXTRA in cell.sets, watch)
-            tables += _of_type(cell, config, material, workdir, watch)
+        with _saving_first(watch):
+            for machine_type in machine_types(config):
+                extra = EXTRA in cell.sets
+                material = load(config, machine_type, options, extra, watch)
+                tables += _of_type(cell, config, material, workdir, watch)
     write_scores(Scores.concatenate(tables), workdir / "scores.csv")
-    write_result(workdir, config, options, since)
+    write_result(workdir, cell, config, options, since)
     return True
+
+
+@contextmanager
+def _saving_first(watch: Watch) -> Iterator[None]:
+    """Within, a training that is asked to stop saves first, as one of `main` does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # a thread of a cluster's worker, which gets no signals
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, watch.stop) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _take_over(found: Path, workdir: Path, cell: Cell) -> None:
+    """The tables of a cell that did the same under another name."""
+    for name in TAKEN_OVER:
+        if (found / name).exists():
+            shutil.copyfile(found / name, workdir / name)
+    scores = read_scores(found / "scores.csv")
+    name = json.loads((found / RESULT).read_text())["name"]
+    own = [old for old in scores.detectors if old.startswith(name)]  # not the controls
+    names = {old: cell.name + old.removeprefix(name) for old in own}
+    renamed = scores.renamed(lambda old: names.get(old, old))
+    write_scores(renamed, workdir / "scores.csv")
+    copy_result(found, workdir, cell)
 
 
 def _of_type(
     cell: Cell, config: Config, material: Material, workdir: Path, watch: Watch
 ) -> list[Scores]:
     """Scores of one machine type under every row, seed and scoring."""
-    for clips in (material.train, material.test):
-        append_clips(clips, workdir / "clips.csv")
-    add_examples(build_front_end(config), material.test, workdir, None)
     watch.begin(workdir, material.test.machine_type)
     if not build_detector(config):
+        _keep_pictures(config, None, material, workdir)
         mine = np.ones(len(material.test), bool)
         return [score_controls(material.test, mine, watch)]
     rows = training_sets(material.train, cell.sets, material.n_own)
     folder = workdir / "checkpoints" / material.test.machine_type
     first = _stage(config, rows, folder, {})
     detector = first.fit(config, material, watch)
+    _keep_pictures(config, detector, material, workdir)
     tables = _score(cell, config, first, detector, material, watch)
     # Only neural models can be trained on; of others there are no fine-tuned rows.
     if isinstance(detector, NeuralDetector) and any(row.tuned for row in rows):
@@ -106,6 +166,16 @@ def _of_type(
         detector = tuned.fit(config, material, watch)
         tables += _score(cell, config, tuned, detector, material, watch)
     return tables
+
+
+def _keep_pictures(
+    config: Config, detector: Detector | None, material: Material, workdir: Path
+) -> None:
+    """Which clips there were, what some look like, and what a model makes of them."""
+    for clips in (material.train, material.test):
+        append_clips(clips, workdir / "clips.csv")
+    predict = detector.predict if isinstance(detector, NeuralDetector) else None
+    add_examples(build_front_end(config), material.test, workdir, predict)
 
 
 def _stage(

@@ -1,8 +1,7 @@
 """Run cells: those that are not done, several at once, here or on a Dask cluster."""
 
 import argparse
-import signal
-import threading
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,8 +24,11 @@ from rich.progress import (
 
 from experiments.cell import Cell, NotAvailable, Options
 from experiments.fit import run_cell
-from mimii_jax.main import ERRORS, keep_compiled
+from mimii_jax.main import ERRORS, STOPPED, keep_compiled
+from mimii_jax.progress import NonFiniteLoss
+from mimii_jax.watch import Interrupted
 
+DIED = "its process died; is there enough memory?"
 RUNNING = "running"  # a file in the workdir of a cell that is being worked on
 
 
@@ -37,14 +39,15 @@ class Outcome:
     Attributes
     ----------
     error : one line; "" if it is done
-    available : False if its config is not there
+    failed : whether that is a failure; a config that is not there, and a training that
+        diverges under every seed, are findings
     fresh : whether it was run now, not before
     seconds : that it took now
     """
 
     key: str
     error: str = ""
-    available: bool = True
+    failed: bool = False
     fresh: bool = True
     seconds: float = 0.0
 
@@ -91,11 +94,15 @@ def run_cells(
         redirect_stderr=False,
     ) as live:
         bar = live.add_task("cells", total=len(cells), text="")
-        while remaining := {k: c for k, c in cells.items() if k not in outcomes}:
-            for outcome in _attempts(remaining, options, args):
-                outcomes[outcome.key] = outcome
-                live.update(bar, advance=1, text=outcome.key)
-                _say(outcome, f"{len(outcomes)}/{len(cells)}", console)
+        try:
+            while remaining := {k: c for k, c in cells.items() if k not in outcomes}:
+                for outcome in _attempts(remaining, options, args):
+                    outcomes[outcome.key] = outcome
+                    live.update(bar, advance=1, text=outcome.key)
+                    _say(outcome, f"{len(outcomes)}/{len(cells)}", console)
+        except (Interrupted, KeyboardInterrupt):
+            console.print("stopped; the same command goes on")
+            sys.exit(STOPPED)
     return {key: outcomes[key] for key in cells}
 
 
@@ -107,8 +114,7 @@ def _attempts(
     The cells that it was working on are failures then, and the others come again.
     """
     work = [
-        delayed(attempt)(key, cell, args.out / key, options)
-        for key, cell in cells.items()
+        delayed(attempt)(key, cell, args.out, options) for key, cell in cells.items()
     ]
     with _backend(args) as jobs:
         pool = Parallel(jobs, return_as="generator_unordered")
@@ -122,7 +128,7 @@ def _attempts(
             for key in died:
                 (args.out / key / RUNNING).unlink()
                 if key not in done:
-                    yield Outcome(key, "its process died; is there enough memory?")
+                    yield Outcome(key, f"failed: {DIED}", failed=True)
 
 
 @contextmanager
@@ -144,25 +150,28 @@ def _backend(args: argparse.Namespace) -> Iterator[int]:
         yield -1  # as many as there are workers
 
 
-def attempt(key: str, cell: Cell, workdir: Path, options: Options) -> Outcome:
+def attempt(key: str, cell: Cell, out: Path, options: Options) -> Outcome:
     """Run one cell; what goes wrong is told, not raised."""
+    workdir = out / key
     since = time.time()
     logging.set_verbosity(logging.WARNING)
     keep_compiled()
-    if threading.current_thread() is threading.main_thread():
-        # What asks a process to end may come while a file is written: all are whole.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / RUNNING).touch()
-        fresh = run_cell(cell, workdir, options)
+        fresh = run_cell(cell, workdir, options, out)
         return Outcome(key, fresh=fresh, seconds=time.time() - since)
     except NotAvailable as error:
-        return Outcome(key, str(error), available=False)
+        return Outcome(key, f"not available: {error}")
+    except Interrupted:
+        raise
+    except NonFiniteLoss as error:
+        return Outcome(key, f"diverged: {error}")
     except ERRORS as error:
-        return Outcome(key, _one_line(error))
+        return Outcome(key, f"failed: {_one_line(error)}", failed=True)
     except Exception as error:  # a cell must not stop the others
-        return Outcome(key, f"{type(error).__name__}: {_one_line(error)}")
+        text = f"failed: {type(error).__name__}: {_one_line(error)}"
+        return Outcome(key, text, failed=True)
     finally:
         (workdir / RUNNING).unlink(missing_ok=True)
 
@@ -173,10 +182,8 @@ def _one_line(error: Exception) -> str:
 
 def _say(outcome: Outcome, place: str, console: Console) -> None:
     """A line for a cell that ended; without a terminal it is all there is to see."""
-    if not outcome.available:
-        text = f"not available: {outcome.error}"
-    elif outcome.error:
-        text = f"FAILED: {outcome.error}"
+    if outcome.error:
+        text = outcome.error
     elif not outcome.fresh:
         text = "was done before"
     else:
@@ -186,5 +193,5 @@ def _say(outcome: Outcome, place: str, console: Console) -> None:
 
 
 def failures(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Those that failed; what is not available has not."""
-    return [o for o in outcomes if o.error and o.available]
+    """Those that failed."""
+    return [outcome for outcome in outcomes if outcome.failed]

@@ -40,7 +40,7 @@ def about_matrix(matrix: Matrix) -> str:
         if row != BASE and not row.startswith(TUNED)
     }
     if changes:
-        parts.append(f"Of the other training sets, {_noise(changes)}")
+        parts.append(f"With other training sets, {_noise(changes)}")
     if own := _own_ids(matrix):
         parts.append(own)
     if tuned := _tuning(matrix):
@@ -93,11 +93,11 @@ def _noise(changes: dict[str, Change | None]) -> str:
     known = {row: change for row, change in changes.items() if change}
     beyond = {row: change for row, change in known.items() if change.beyond_noise}
     if not beyond:
-        verb = "does not differ" if len(known) == 1 else "none differs"
-        rows = f"“{next(iter(known))}”" if len(known) == 1 else f"of {len(known)} rows"
-        return f"{rows} {verb} from it beyond noise.".replace("rows none", "rows, none")
+        return f"of {len(known)} rows none differs from it beyond noise."
     listed = "; ".join(f"“{row}” {signed(change)}" for row, change in beyond.items())
-    text = f"{len(beyond)} of {len(known)} differ from it beyond noise: {listed}."
+    text = f"of {len(known)} rows {len(beyond)} differ from it beyond noise: {listed}."
+    if len(beyond) == 1:
+        text = text.replace("1 differ ", "1 differs ")
     if len(known) >= 10:
         text += (
             f" Of {len(known)} comparisons at 95 %, up to {round(len(known) / 20)} "

@@ -1,6 +1,7 @@
 """What a page shows of a study: question, tables, figures, sentences, cells."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -30,7 +31,8 @@ from mimii_jax.results import AVERAGE, POOLED
 
 SHOWN = {  # figures of a cell's workdir that belong to a report, by study and cell
     "data/controls": ("clips", "labels", "spectrograms"),
-    "cross_id/conv_vae": ("reconstruction",),
+    "cross_id/conv_vae": ("predictions",),
+    "cross_id/transformer": ("predictions", "tracks"),
 }
 
 
@@ -56,8 +58,16 @@ def study_section(
         for key in done:
             blocks += _figures(key, out / key)
         blocks.append(_cells(cells, done, out, options))
-        blocks.append(Code(f"python -m experiments.reproduce --only {name}"))
+        blocks.append(Code(_command(name, out, options)))
     return Section(study.title, blocks)
+
+
+def _command(name: str, out: Path, options: Options) -> str:
+    """What makes this section alone, of the same cells."""
+    fields = [f"--config.{field}={text}" for field, text in options.overrides]
+    scale = f"{options.train_share:g}"
+    flags = ["--only", name, "--scale", scale, "--out", str(out), *fields]
+    return shlex.join(["python", "-m", "experiments.reproduce", *flags])
 
 
 def _findings(study: Study, found: Findings, folder: Path) -> Iterator[Block]:

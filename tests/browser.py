@@ -1,5 +1,7 @@
 """Headless Chromium, for pages: what it makes of one, and what it complains about."""
 
+import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -19,6 +21,18 @@ FLAGS = (
     "--enable-logging=stderr",
 )
 DARK = "--blink-settings=preferredColorScheme=0"
+
+
+# Measures itself in the browser, and puts what it finds into the page's title.
+PROBE = """<script>addEventListener("load", () => {
+  const images = [...document.images], root = document.documentElement;
+  document.title = JSON.stringify({
+    images: images.length,
+    broken: images.filter(i => !i.complete || !i.naturalWidth).length,
+    tables: document.querySelectorAll("table").length,
+    wide: root.scrollWidth > root.clientWidth,
+    scrolls: [...document.querySelectorAll(".scroll")]
+      .filter(b => b.scrollWidth > b.clientWidth).length})})</script>"""
 
 
 def chromium(path, *flags):
@@ -42,3 +56,12 @@ def picture(path, out, width, height, *flags):
 
     chromium(path, f"--screenshot={out}", f"--window-size={width},{height}", *flags)
     return imread(out)
+
+
+def measured(path, width, folder):
+    """What a page is like in a window of this width; it must not complain."""
+    probe = folder / "probe.html"
+    probe.write_text(path.read_text() + PROBE)
+    shown = chromium(probe, "--dump-dom", f"--window-size={width},900")
+    assert "CONSOLE" not in shown.stderr
+    return json.loads(re.search(r"<title>(.*?)</title>", shown.stdout)[1])

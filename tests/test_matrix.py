@@ -14,6 +14,7 @@ from mimii_jax.report.matrix import (
     forgetting_grid,
     grid,
     heat_map,
+    legend,
     markdown,
     terminal_table,
 )
@@ -140,6 +141,13 @@ def test_the_heat_map_shows_every_mean():
     (matrix,) = matrices(table(), bootstrap=20)
     texts = [text.get_text() for text in heat_map(matrix).axes[0].texts]
     assert len(texts) == len(ROWS) * len(matrix.columns)
+
+
+def test_one_seed_knows_nothing_of_the_noise_of_training():
+    (matrix,) = matrices(table(), bootstrap=5)
+    assert "with one seed" not in legend(matrix)
+    (matrix,) = matrices(table(seeds=(0,)), bootstrap=5)
+    assert "with one seed" in legend(matrix)
 
 
 def test_rows_without_a_base_are_shown_and_not_compared():

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from browser import DARK, chromium, picture
+from browser import DARK, measured, picture
 from example_scores import some_scores
 
 from mimii_jax.report import __main__ as command
@@ -16,16 +16,6 @@ from mimii_jax.report.page import Code, Section, Table, Warned, page
 from mimii_jax.scores import CONTROLS, NO_SEED, Scores, write_scores
 
 IDS = {"00": (12, 12), "02": (12, 9)}
-# Measures itself in the browser, and puts what it finds into the page's title.
-PROBE = """<script>addEventListener("load", () => {
-  const images = [...document.images], root = document.documentElement;
-  document.title = JSON.stringify({
-    images: images.length,
-    broken: images.filter(i => !i.complete || !i.naturalWidth).length,
-    tables: document.querySelectorAll("table").length,
-    wide: root.scrollWidth > root.clientWidth,
-    scrolls: [...document.querySelectorAll(".scroll")]
-      .filter(b => b.scrollWidth > b.clientWidth).length})})</script>"""
 
 
 class Reader(HTMLParser):
@@ -154,11 +144,7 @@ def test_scores_alone_are_enough_for_a_page(tmp_path):
 
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_browser_shows_it_all_without_complaint(workdir, read, tmp_path, width):
-    probe = tmp_path / "probe.html"
-    probe.write_text((workdir / "report.html").read_text() + PROBE)
-    shown = chromium(probe, "--dump-dom", f"--window-size={width},900")
-    assert "CONSOLE" not in shown.stderr
-    found = json.loads(re.search(r"<title>(.*?)</title>", shown.stdout)[1])
+    found = measured(workdir / "report.html", width, tmp_path)
     assert found["images"] == len(read.all("img")) >= 2
     assert found["tables"] == len(read.all("table"))
     assert found["broken"] == 0

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ from cells import Breaks, Dies, controls
 from rich.console import Console
 
 from experiments.cell import Cell, Options, has_field, set_field, split_overrides
-from experiments.runner import RUNNING, add_arguments, run_cells
+from experiments.runner import DIED, RUNNING, add_arguments, run_cells
 from mimii_jax.build import ConfigError
+from mimii_jax.main import STOPPED
 from mimii_jax.scores import CONTROLS, read_scores
 
 ROOT = Path(__file__).parents[1]
@@ -70,12 +72,12 @@ def test_failures_and_what_is_not_there_do_not_stop_the_rest(recordings, tmp_pat
         "good": controls("good"),
     }
     outcomes, said = run(cells, recordings, tmp_path)
-    assert outcomes["breaks"].error == "ZeroDivisionError: a b"
-    assert outcomes["typo"].error == "eval.nope: no such field in this config"
-    assert outcomes["data"].error.startswith("/nowhere: no such folder")
-    assert not outcomes["later"].available
+    assert outcomes["breaks"].error == "failed: ZeroDivisionError: a b"
+    assert outcomes["typo"].error == "failed: eval.nope: no such field in this config"
+    assert outcomes["data"].error.startswith("failed: /nowhere: no such folder")
+    assert [key for key, o in outcomes.items() if o.failed] == list(cells)[:3]
     assert outcomes["good"].error == ""
-    assert "breaks: FAILED: ZeroDivisionError" in said
+    assert "breaks: failed: ZeroDivisionError" in said
     assert "later: not available: configs/not_written_yet.py is not there" in said
     assert not list(tmp_path.glob(f"*/{RUNNING}"))
 
@@ -85,7 +87,7 @@ def test_a_process_that_dies_is_a_failed_cell(recordings, tmp_path, monkeypatch)
     monkeypatch.setenv("PYTHONPATH", FOLDERS)
     cells = {name: controls(name) for name in "abc"} | {"dies": Dies("dies", "x")}
     outcomes, _ = run(cells, recordings, tmp_path, "--jobs", "2")
-    assert outcomes["dies"].error.startswith("its process died")
+    assert outcomes["dies"].error == f"failed: {DIED}"
     # Whatever a shared pool took with it was run again or is named.
     for name in "abc":
         assert outcomes[name].error in ("", outcomes["dies"].error)
@@ -103,21 +105,19 @@ def test_a_run_that_is_killed_goes_on_where_it_was(more_recordings, tmp_path):
     env = os.environ | {"PYTHONPATH": FOLDERS}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     subprocess.run([*command, f"--out={whole}"], cwd=ROOT, env=env, check=True)
-    kills = 0
-    for _ in range(20):
+    signals, codes = [signal.SIGTERM, signal.SIGKILL], []
+    while not codes or codes[-1]:
+        assert len(codes) < 5
+        checkpoints = killed / "mlp_vae_quick" / "checkpoints"
+        before = set(checkpoints.glob("*/[0-9]*"))
         process = subprocess.Popen([*command, f"--out={killed}"], cwd=ROOT, env=env)
-        steps = killed / "mlp_vae_quick" / "checkpoints"
-        before, end = len(list(steps.glob("*/*"))), time.time() + 120
-        while process.poll() is None and time.time() < end and kills < 2:
-            if len(list(steps.glob("*/[0-9]*"))) > before or kills:
-                time.sleep(0.5)
-                process.send_signal(signal.SIGKILL)
-                kills += 1
+        while process.poll() is None and signals:
+            if set(checkpoints.glob("*/[0-9]*")) - before:
+                process.send_signal(signals.pop(0))
                 break
-            time.sleep(0.05)
-        if process.wait(timeout=180) == 0:
-            break
-    assert kills
+            time.sleep(0.02)
+        codes.append(process.wait(timeout=180))
+    assert codes == [STOPPED, -signal.SIGKILL, 0]
     scores = "mlp_vae_quick/scores.csv"
     assert (killed / scores).read_bytes() == (whole / scores).read_bytes()
 
@@ -146,7 +146,10 @@ def test_cells_run_on_a_dask_cluster_of_two_workers(recordings, tmp_path):
                 )
             )
 
-    cells = {name: controls(name) for name in "abcdef"}
+    cells = {
+        name: controls(name, **{"eval.split_seed": seed})
+        for seed, name in enumerate("abcdef")
+    }
     cells["breaks"] = Breaks("breaks", "x")
     flags = ("--backend", "dask", "--scheduler", address)
     try:
@@ -162,7 +165,7 @@ def test_cells_run_on_a_dask_cluster_of_two_workers(recordings, tmp_path):
             process.terminate()
         for process in started:
             process.wait(timeout=30)
-    assert outcomes.pop("breaks").error.startswith("ZeroDivisionError")
+    assert outcomes.pop("breaks").error.startswith("failed: ZeroDivisionError")
     assert {o.error for o in outcomes.values()} == {""}
     results = [
         json.loads((tmp_path / "out" / name / "cell.json").read_text())
@@ -200,3 +203,26 @@ def test_overrides_are_for_the_configs_that_have_the_field():
     assert fixed.train.epochs == 7
     with pytest.raises(ConfigError, match="--epochs=3: not known"):
         split_overrides(["--epochs=3"])
+
+
+def test_what_another_study_has_done_is_not_done_again(recordings, tmp_path):
+    name = "detector.max_features"
+    small = {"features.n_mels": 16, "detector.n_estimators": 5, "seeds": (0,)}
+    first = Cell("a", "isolation_forest", small)
+    cells = {
+        "one/a": first,
+        "two/b": replace(first, name="b"),
+        "two/c": Cell("c", "isolation_forest", small | {name: 0.5}),
+        "two/d": replace(first, name="d", sets=("all", "id")),
+    }
+    run(cells, recordings, tmp_path)
+    results = {
+        key: json.loads((tmp_path / key / "cell.json").read_text()) for key in cells
+    }
+    assert [key for key in cells if "same_as" in results[key]] == ["two/b"]
+    a, b, _, d = (read_scores(tmp_path / key / "scores.csv") for key in cells)
+    assert (a.detectors, b.detectors) == (["a"], ["b"])
+    assert (a.score == b.score).all()
+    assert d.detectors == ["d: all", "d: id 00", "d: id 02"]
+    outcomes, _ = run(cells, recordings, tmp_path)
+    assert not any(o.fresh for o in outcomes.values())

@@ -3,12 +3,60 @@
 The second report could use one masked copy per clip; here each step draws new masks.
 """
 
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
 from experiments.cell import Cell
 from experiments.study import Study
+from mimii_jax.augmentations import spec_augment
+from mimii_jax.matrix import Matrix
+from mimii_jax.report.figures import DOTS_PER_INCH
+from mimii_jax.report.page import Block, Picture
+
+NONE = "none"
+
+
+def masked(matrix: Matrix, folder: Path) -> Sequence[Block]:
+    """A clip and its masked copy: the second report's figure 3."""
+    with np.load(folder / NONE / "examples.npz") as file:
+        clip = file[next(name for name in file if name.endswith("/normal"))]
+    shown = spec_augment(
+        jax.random.key(2),
+        clip,
+        probability=1.0,
+        time_width=60.0,
+        frequency_width=25.0,
+        time_masks=2,
+        frequency_masks=2,
+        fill="mean",
+    )
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    pictures = zip(("a normal clip", "the same, masked"), (clip, shown), strict=True)
+    for axes, (title, x) in zip(figure.subplots(1, 2), pictures, strict=True):
+        axes.imshow(np.asarray(x).T, origin="lower", aspect="auto")
+        axes.set(title=title, xlabel="frame", ylabel="frequency bin")
+    path = folder / "masked.png"
+    figure.savefig(path, dpi=DOTS_PER_INCH)
+    text = "Log-mel spectrogram of a normal clip, and with two masks along either axis"
+    return [Picture(path, f"{text}.", f"{text}.")]
+
 
 STUDY = Study(
     title="Augmentation",
-    source="first report, section 4.5; second report, section 2.1",
-    cells=[Cell("none", "conv_vae")],
-    base="none",
+    source="first report, section 4.5; second report, section 2.1 and figure 3",
+    cells=[
+        Cell(name, "conv_vae", {"augment.names": names})
+        for name, names in (
+            (NONE, ()),
+            ("SpecAugment", ("spec_augment",)),
+            ("cutout and warp", ("cutout", "warp")),
+            ("mixup", ("mixup",)),
+        )
+    ],
+    base=NONE,
+    extra=masked,
 )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.cell import Cell
-from experiments.reported import FIVE_INITIALISATIONS
+from experiments.reported import FIVE_INITIALISATIONS, SECOND_REPORT
 from experiments.study import Study
 from mimii_jax.matrix import AUC, Matrix
 from mimii_jax.report.page import Block, Table
@@ -42,11 +42,10 @@ STUDY = Study(
         Cell(
             ROW,
             "mlp_vae:reference",
-            {
+            SECOND_REPORT
+            | {
                 "seeds": (0, 1, 2, 3, 4),
                 "train.epochs": 5,
-                "train.batch_size": 200,
-                "train.learning_rate": 1e-3,
             },
         )
     ],

@@ -10,18 +10,17 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.cell import Cell
-from experiments.reported import BATCH_SIZES, LEARNING_RATES
+from experiments.reported import BATCH_SIZES, LEARNING_RATES, SECOND_REPORT
 from experiments.study import Study
 from mimii_jax.matrix import AUC, Matrix
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.page import Block, Picture
 from mimii_jax.report.score_figures import BLUE, GREEN, VERMILION
-from mimii_jax.report.tables import digits
 from mimii_jax.results import AVERAGE
 
 
 def _name(rate: float, batch: int) -> str:
-    return f"rate {digits(rate)}, batch {batch}"
+    return f"rate {rate:g}, batch {batch}"
 
 
 def curve(matrix: Matrix, folder: Path) -> Sequence[Block]:
@@ -63,7 +62,8 @@ STUDY = Study(
         Cell(
             _name(rate, batch),
             "mlp_vae:reference",
-            {
+            SECOND_REPORT
+            | {
                 "train.epochs": 5,
                 "train.batch_size": batch,
                 "train.learning_rate": rate,

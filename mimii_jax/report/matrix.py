@@ -26,7 +26,12 @@ LEGEND = (
 
 def legend(matrix: Matrix) -> str:
     """What the marks mean; nothing where there is no row to compare with."""
-    return LEGEND.format(base=matrix.base) if matrix.base in matrix.rows else ""
+    if matrix.base not in matrix.rows:
+        return ""
+    text = LEGEND.format(base=matrix.base)
+    if max(matrix.seeds.values()) == 1:
+        text += "; with one seed nothing is known of the noise of training"
+    return text
 
 
 def mark(change: Change | None) -> str:
@@ -45,7 +50,8 @@ def signed(change: Change) -> str:
 
 
 def _signed(value: float) -> str:
-    return ("-" if value < 0 else "+") + digits(abs(value))
+    text = digits(abs(value))
+    return text if text == ".000" else ("-" if value < 0 else "+") + text
 
 
 def cell(matrix: Matrix, row: str, column: str, metric: int) -> str:

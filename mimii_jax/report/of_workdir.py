@@ -39,10 +39,12 @@ PICTURES = {
     "matrix": "Heat map: rows are training sets, columns are the IDs tested on; the "
     "table has the same numbers",
     "predictions": "A normal and an anomalous clip of each machine ID, what the model "
-    "expects, and the squared error between",
+    "makes of them, and the error between",
     "roc": "ROC curves of each machine ID: the detector over the controls",
     "scores": "Histograms of the anomaly scores of normal and of anomalous clips",
     "spectrograms": "Spectrograms of a normal and an anomalous clip of each machine ID",
+    "tracks": "Curves: the error along a normal and an anomalous clip of each machine "
+    "ID",
     "training": "Curves: training and validation loss over epochs",
 }
 """What a figure shows, by the beginning of its file's name."""
@@ -150,7 +152,7 @@ def pictures(folder: Path) -> list[Picture]:
     for path in sorted(folder.glob("*.png")):
         kind, _, of = path.stem.partition("_")
         alt = PICTURES.get(kind, path.stem.replace("_", " "))
-        found.append(Picture(path, f"{alt}.", f"{alt} ({of})."))
+        found.append(Picture(path, f"{alt}.", f"{alt} ({of.replace('_', ', ')})."))
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mimii_jax.report.style import STYLE
 
+_WORDS = re.compile(r"\W*[A-Za-z]")
 MARKS = {"▲": ("up", "more, beyond noise"), "▼": ("down", "less, beyond noise")}
 
 
@@ -104,15 +105,23 @@ def _block(block: Block) -> str:
 
 def _table(table: Table) -> str:
     """A table that scrolls within its own box where the screen is narrow."""
+    # Columns of words stand to the left, those of numbers to the right.
+    kinds = [
+        ' class="words"' if any(map(_WORDS.match, column)) else ""
+        for column in zip(*table.rows, strict=True)
+    ] or [""] * len(table.head)
     head = "".join(
-        f'<th scope="col">{_text(cell)}</th>' if cell else "<td></td>"
-        for cell in table.head
+        f'<th scope="col"{kind}>{_text(cell)}</th>' if cell else "<td></td>"
+        for cell, kind in zip(table.head, kinds, strict=True)
     )
     rows = [
-        f'<tr><th scope="row">{_text(row[0])}</th>'
-        + "".join(f"<td>{_text(cell)}</td>" for cell in row[1:])
+        f'<tr><th scope="row">{_text(name)}</th>'
+        + "".join(
+            f"<td{kind}>{_text(cell)}</td>"
+            for cell, kind in zip(cells, kinds[1:], strict=True)
+        )
         + "</tr>"
-        for row in table.rows
+        for name, *cells in table.rows
     ]
     notes = "".join(f'<p class="note">{_text(note)}</p>' for note in table.notes)
     return (
@@ -141,10 +150,11 @@ def _picture(picture: Picture) -> str:
 
 
 def _text(text: str) -> str:
-    """Escaped, with marks that are also read aloud."""
+    """Escaped, with marks that are also read aloud, and `code`."""
 
     def replace(match: re.Match) -> str:
         name, label = MARKS[match[0]]
         return f'<span class="{name}" role="img" aria-label="{label}">{match[0]}</span>'
 
-    return re.sub("|".join(MARKS), replace, escape(text))
+    text = re.sub("|".join(MARKS), replace, escape(text))
+    return re.sub("`([^`]*)`", r"<code>\1</code>", text)

@@ -18,7 +18,7 @@ html { color-scheme: light dark; -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--page); color: var(--text);
   font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans",
   sans-serif; }
-main { max-width: 62rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
+main { max-width: 66rem; margin: 0 auto; padding: 1.5rem 1rem 4rem; }
 h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 1rem; }
 h2 { font-size: 1.3rem; line-height: 1.3; margin: 3rem 0 0.8rem; padding-top: 1rem;
   border-top: 1px solid var(--line); }
@@ -42,6 +42,8 @@ thead th, thead td { border-bottom: 2px solid var(--line); font-weight: 600;
 tr > :first-child { text-align: left; font-weight: 500; position: sticky; left: 0;
   background: var(--page); padding-left: 0; }
 tbody tr:hover > * { background: var(--box); }
+thead tr > :first-child { font-weight: 600; }
+.words { text-align: left; }
 .up { color: var(--up); } .down { color: var(--down); }
 pre { background: var(--box); padding: 0.7rem 0.9rem; overflow-x: auto;
   border-radius: 0.3rem; font-size: 0.85rem; line-height: 1.45; }
@@ -54,7 +56,7 @@ img { display: block; max-width: 100%; height: auto; background: #ffffff; }
   main { padding: 1rem 0.9rem 3rem; }
   h1 { font-size: 1.4rem; } h2 { font-size: 1.15rem; }
   th, td { padding: 0.3rem 0.55rem; } tr > :first-child { white-space: normal;
-  min-width: 6.5rem; max-width: 9rem; }
+  min-width: 6.5rem; max-width: 9rem; overflow-wrap: anywhere; }
   caption { position: sticky; left: 0; max-width: calc(100vw - 1.8rem); }
   img { max-width: none; width: max(100%, var(--least)); } }
 @media print {
