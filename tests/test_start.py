@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_clips import quiet_watch
+from small_clips import RATE, quiet_watch
 from small_runs import small, trained
 
 from mimii_jax import build, run
@@ -22,10 +22,12 @@ def test_a_training_begins_with_another_workdirs_model(
     config.train.freeze = ("encoder",)
     trained(config, tmp_path / "tuned")
     before = build.build_detector(run.load_config(model))
-    before.load(model / "checkpoints" / "slider", runs_on_all(0, (0,)), quiet_watch())
+    before.load(
+        model / "checkpoints" / "slider", runs_on_all(0, (0,)), RATE, quiet_watch()
+    )
     after = build.build_detector(config)
     folder = tmp_path / "tuned" / "checkpoints" / "slider"
-    after.load(folder, runs_on_all(0, (0, 5)), quiet_watch())
+    after.load(folder, runs_on_all(0, (0, 5)), RATE, quiet_watch())
     (first,) = before.starts()
     for start in after.starts():
         np.testing.assert_array_equal(start.standardiser.mean, first.standardiser.mean)

@@ -10,7 +10,8 @@ front end, compiling, and for PyTorch shuffling.
 - ours: the compiled steps of `mimii_jax.step`, as in the main job; 1 run, and 3 runs in
   one program, which take turns
 - torch: eager, the same layers as strided convolutions of kernel 4 and their
-  transposes, in both memory formats; Adam as it comes, `foreach`, `fused`
+  transposes; Adam as it comes, `foreach`, `fused`, and the last with images whose
+  channels lie last
 
 `--group 3` steps the three runs together, to see why the config says
 `mesh.cpu_group=1`.
@@ -125,7 +126,7 @@ def main(arguments: list[str] | None = None) -> None:
         for name, adam in OPTIMIZERS.items():
             turns[f"torch, {name}"] = by_torch(task, config.detector, FORMATS[0], adam)
         last = by_torch(task, config.detector, FORMATS[1], OPTIMIZERS["fused"])
-        turns["torch, fused, channels last"] = last
+        turns["torch, channels last"] = last
     rounds = take_turns(turns, args)
     amounts = {name: float(args.steps * task.batch) for name in turns}
     amounts[several] *= args.runs
