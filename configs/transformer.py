@@ -1,6 +1,8 @@
 """Causal encoder-decoder transformer on patches of a clip, scored autoregressively.
 
 python -m mimii_jax.main --config configs/transformer.py
+Two CPU cores: average AUC .776 (SD .044 over 3 seeds) on simulated sound; the same
+models scored with teacher forcing: .898 (SD .001); a forecast from 40 patches: .754.
 Patches that do not overlap, at a smaller hop: 156 of 512 numbers; 1,056,384 parameters.
 
 Variants: `:reference` (the first report's sizes: 284 patches of 3,840 numbers, of which
@@ -43,10 +45,10 @@ def get_config(variant: str = "default") -> ConfigDict:
 
     add_training(c)
     c.mesh.cpu_group = 1  # a step of one run is work enough for two cores
-    c.train.epochs = 10
-    c.train.batch_size = 8
-    # python -m experiments.select_transformer
-    c.train.learning_rate = 2e-3
+    c.train.epochs = 12
+    c.train.batch_size = 2
+    # Batch and rate: python -m experiments.select_transformer
+    c.train.learning_rate = 8e-3
     c.train.warmup = 0.1
 
     if variant == "reference":
