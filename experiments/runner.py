@@ -1,17 +1,18 @@
 """Run cells: those that are not done, several at once, here or on a Dask cluster."""
 
 import argparse
+import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from absl import logging
 from joblib import Parallel, delayed, parallel_config
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -24,12 +25,12 @@ from rich.progress import (
 
 from experiments.cell import Cell, NotAvailable, Options
 from experiments.fit import run_cell
+from experiments.processes import Died, Workers, workers
 from mimii_jax.main import ERRORS, STOPPED, keep_compiled
 from mimii_jax.progress import NonFiniteLoss
 from mimii_jax.watch import Interrupted
 
 DIED = "its process died; is there enough memory?"
-RUNNING = "running"  # a file in the workdir of a cell that is being worked on
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add = parser.add_argument
     add("--out", type=Path, default=Path(out), help=f"folder (default {out})")
     add("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1)")
-    add("--backend", choices=("loky", "dask"), default="loky")
+    add("--backend", choices=("local", "dask"), default="local")
     add("--scheduler", default="", metavar="ADDRESS", help="of Dask: tcp://HOST:8786")
 
 
@@ -73,8 +74,6 @@ def run_cells(
     needs a file of its own: what a cell prints goes to the log of the cell.
     """
     args.out.mkdir(parents=True, exist_ok=True)
-    for key in cells:
-        (args.out / key / RUNNING).unlink(missing_ok=True)
     outcomes: dict[str, Outcome] = {}
     columns = (
         TextColumn("{task.description}"),
@@ -94,49 +93,54 @@ def run_cells(
         redirect_stderr=False,
     ) as live:
         bar = live.add_task("cells", total=len(cells), text="")
+        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
-            while remaining := {k: c for k, c in cells.items() if k not in outcomes}:
-                for outcome in _attempts(remaining, options, args):
-                    outcomes[outcome.key] = outcome
-                    live.update(bar, advance=1, text=outcome.key)
-                    _say(outcome, f"{len(outcomes)}/{len(cells)}", console)
+            for outcome in _attempts(cells, options, args):
+                outcomes[outcome.key] = outcome
+                live.update(bar, advance=1, text=outcome.key)
+                _say(outcome, f"{len(outcomes)}/{len(cells)}", console)
         except (Interrupted, KeyboardInterrupt):
             console.print("stopped; the same command goes on")
             sys.exit(STOPPED)
+        finally:
+            signal.signal(signal.SIGTERM, before)
     return {key: outcomes[key] for key in cells}
 
 
 def _attempts(
     cells: Mapping[str, Cell], options: Options, args: argparse.Namespace
 ) -> Iterator[Outcome]:
-    """Outcomes as they come; ends early if a worker process has died.
+    """Outcomes as they come: from here, from processes, or from a cluster."""
+    tasks = [(key, cell, args.out, options) for key, cell in cells.items()]
+    if args.backend == "dask":
+        with _cluster(args.scheduler):
+            yield from _parallel(-1, attempt, tasks)  # as many as there are workers
+    elif args.jobs == 1:
+        yield from (attempt(*task) for task in tasks)
+    else:
+        with workers(args.jobs) as processes, parallel_config("threading"):
+            elsewhere = partial(_attempt_elsewhere, processes)
+            yield from _parallel(args.jobs, elsewhere, tasks)
 
-    The cells that it was working on are failures then, and the others come again.
-    """
-    work = [
-        delayed(attempt)(key, cell, args.out, options) for key, cell in cells.items()
-    ]
-    with _backend(args) as jobs:
-        pool = Parallel(jobs, return_as="generator_unordered")
-        done = set()
-        try:
-            for outcome in cast(Iterator[Outcome], pool(work)):
-                done.add(outcome.key)
-                yield outcome
-        except TerminatedWorkerError:
-            died = [k for k in cells if (args.out / k / RUNNING).exists()]
-            for key in died:
-                (args.out / key / RUNNING).unlink()
-                if key not in done:
-                    yield Outcome(key, f"failed: {DIED}", failed=True)
+
+def _parallel(
+    jobs: int, function: Callable[..., Outcome], tasks: Sequence[tuple]
+) -> Iterator[Outcome]:
+    pool = Parallel(jobs, return_as="generator_unordered")
+    yield from cast(Iterator, pool(delayed(function)(*task) for task in tasks))
+
+
+def _attempt_elsewhere(processes: Workers, key: str, *rest: Any) -> Outcome:
+    """`attempt` in a process; one that dies is the failure of its cell."""
+    try:
+        return processes.call(attempt, key, *rest)
+    except Died:
+        return Outcome(key, f"failed: {DIED}", failed=True)
 
 
 @contextmanager
-def _backend(args: argparse.Namespace) -> Iterator[int]:
-    """Where joblib runs: here, or on the workers of a cluster; yields how many jobs."""
-    if args.backend == "loky":
-        yield args.jobs
-        return
+def _cluster(scheduler: str) -> Iterator[None]:
+    """Within, joblib runs on the workers of a Dask cluster."""
     try:
         from distributed import Client
     except ImportError as error:
@@ -144,10 +148,10 @@ def _backend(args: argparse.Namespace) -> Iterator[int]:
             "--backend=dask needs dask: pip install 'mimii_jax[cluster]'"
         ) from error
     with (
-        Client(args.scheduler) as client,
+        Client(scheduler) as client,
         parallel_config("dask", client=client, wait_for_workers_timeout=60),
     ):
-        yield -1  # as many as there are workers
+        yield
 
 
 def attempt(key: str, cell: Cell, out: Path, options: Options) -> Outcome:
@@ -157,8 +161,6 @@ def attempt(key: str, cell: Cell, out: Path, options: Options) -> Outcome:
     logging.set_verbosity(logging.WARNING)
     keep_compiled()
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / RUNNING).touch()
         fresh = run_cell(cell, workdir, options, out)
         return Outcome(key, fresh=fresh, seconds=time.time() - since)
     except NotAvailable as error:
@@ -172,8 +174,6 @@ def attempt(key: str, cell: Cell, out: Path, options: Options) -> Outcome:
     except Exception as error:  # a cell must not stop the others
         text = f"failed: {type(error).__name__}: {_one_line(error)}"
         return Outcome(key, text, failed=True)
-    finally:
-        (workdir / RUNNING).unlink(missing_ok=True)
 
 
 def _one_line(error: Exception) -> str:

@@ -6,10 +6,12 @@ from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from browser import measured
 from example_scores import some_scores
+from flax import nnx
 from test_page import Reader
 
 from experiments import cross_id, reproduce, studies
@@ -18,7 +20,7 @@ from experiments.reported import FIRST_REPORT
 from experiments.says import about_matrix, about_rows, about_tuning
 from experiments.study import find
 from mimii_jax import evaluate as evaluate_command
-from mimii_jax.build import check
+from mimii_jax.build import build_detector, check
 from mimii_jax.matrix import compare, matrices
 from mimii_jax.scores import Scores, read_scores, write_scores
 
@@ -255,3 +257,21 @@ def test_a_failed_cell_is_on_the_page_with_its_error(more_recordings, tmp_path, 
     assert "failed: detector.nu=2" in text
     assert "Without numbers, for the reasons above: linear, " in text
     assert "rbf_map_nu_.1" in str([p.parent.name for p in out.glob("*/*/scores.csv")])
+
+
+def test_spatial_and_temporal_have_about_equal_parameters():
+    counts = []
+    for cell in studies.load("spatial_temporal").cells:
+        try:
+            config = cell.build(Options())
+        except NotAvailable:
+            continue
+        detector = build_detector(config)
+        frames = config.windows.width or 626
+        model = nnx.eval_shape(
+            lambda d=detector, n=frames: d.build((n, 128), rngs=nnx.Rngs(0))
+        )
+        leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+        counts.append(sum(np.prod(leaf.shape) for leaf in leaves))
+    assert counts
+    assert counts == pytest.approx([1_058_000] * len(counts), rel=0.01)
