@@ -74,8 +74,7 @@ def add_training(c: ConfigDict) -> None:
     c.mesh = ConfigDict()
     c.mesh.run = 0  # devices over which the runs are spread; 0: a sensible number
     c.mesh.data = 0  # devices that divide the batches of a run
-    c.mesh.group = 0  # runs that an accelerator steps at once; 0: all that it has
-    c.mesh.cpu_group = 5  # that a CPU does: the states of so many fit its cache
+    c.mesh.group = 0  # runs of a device that step at once; 0: all, but one on a CPU
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 0  # 0: do not count

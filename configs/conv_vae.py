@@ -31,7 +31,6 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.kl_weight = 0.1
 
     add_training(c)
-    c.mesh.cpu_group = 1  # convolutions of several runs at once are slow
     c.train.batch_size = 64
     c.train.epochs = 6  # the loss of held-out normals is flat by then
 

@@ -44,7 +44,6 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.remat = False  # less memory and more time
 
     add_training(c)
-    c.mesh.cpu_group = 1  # a step of one run is work enough for two cores
     c.train.epochs = 12
     c.train.batch_size = 2
     # Batch and rate: python -m experiments.select_transformer

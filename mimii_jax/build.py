@@ -84,9 +84,9 @@ def check(config: Config) -> None:
     for field in ("test_normals", "split_seed"):
         value = config.data[field]
         _require(value >= 0, f"data.{field}", value, "0 or more")
-    for field in ("group", "cpu_group") if "mesh" in config else ():
-        value = config.mesh[field]
-        _require(value >= 0, f"mesh.{field}", value, "0 or more")
+    if "mesh" in config:
+        group = config.mesh.group
+        _require(group >= 0, "mesh.group", group, "0 or more")
     _require(c.bootstrap >= 0, "eval.bootstrap", c.bootstrap, "0 or more")
     _require(0 < c.max_fpr <= 1, "eval.max_fpr", c.max_fpr, "above 0, up to 1")
     for field in ("ids", "machine_types"):
@@ -210,7 +210,8 @@ def build_detector(config: Config) -> Detector | None:
         settings=Settings(**training, augment=_build_augment(config)),
         saving=Saving(**config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
-        group=config.mesh.cpu_group if on_cpu else config.mesh.group,
+        # The state of one run fits the cache of a CPU, and keeps its cores busy.
+        group=config.mesh.group or int(on_cpu),
         **shared,
     )
 

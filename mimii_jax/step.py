@@ -280,11 +280,27 @@ def compile_steps(
                     0, n, lambda _, state: one_step(state, todo, features[0]), state
                 )
 
-            runs = jax.tree.map(lambda leaf: leaf[0, :slots], (state, pool))
-            used = in_groups(of_run, runs, layout.group)
-            return jax.tree.map(
-                lambda all, new: all.at[0, :slots].set(new), state, used
+            def turn(first: Array | int, size: int, state: TrainState) -> TrainState:
+                """Of a group of runs; what they change is written in its place."""
+
+                def of_group(leaf: Array) -> Array:
+                    return lax.dynamic_slice_in_dim(leaf, first, size, 1)[0]
+
+                runs = jax.tree.map(of_group, (state, pool))
+                return jax.tree.map(
+                    lambda all, new: lax.dynamic_update_slice_in_dim(
+                        all, new[None], first, 1
+                    ),
+                    state,
+                    in_groups(of_run, runs, size),
+                )
+
+            group = min(layout.group, slots)
+            state = lax.fori_loop(
+                0, slots // group, lambda i, s: turn(i * group, group, s), state
             )
+            rest = slots % group
+            return turn(slots - rest, rest, state) if rest else state
 
         return of_shard(state, pool, features, n)
 

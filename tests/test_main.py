@@ -115,7 +115,7 @@ def command(*arguments):
         ((VAE, "--config.train.validation_fraction=1"), "train.validation_fraction=1"),
         ((VAE, "--config.features.n_fft=0"), "features.n_fft=0: must be positive"),
         ((VAE, "--config.windows.hop=0"), "the hop of windows at least 1"),
-        ((VAE, "--config.mesh.cpu_group=-1"), "mesh.cpu_group=-1: must be 0 or more"),
+        ((VAE, "--config.mesh.group=-1"), "mesh.group=-1: must be 0 or more"),
         ((VAE, "--config.eval.max_fpr=0"), "eval.max_fpr=0.0: must be above 0"),
         ((VAE, "--config.eval.bootstrap=-1"), "eval.bootstrap=-1: must be 0 or more"),
         ((VAE, "--config.data.scale=-1"), "scale must be greater than 0"),

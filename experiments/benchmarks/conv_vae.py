@@ -14,7 +14,7 @@ front end, compiling, and for PyTorch shuffling.
   channels lie last
 
 `--group 3` steps the three runs together, to see why the config says
-`mesh.cpu_group=1`.
+`mesh.group` is 1 on a CPU.
 Without PyTorch ours are measured alone.
 """
 

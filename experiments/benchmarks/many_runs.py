@@ -140,7 +140,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--scale", type=float, default=0.02, help="of the official numbers of clips")
     add("--seeds", type=int, default=5)
     add("--epochs", type=int, default=1)
-    add("--group", type=int, default=5, help="runs that are stepped at once; 0: all")
+    add("--group", type=int, default=1, help="runs that are stepped at once; 0: all")
     add_options(parser)
     args = parser.parse_args(arguments)
     sets = training_sets(args.scale)
