@@ -20,6 +20,8 @@ from mimii_jax.watch import Watch
 CONFIGS = (
     "mlp_vae",
     "mlp_ae",
+    "conv_vae",
+    "transformer",
     "isolation_forest",
     "one_class_svm",
     "one_class_svm:linear",

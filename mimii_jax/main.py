@@ -1,5 +1,6 @@
 """Train a detector on normal sound, score the test clips, measure AUC per machine ID.
 
+python -m mimii_jax.main --config configs/transformer.py
 python -m mimii_jax.main --config configs/mlp_vae.py
 python -m mimii_jax.main --config configs/mlp_vae.py --config.data.root=PATH
 python -m mimii_jax.main --config configs/mlp_vae.py:reference --config.seeds=0,

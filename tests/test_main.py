@@ -242,6 +242,7 @@ def test_a_mistyped_field_in_a_process_of_its_own():
     assert done.stdout == ""
 
 
+@pytest.mark.slow
 def test_a_whole_run_and_its_second_scoring_by_command(recordings, tmp_path):
     workdir = tmp_path / "run"
     root = f"--config.data.root={recordings}"

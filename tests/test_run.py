@@ -47,6 +47,7 @@ QUICK = {
     "sgd_one_class_svm": one_class_svm,
     "controls": controls,
 }
+SLOW = ("mlp_ae", "conv_vae", "transformer", "isolation_forest")
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +70,13 @@ def test_every_config_and_variant_builds_its_detector(name):
         module.get_config("nope")
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in SLOW else ())
+        for name in QUICK
+    ],
+)
 def test_the_quick_variants_run_on_simulated_sound(
     name, simulation, monkeypatch, tmp_path, no_figures
 ):

@@ -128,6 +128,7 @@ def test_a_study_that_tunes_has_two_parts_without_a_common_clip(tmp_path):
     assert not np.array_equal(*n)
 
 
+@pytest.mark.slow
 def test_the_matrix_of_several_configs_from_the_command_line(
     recordings, tmp_path, capsys
 ):

@@ -305,7 +305,7 @@ def build_small(rngs):
     return Transformer((3, 2), **FIELDS | {"patch": 1, "stride": 1}, rngs=rngs)
 
 
-@pytest.mark.parametrize("mesh", [(1, 1), (2, 2)])
+@pytest.mark.parametrize("mesh", [pytest.param((1, 1), marks=pytest.mark.slow), (2, 2)])
 def test_a_seed_trains_among_others_as_if_alone_on_any_mesh(mesh):
     _, together = train_on(build_small, (0, 7), mesh=mesh)
     _, alone = train_on(build_small, (7,))
