@@ -32,8 +32,8 @@ from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.parts import PARTS
 from mimii_jax.scoring import MSE, Pooling, Scoring
+from mimii_jax.settings import Settings
 from mimii_jax.sharding import make_mesh
-from mimii_jax.step import Settings
 from mimii_jax.watch import Watch
 
 MODELS = {

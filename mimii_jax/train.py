@@ -14,12 +14,12 @@ from mimii_jax.checkpoints import Checkpoints
 from mimii_jax.examples import Standardiser
 from mimii_jax.progress import Profile, Progress
 from mimii_jax.runs import Run, Start
+from mimii_jax.settings import Settings
 from mimii_jax.sharding import EMPTY, Layout, agree, everywhere
 from mimii_jax.step import (
     OPTIMIZER,
     Examples,
     Pool,
-    Settings,
     TrainState,
     compile_steps,
     compile_validation,

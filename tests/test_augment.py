@@ -14,7 +14,7 @@ from mimii_jax import augmentations
 from mimii_jax.augment import Augment
 from mimii_jax.augmentations import bands, extents
 from mimii_jax.runs import Run
-from mimii_jax.step import Settings
+from mimii_jax.settings import Settings
 
 FIELDS = mlp_vae.get_config().augment.to_dict()
 EVERY = tuple(name for name in FIELDS if name != "names")

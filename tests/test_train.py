@@ -26,8 +26,9 @@ from mimii_jax.examples import Standardiser, Windows
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.progress import NonFiniteLoss
 from mimii_jax.runs import Run, runs_on_all
+from mimii_jax.settings import Settings
 from mimii_jax.sharding import Layout, make_mesh
-from mimii_jax.step import Settings, compile_steps
+from mimii_jax.step import compile_steps
 from mimii_jax.train import init_runs
 
 

@@ -10,8 +10,8 @@ from mimii_jax.examples import Standardiser, Windows
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.order import example_at
 from mimii_jax.runs import Run, runs_on_all
+from mimii_jax.settings import Settings
 from mimii_jax.sharding import Layout, make_mesh
-from mimii_jax.step import Settings
 from mimii_jax.train import Features, train_runs
 from mimii_jax.watch import Watch
 

@@ -2,24 +2,21 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float, Float32, Int16
+from jaxtyping import Array, Bool, Float, Float32
 
 from mimii_jax.checkpoints import CheckpointError, Checkpoints
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.shards import extract_for_runs
+from mimii_jax.detectors.summaries import Program, summarise
 from mimii_jax.examples import Standardiser, Windows
-from mimii_jax.features import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, FrontEnd
+from mimii_jax.features import FrontEnd
 from mimii_jax.runs import Run, Start
 from mimii_jax.scoring import (
     MAHALANOBIS,
@@ -28,23 +25,18 @@ from mimii_jax.scoring import (
     load_normals,
     save_normals,
 )
+from mimii_jax.settings import Settings
 from mimii_jax.sharding import (
-    DATA,
-    RUN,
     Layout,
     everywhere,
     make_mesh,
-    replicate,
     share_of_process,
 )
-from mimii_jax.step import Settings, TrainState, in_groups
+from mimii_jax.step import TrainState
 from mimii_jax.train import abstract_runs, train_runs
 from mimii_jax.watch import Watch
 
 NORMALS = "normals.npz"  # beside the checkpoints
-# Sequences that a model works through at once, when whole clips are its examples.
-CLIPS_AT_ONCE = {"cpu": 16}
-CLIPS_AT_ONCE_ELSEWHERE = 64
 
 
 @dataclass(frozen=True)
@@ -215,47 +207,17 @@ class NeuralDetector:
         self, clips: Clips, task: str, watch: Watch
     ) -> Float32[np.ndarray, "run clip column"]:
         """What `Scoring.summary` keeps of every clip under every run's model."""
-        mesh = make_mesh(1, *self.mesh)
-        by_clip = NamedSharding(mesh, P((RUN, DATA)))
-        models = replicate(
-            (self.state.params, self.state.fixed, self.state.standardiser), mesh
-        )
-        score_chunk = _compile_scoring(
+        program = Program(
             self.graph,
             self.front_end,
             self.scoring_windows,
             self.scoring,
             self.group or len(self.state.alive),
-            mesh,
+            make_mesh(1, *self.mesh),
         )
-        # Every device has a block of the clips, and takes it in chunks of one shape.
-        block = -(-len(clips) // mesh.size)
-        n_chunk = min(CLIPS_PER_TRANSFER, block)
-        at_once = clips_at_once(self.scoring, self.scoring_windows)
-        n_chunk = -(-n_chunk // at_once) * at_once
-        shape = (mesh.size * n_chunk, *clips.audio.shape[1:])
-        summaries: list[np.ndarray] = [np.empty(0)] * len(clips)
-
-        def rows(device: int, start: int) -> slice:
-            end = min(start + n_chunk, block)
-            return slice(device * block + start, min(device * block + end, len(clips)))
-
-        def audio_of(start: int, index: Any) -> np.ndarray:
-            found = clips.audio[rows((index[0].start or 0) // n_chunk, start)]
-            return np.pad(found, ((0, n_chunk - len(found)), (0, 0)))  # with silence
-
+        models = (self.state.params, self.state.fixed, self.state.standardiser)
         with watch.bar(task, len(clips)) as advance:
-            for start in range(0, block, n_chunk):
-                audio = jax.make_array_from_callback(
-                    shape, by_clip, partial(audio_of, start)
-                )
-                chunk = np.asarray(score_chunk(models, audio))
-                for device in range(mesh.size):
-                    of = rows(device, start)
-                    first, n = device * n_chunk, max(0, of.stop - of.start)
-                    summaries[of] = chunk[first : first + n]
-                    advance(n)
-        return np.stack(summaries, axis=1)
+            return summarise(program, models, clips.audio, advance)
 
     def predict(
         self, features: Float32[np.ndarray, "clip frame bin"]
@@ -312,57 +274,3 @@ class NeuralDetector:
 
     def _checkpoints(self, folder: Path, watch: Watch) -> Checkpoints:
         return Checkpoints(folder, **vars(self.saving), watch=watch)
-
-
-def clips_at_once(scoring: Scoring, windows: Windows) -> int:
-    """Clips whose errors a device works out at once.
-
-    The windows of one clip are a batch by themselves; a whole clip is one example.
-    """
-    if scoring.batch_size or windows.width:
-        return scoring.batch_size or 1
-    return CLIPS_AT_ONCE.get(jax.default_backend(), CLIPS_AT_ONCE_ELSEWHERE)
-
-
-@cache
-def _compile_scoring(
-    graph: nnx.GraphDef,
-    front_end: FrontEnd,
-    windows: Windows,
-    scoring: Scoring,
-    group: int,
-    mesh: Mesh,
-) -> Callable[..., Float32[Array, "clip run column"]]:
-    """A function of models and audio; every device scores its share of the clips."""
-
-    @partial(jax.jit, out_shardings=everywhere(mesh))
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(P(), P((RUN, DATA))),
-        out_specs=P((RUN, DATA)),
-    )
-    def score_chunk(
-        models: tuple[Any, Any, Standardiser], audio: Int16[Array, "clip time"]
-    ) -> Array:
-        def features_of(clip: Array) -> Array:
-            return front_end(clip.astype(np.float32) / 32768)
-
-        def of_clip(features: Array) -> Array:
-            index = jnp.arange(windows.per_clip(len(features)))
-            x = windows.gather(features[None], index)
-
-            def of_run(run: tuple[Any, Any, Standardiser]) -> Array:
-                params, fixed, standardiser = run
-                model = nnx.merge(graph, params, fixed)
-                error = model.error(standardiser.apply(x))
-                return scoring.summary(error.reshape(-1, error.shape[-1]))
-
-            return in_groups(of_run, models, group)
-
-        features = lax.map(features_of, audio, batch_size=CLIPS_IN_CACHE)
-        at_once = clips_at_once(scoring, windows)
-        # Few clips at a time, so that their windows alone exist.
-        return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
-
-    return score_chunk
