@@ -78,6 +78,17 @@ def check(config: Config) -> None:
             f"detector.name='{config.detector.name}': does not fit the other settings "
             f"of this config ({' '.join(str(error).split())})"
         ) from error
+    try:
+        _check_values(config)
+    except (AttributeError, KeyError) as error:
+        raise ConfigError(
+            f"a field is missing in this config ({' '.join(str(error).split())}): it "
+            "is of another version of mimii_jax; name the experiment with --config"
+        ) from error
+
+
+def _check_values(config: Config) -> None:
+    """Refuse a bad value of what is not built."""
     c = config.eval
     _choice("eval.split", c.split, PARTS)
     _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))

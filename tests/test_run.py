@@ -202,6 +202,16 @@ def test_other_data_and_another_pooling_are_scored_with_the_model(
     assert np.all(table.score[of_vae] > of_mean.score[of_vae])
 
 
+def test_a_config_of_another_version_is_one_line():
+    config = mlp_vae.get_config("quick")
+    del config.data["test_normals"]
+    with pytest.raises(
+        ConfigError, match=r"missing .*test_normals.* with --config"
+    ) as e:
+        build.check(config)
+    assert "\n" not in str(e.value)
+
+
 @pytest.mark.parametrize("per_id", [False, True])
 def test_distances_from_normal_clips_are_kept_with_the_model(
     per_id, recordings, tmp_path, no_figures
