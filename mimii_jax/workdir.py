@@ -55,26 +55,28 @@ def add_examples(
     features = jax.jit(lambda clip: front_end(clip.astype(np.float32) / 32768))
     rows = pictured(clips)
     pictures = [np.asarray(features(clips.audio[row])) for row in rows]
-    names = [
-        f"{clips.machine_type}/{clips.machine_id[row]}/"
-        + ("anomalous" if clips.label[row] == ANOMALOUS else "normal")
-        for row in rows
-    ]
+    names = [picture_name(clips, row) for row in rows]
     seconds = front_end.hop / clips.sample_rate
     about: dict[str, Any] = {"seconds_per_frame": seconds}
     if front_end.frequencies is not None:
         about["frequency"] = front_end.frequencies
-    _add_arrays(
+    add_arrays(
         workdir / "examples.npz", about | dict(zip(names, pictures, strict=True))
     )
     if predict and rows:
         predicted, scale = predict(np.stack(pictures))
         arrays = dict(zip(names, predicted, strict=True))
         arrays[f"{clips.machine_type}/scale"] = scale
-        _add_arrays(workdir / "predictions.npz", arrays)
+        add_arrays(workdir / "predictions.npz", arrays)
 
 
-def _add_arrays(path: Path, arrays: dict[str, Any]) -> None:
+def picture_name(clips: Clips, row: int) -> str:
+    """Its name in files of pictures: "<machine type>/<ID>/<normal or anomalous>"."""
+    kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
+    return f"{clips.machine_type}/{clips.machine_id[row]}/{kind}"
+
+
+def add_arrays(path: Path, arrays: dict[str, Any]) -> None:
     """Add arrays to a file, which is replaced as a whole."""
     known: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
     temporary = path.with_name(f".{path.name}")

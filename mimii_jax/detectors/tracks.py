@@ -9,8 +9,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32, Int, Int16
 
-from mimii_jax.data.clips import ANOMALOUS, Clips
+from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.neural import NeuralDetector
+from mimii_jax.workdir import add_arrays, picture_name
 
 
 def add_tracks(
@@ -26,17 +27,13 @@ def add_tracks(
     if not len(alive) or not len(rows):
         return
     run = jax.tree.map(lambda leaf: np.asarray(leaf[alive[0]]), detector.state)
-    tracks: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
     frames, errors = _errors_along(detector, run, clips.audio[rows])
     seconds = frames * detector.front_end.hop / clips.sample_rate
-    for row, error in zip(rows, errors, strict=True):
-        kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
-        key = f"{clips.machine_type}/{clips.machine_id[row]}/{kind}"
-        tracks[key] = np.stack([seconds, error]).astype(np.float32)
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **tracks)
-    temporary.replace(path)
+    tracks = {
+        picture_name(clips, row): np.stack([seconds, error]).astype(np.float32)
+        for row, error in zip(rows, errors, strict=True)
+    }
+    add_arrays(path, tracks)
 
 
 def _errors_along(
