@@ -36,10 +36,11 @@ from mimii_jax.build import (
 from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.neural import NeuralDetector
+from mimii_jax.detectors.pictures import add_pictures
 from mimii_jax.runs import Run, Start
 from mimii_jax.scores import Scores, read_scores, write_scores
 from mimii_jax.watch import Watch
-from mimii_jax.workdir import add_examples, append_clips
+from mimii_jax.workdir import PICTURED, append_clips
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +58,7 @@ class Stage:
         return detector.fit(material.train, self.runs, self.folder, watch)
 
 
-TAKEN_OVER = (
-    "clips.csv",
-    "command.txt",
-    "config.json",
-    "examples.npz",
-    "metrics.jsonl",
-    "predictions.npz",
-)
+TAKEN_OVER = (*PICTURED, "command.txt", "config.json", "metrics.jsonl")
 
 
 def run_cell(cell: Cell, workdir: Path, options: Options, out: Path) -> bool:
@@ -82,11 +76,7 @@ def run_cell(cell: Cell, workdir: Path, options: Options, out: Path) -> bool:
     if found := same_result(cell, config, options, out):
         _take_over(found, workdir, cell)
         return True
-    for name in (
-        "clips.csv",
-        "examples.npz",
-        "predictions.npz",
-    ):  # of an earlier start; made anew
+    for name in PICTURED:  # of an earlier start; made anew
         (workdir / name).unlink(missing_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
     (workdir / "config.json").write_text(text + "\n")
@@ -174,8 +164,7 @@ def _keep_pictures(
     """Which clips there were, what some look like, and what a model makes of them."""
     for clips in (material.train, material.test):
         append_clips(clips, workdir / "clips.csv")
-    predict = detector.predict if isinstance(detector, NeuralDetector) else None
-    add_examples(build_front_end(config), material.test, workdir, predict)
+    add_pictures(build_front_end(config), detector, material.test, workdir)
 
 
 def _stage(

@@ -23,7 +23,7 @@ from mimii_jax.data.clips import Clips
 from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.neural import NeuralDetector
-from mimii_jax.detectors.tracks import add_tracks
+from mimii_jax.detectors.pictures import add_pictures
 from mimii_jax.official import write_official
 from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.figures import write_figures
@@ -34,7 +34,7 @@ from mimii_jax.runs import Start, runs_on_all
 from mimii_jax.scores import Scores, read_scores, write_scores
 from mimii_jax.sharding import wait_for_processes
 from mimii_jax.watch import Watch
-from mimii_jax.workdir import add_examples, append_clips, command_line, pictured
+from mimii_jax.workdir import PICTURED, append_clips, command_line, pictured
 
 # What may differ from an earlier start of the same training: it moves no number.
 FREE_TO_CHANGE = (
@@ -68,7 +68,7 @@ def train(config: Config, workdir: Path, watch: Watch) -> None:
     wait_for_processes("checked")
     if watch.leader:
         # Of an earlier start; they are made anew.
-        for name in ("clips.csv", "examples.npz", "predictions.npz", "tracks.npz"):
+        for name in PICTURED:
             (workdir / name).unlink(missing_ok=True)
     if len(types) > 1:
         # A bad file of the last type is found before the first is trained on.
@@ -224,8 +224,7 @@ def _score(
     """
     if watch.leader:
         append_clips(clips, out / "clips.csv")
-        predict = detector.predict if isinstance(detector, NeuralDetector) else None
-        add_examples(build_front_end(config), clips.test, out, predict)
+        add_pictures(build_front_end(config), detector, clips.test, out)
     tables = []
     if detector:
         scores = detector.score(clips.test, watch)
@@ -235,9 +234,6 @@ def _score(
                 watch.say(f"seed {seed}: no scores, since its training diverged")
                 continue
             tables.append(Scores.of_clips(name, seed, clips.test, score))
-    if isinstance(detector, NeuralDetector) and watch.leader:
-        rows = np.array(pictured(clips.test), int)
-        add_tracks(detector, clips.test, rows, out / "tracks.npz")
     mine = np.ones(len(clips), bool)
     if isinstance(detector, NeuralDetector):
         mine = detector.rows_needed(clips)

@@ -13,6 +13,8 @@ import numpy as np
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.features import FrontEnd
 
+# Files about the clips of a run, each made anew by every start.
+PICTURED = ("clips.csv", "examples.npz", "predictions.npz", "tracks.npz")
 # From features [clip, frame, bin] to what a model expects, and the scale of each bin.
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 

@@ -116,11 +116,14 @@ def test_a_convolution_over_blocks_is_a_strided_one():
     np.testing.assert_allclose(found, strided, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("n_out", [2, 4])
 @pytest.mark.parametrize(("reach", "before"), [(1, 0), (2, 0), (2, 1), (3, 1), (4, 0)])
-def test_the_convolution_for_a_cpu_and_its_gradients_are_those_of_jax(reach, before):
+def test_the_convolution_for_a_cpu_and_its_gradients_are_those_of_jax(
+    reach, before, n_out
+):
     x = jax.random.normal(jax.random.key(0), (2, 6, 5, 3))
-    kernel = jax.random.normal(jax.random.key(1), (reach, reach, 3, 4))
-    away = jax.random.normal(jax.random.key(2), (2, 6, 5, 4))
+    kernel = jax.random.normal(jax.random.key(1), (reach, reach, 3, n_out))
+    away = jax.random.normal(jax.random.key(2), (2, 6, 5, n_out))
 
     def gradients(run):
         value, back = jax.vjp(partial(run, before=before), x, kernel)

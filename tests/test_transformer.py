@@ -11,6 +11,7 @@ from training import leaves, train_on
 
 from configs import transformer as config
 from mimii_jax.build import build_detector
+from mimii_jax.models.attention import Seen, in_blocks
 from mimii_jax.models.encoder_decoder import sinusoids
 from mimii_jax.models.transformer import DECODINGS, Transformer
 
@@ -169,6 +170,32 @@ def test_a_clip_does_not_depend_on_the_others_nor_on_how_many(decoding):
     np.testing.assert_allclose(errors(model, x), one, rtol=1e-4)
     lifted = jax.jit(jax.vmap(lambda clip: model.error(clip[None])[0]))(x)
     np.testing.assert_allclose(lifted, one, rtol=1e-4)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("positions", [1, 63, 64, 65, 283])
+def test_attention_in_blocks_is_that_of_jax(positions, causal):
+    keys = jax.random.split(jax.random.key(0), 4)
+    query, key, value, weight = (
+        jax.random.normal(key, (2, 3, positions, 8)) for key in keys
+    )
+
+    def ours(query, key, value):
+        return in_blocks(query, Seen(key, value), causal)
+
+    def jaxs(*by_head):
+        q, k, v = (x.swapaxes(1, 2) for x in by_head)
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal).swapaxes(1, 2)
+
+    def with_gradients(attend):
+        def total(*x):
+            return jnp.sum(attend(*x) * weight)
+
+        return attend(query, key, value), jax.grad(total, (0, 1, 2))(query, key, value)
+
+    expected = jax.tree.leaves(with_gradients(jaxs))
+    for got, want in zip(jax.tree.leaves(with_gradients(ours)), expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
 def test_remat_changes_no_loss_and_no_gradient():

@@ -107,7 +107,7 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--clips", type=int, default=60, help="of noise (default 60)")
-    parser.add_argument("--steps", type=int, default=5, help="per turn (default 5)")
+    parser.add_argument("--steps", type=int, default=20, help="per turn (default 20)")
     parser.add_argument("--runs", type=int, default=3, help="in one program")
     parser.add_argument(
         "--group", type=int, default=1, help="that are stepped together"

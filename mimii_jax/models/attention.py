@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int
@@ -38,7 +39,7 @@ class Attention(nnx.Module):
     """Attention of several heads, of a sequence to another or itself.
 
     The softmax is in float32 whatever the dtype. A GPU computes whole sequences in
-    bfloat16 with cuDNN's fused kernel (not tried yet); XLA does all else.
+    bfloat16 with cuDNN's fused kernel (not tried yet); all else is `in_blocks`.
 
     Parameters
     ----------
@@ -58,8 +59,7 @@ class Attention(nnx.Module):
         )
         self.output = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
         self.heads = heads
-        fused = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
-        self.kernel: Any = "cudnn" if fused else "xla"
+        self.fused = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
 
     def _by_head(self, x: Array) -> Array:
         return x.reshape(*x.shape[:-1], self.heads, -1)
@@ -72,12 +72,13 @@ class Attention(nnx.Module):
 
     def __call__(self, x: Sequence, seen: Seen, causal: bool) -> Sequence:
         """What each position of x finds: up to its own position if causal."""
-        found = jax.nn.dot_product_attention(
-            self._by_head(self.query(x)),
-            *map(_swapped, seen),
-            is_causal=causal,
-            implementation=self.kernel,
-        )
+        query = self._by_head(self.query(x))
+        if self.fused:
+            found = jax.nn.dot_product_attention(
+                query, *map(_swapped, seen), is_causal=causal, implementation="cudnn"
+            )
+        else:
+            found = _swapped(in_blocks(_swapped(query), seen, causal))
         return self.output(found.reshape(x.shape))
 
     def at(self, x: Sequence, seen: Seen, last: Int[Array, ""] | None) -> Sequence:
@@ -96,6 +97,32 @@ class Attention(nnx.Module):
 
 def _swapped(x: Array) -> Array:
     return jnp.swapaxes(x, 1, 2)
+
+
+def in_blocks(
+    query: Float[Array, "batch head position channel"], seen: Seen, causal: bool
+) -> Float[Array, "batch head position channel"]:
+    """`jax.nn.dot_product_attention`, without most of what is masked if causal.
+
+    Each of at most four blocks of positions attends to the keys up to its own end. On a
+    CPU that and the order of the axes halve the time of a training step's attention.
+    """
+    n_positions = query.shape[2]
+    size = max(-(-n_positions // 4), 64) if causal else n_positions
+    query = query * query.shape[-1] ** -0.5
+    found = []
+    for start in range(0, n_positions, size):
+        end = min(start + size, n_positions)
+        last = end if causal else seen.key.shape[2]
+        key, value = seen.key[:, :, :last], seen.value[:, :, :last]
+        logits = jnp.einsum("bhqc,bhkc->bhqk", query[:, :, start:end], key)
+        logits = logits.astype(jnp.float32)
+        if causal:
+            is_past = np.tri(end - start, last, start, dtype=bool)[None, None]
+            logits = jnp.where(is_past, logits, -jnp.inf)
+        weights = jax.nn.softmax(logits).astype(value.dtype)
+        found.append(jnp.einsum("bhqk,bhkc->bhqc", weights, value))
+    return jnp.concatenate(found, axis=2)
 
 
 class FeedForward(nnx.Module):

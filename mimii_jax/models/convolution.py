@@ -67,17 +67,43 @@ def convolve_on_cpu(
     kernel: Float[Array, "reach reach channel channel2"],
     before: int,
 ) -> Float[Array, "batch frame bin channel2"]:
-    """As `convolve`: a matrix product for each pixel of a filter, and their sum.
+    """As `convolve`, by one matrix product.
 
     XLA's CPU backend does not find its quick convolution for gradients inside a loop,
     and the steps of a training are one: measured 30 times slower than this.
     """
-    reach, (batch, frames, bins, channels) = len(kernel), x.shape
-    around = (before, reach - 1 - before)
+    reach, _, n_in, n_out = kernel.shape
+    if n_out < n_in:
+        return _sum_of_shifted(x, kernel, before)
+    # Every pixel with those around it, as far as a filter sees.
+    size, around = x.shape[1:3], (before, reach - 1 - before)
     x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
-    total = jnp.zeros((batch * frames * bins, kernel.shape[3]), x.dtype)
-    for i, j in product(range(reach), repeat=2):
-        # Of matrices: with more axes the same product is slow again.
-        pixels = x[:, i : i + frames, j : j + bins].reshape(-1, channels)
-        total += jnp.dot(pixels, kernel[i, j])
-    return total.reshape(batch, frames, bins, -1)
+    seen = [
+        x[:, i : i + size[0], j : j + size[1]] for i, j in _pixels_of_a_filter(reach)
+    ]
+    return _product(jnp.concatenate(seen, axis=-1), kernel.reshape(-1, n_out))
+
+
+def _sum_of_shifted(x: Array, kernel: Array, before: int) -> Array:
+    """What every pixel gives to those around it, summed there.
+
+    It moves less memory than gathering them where there are fewer channels out than in.
+    """
+    reach, _, n_in, n_out = kernel.shape
+    given = _product(x, jnp.moveaxis(kernel, 2, 0).reshape(n_in, -1))
+    total = jnp.zeros((*x.shape[:3], n_out), x.dtype)
+    after, (_, frames, bins, _) = reach - 1 - before, x.shape
+    around = ((0, 0), (before, after), (before, after), (0, 0))
+    parts = jnp.split(jnp.pad(given, around), reach**2, axis=-1)
+    for part, (i, j) in zip(parts, _pixels_of_a_filter(reach), strict=True):
+        total += part[:, i : i + frames, j : j + bins]
+    return total
+
+
+def _pixels_of_a_filter(reach: int) -> list[tuple[int, int]]:
+    return list(product(range(reach), range(reach)))
+
+
+def _product(x: Array, matrix: Array) -> Array:
+    """Over the last axis. Of matrices: with more axes the same product is slow."""
+    return jnp.dot(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], -1)

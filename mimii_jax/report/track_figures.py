@@ -11,7 +11,7 @@ from mimii_jax.report.score_figures import BLUE, VERMILION
 
 
 def track_figures(path: Path) -> Iterator[tuple[str, Figure]]:
-    """A figure per machine type from the file of `detectors.tracks`."""
+    """A figure per machine type from the file of `detectors.pictures`."""
     with np.load(path) as file:
         tracks = dict(file)
     for machine_type in sorted({key.split("/")[0] for key in tracks}):

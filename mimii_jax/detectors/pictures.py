@@ -1,4 +1,4 @@
-"""How the error of a neural detector goes along single clips, for pictures."""
+"""What pictures show of single clips: features, predictions, errors along time."""
 
 from pathlib import Path
 from typing import Any
@@ -7,24 +7,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Float32, Int, Int16
+from jaxtyping import Array, Float, Float32, Int16
 
 from mimii_jax.data.clips import Clips
+from mimii_jax.detectors import Detector
 from mimii_jax.detectors.neural import NeuralDetector
-from mimii_jax.workdir import add_arrays, picture_name
+from mimii_jax.features import FrontEnd
+from mimii_jax.workdir import add_arrays, add_examples, picture_name, pictured
 
 
-def add_tracks(
-    detector: NeuralDetector, clips: Clips, rows: Int[np.ndarray, " row"], path: Path
+def add_pictures(
+    front_end: FrontEnd, detector: Detector | None, clips: Clips, workdir: Path
 ) -> None:
-    """Add to a file the error along each of these clips, under the first seed.
+    """Add each ID's first normal and first anomalous test clip to a workdir.
+
+    Its features, and if the detector is neural what its model makes of them.
+    """
+    neural = detector if isinstance(detector, NeuralDetector) else None
+    add_examples(front_end, clips, workdir, neural.predict if neural else None)
+    if neural:
+        _add_tracks(neural, clips, workdir / "tracks.npz")
+
+
+def _add_tracks(detector: NeuralDetector, clips: Clips, path: Path) -> None:
+    """Add the error along clips, under the first seed.
 
     Under "<machine type>/<ID>/<normal or anomalous>": f32 [shape=(2, step)], the middle
     of each step in seconds, and the mean of its squared errors per bin. Nothing is
     added where the training of every seed diverged.
     """
+    rows = pictured(clips)
     alive = np.flatnonzero(np.asarray(detector.state.alive))
-    if not len(alive) or not len(rows):
+    if not len(alive) or not rows:
         return
     run = jax.tree.map(lambda leaf: np.asarray(leaf[alive[0]]), detector.state)
     frames, errors = _errors_along(detector, run, clips.audio[rows])
