@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from records_server import (
 from wav_files import noise
 
 from mimii_jax.data import dcase, fetch, records
+from mimii_jax.data.labels import read_labels
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,8 +61,10 @@ def test_what_is_there_is_not_asked_for_again(server, dev, fan, tmp_path, capsys
 
 
 def test_several_splits_come_into_one_folder_with_the_labels(
-    server, dev, fan, tmp_path
+    server, dev, fan, tmp_path, monkeypatch
 ):
+    small = {"eval_data_test_fan.zip": {"01": (0, 0, 0, 4)}}
+    monkeypatch.setattr(records, "COUNTS", small)
     server.publish(ADDITIONAL, "eval_data_train_fan.zip", zipped(fan["additional"]))
     server.publish(EVAL, "eval_data_test_fan.zip", zipped(fan["eval"]))
     lines = [
@@ -82,8 +86,30 @@ def test_every_machine_and_split_has_a_file_once():
     assert len(files) == 3 * 6 + 1
     assert {file.record for file in files} == {DEV, ADDITIONAL, EVAL, LABELS}
     assert "eval_data_test_ToyConveyor.zip" in {file.name for file in files}
-    for name in records.COUNTS:
+    for name in (*records.COUNTS, *records.SIZES):
         assert name in {file.name for file in files}
+
+
+def test_how_much_will_come_is_said_beforehand(server, dev, tmp_path, capsys):
+    get(server, tmp_path)
+    assert capsys.readouterr().out.startswith("1 files: 1.35 GB\n")
+    sources = records.wanted(("slider",), ("dev", "eval"))
+    assert records.amount(sources) == (
+        "3 files: 1.00 GB and eval_data_test_slider.zip of a size that the record says"
+    )
+
+
+def test_the_evaluation_has_the_clips_of_its_list_of_labels(published_labels):
+    assert published_labels.stat().st_size == records.SIZES["eval_data_list.csv"]
+    clips = Counter(
+        (machine, name.split("_")[1]) for machine, name in read_labels(published_labels)
+    )
+    known = {
+        (machine, i): counts
+        for machine in records.MACHINES
+        for i, counts in records.COUNTS[f"eval_data_test_{machine}.zip"].items()
+    }
+    assert known == {key: (0, 0, 0, n) for key, n in clips.items()}
 
 
 # servers that misbehave

@@ -25,6 +25,7 @@ from mimii_jax.data.records import (
     MACHINES,
     RECORDS,
     Source,
+    amount,
     look_up,
     require_published,
     summary,
@@ -115,8 +116,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _parser().parse_args(arguments)
     machines = MACHINES if "all" in given.machine else given.machine
     splits = tuple(RECORDS) if "all" in given.split else given.split
+    sources = wanted(machines, splits)
+    print(amount(sources))
     try:
-        for source in wanted(machines, splits):
+        for source in sources:
             bring(given.base_url.rstrip("/"), source, given.out, Console())
     except DownloadError as error:
         sys.exit(f"error: {error}")

@@ -1,7 +1,7 @@
 """One file by HTTP: gone on with where it broke off, and held against its MD5 sum.
 
-pooch can neither resume nor keep a wrong file aside, so that of pooch there is only the
-hash; requests, on which it stands, does the rest.
+pooch fetches; what it lacks is here in its downloader: a file is gone on with, a busy
+server is asked again, a wrong file is kept aside.
 """
 
 import errno
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pooch
 import requests
@@ -87,11 +87,16 @@ def fetch(
         if _size(part) < size:
             raise _Again(f"{url}: ended after {_size(part)} of {size} bytes")
 
-    try:
+    def download(url: str, output_file: Any, pooch: Any) -> None:
         if _size(part) != size:
             _persist(attempt, say)
-        require_md5(part, path, md5)
-        os.replace(part, path)
+        require_md5(part, path, md5)  # pooch, too, looks, but drops what is wrong
+        os.replace(part, output_file)
+
+    pooch.get_logger().setLevel("WARNING")
+    resuming: Any = download  # pooch's type of it names the arguments otherwise
+    try:
+        pooch.retrieve(url, f"md5:{md5}", path.name, path.parent, downloader=resuming)
     except OSError as error:
         raise unwritable(part, error) from error
 

@@ -11,8 +11,7 @@ from mimii_jax.data.layouts import DCASE_2020, LABELS
 
 MACHINES = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
 
-# Split -> Zenodo records and their files. Sizes and MD5 sums are those that the record
-# itself answers with, so that none is written down here.
+# Split -> Zenodo records and their files.
 RECORDS = {
     "dev": ((3678171, "dev_data_{machine}.zip"),),
     "additional": ((3727685, "eval_data_train_{machine}.zip"),),
@@ -22,8 +21,28 @@ RECORDS = {
     ),
 }
 
+# Bytes, to say beforehand how much will come; the archives of evaluation clips are not
+# among them. What a file is held against is the size and the MD5 sum that its record
+# answers with. (Source: keys of the DataLad data set datasets--dcase2020, whose MD5
+# sums are those of soundata; three of them also the answer of Zenodo's API, 2026.)
+SIZES = {
+    "dev_data_ToyCar.zip": 1_816_443_231,
+    "dev_data_ToyConveyor.zip": 1_868_564_070,
+    "dev_data_fan.zip": 1_354_774_772,
+    "dev_data_pump.zip": 1_031_279_015,
+    "dev_data_slider.zip": 1_002_998_966,
+    "dev_data_valve.zip": 1_013_925_627,
+    "eval_data_train_ToyCar.zip": 861_354_584,
+    "eval_data_train_ToyConveyor.zip": 887_026_878,
+    "eval_data_train_fan.zip": 697_147_242,
+    "eval_data_train_pump.zip": 590_897_096,
+    "eval_data_train_slider.zip": 577_515_541,
+    "eval_data_train_valve.zip": 615_645_426,
+    "eval_data_list.csv": 338_426,
+}
+
 # Clips per ID where they are published: to train on; to test on: normal, anomalous,
-# without a label.
+# without a label. Those of the evaluation are the lines of its list of labels.
 COUNTS = {
     "dev_data_slider.zip": {
         "00": (968, 100, 356, 0),
@@ -36,10 +55,35 @@ COUNTS = {
         "03": (968, 0, 0, 0),
         "05": (434, 0, 0, 0),
     },
+    "eval_data_test_ToyCar.zip": {
+        "05": (0, 0, 0, 515),
+        "06": (0, 0, 0, 515),
+        "07": (0, 0, 0, 515),
+    },
+    "eval_data_test_ToyConveyor.zip": {
+        "04": (0, 0, 0, 555),
+        "05": (0, 0, 0, 555),
+        "06": (0, 0, 0, 555),
+    },
+    "eval_data_test_fan.zip": {
+        "01": (0, 0, 0, 426),
+        "03": (0, 0, 0, 458),
+        "05": (0, 0, 0, 458),
+    },
+    "eval_data_test_pump.zip": {
+        "01": (0, 0, 0, 216),
+        "03": (0, 0, 0, 213),
+        "05": (0, 0, 0, 348),
+    },
     "eval_data_test_slider.zip": {
         "01": (0, 0, 0, 278),
         "03": (0, 0, 0, 278),
         "05": (0, 0, 0, 278),
+    },
+    "eval_data_test_valve.zip": {
+        "01": (0, 0, 0, 220),
+        "03": (0, 0, 0, 220),
+        "05": (0, 0, 0, 500),
     },
 }
 NO_CLIPS = (0, 0, 0, 0)
@@ -72,6 +116,15 @@ def wanted(machines: Sequence[str], splits: Sequence[str]) -> list[Source]:
         for record, name in RECORDS[split]
     ]
     return list(dict.fromkeys(files))
+
+
+def amount(sources: Sequence[Source]) -> str:
+    """How much these files are, in words."""
+    known = [SIZES[source.name] for source in sources if source.name in SIZES]
+    others = [source.name for source in sources if source.name not in SIZES]
+    parts = [f"{sum(known) / 1e9:.2f} GB"] if known else []
+    parts += [f"{', '.join(others)} of a size that the record says"] if others else []
+    return f"{len(sources)} files: {' and '.join(parts)}"
 
 
 def look_up(base_url: str, source: Source, say: Say) -> Remote:
