@@ -5,6 +5,9 @@ and which cell one of them died of is not told.
 """
 
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -63,12 +66,21 @@ class Worker:
 
 def _serve(connection: Connection) -> None:
     """Answer calls until the other end is closed, or something asks to stop."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:
             function, arguments = connection.recv()
             connection.send(function(*arguments))
     except (EOFError, ConnectionError, Interrupted, KeyboardInterrupt):
         connection.close()
+
+
+def _end_with_parent() -> None:
+    """Ask this process to save and end when the one that started it has been killed."""
+    parent = multiprocessing.parent_process()
+    assert parent
+    parent.join()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Workers:

@@ -223,3 +223,42 @@ def test_what_another_study_has_done_is_not_done_again(recordings, tmp_path):
     assert d.detectors == ["d: all", "d: id 00", "d: id 02"]
     outcomes, _ = run(cells, recordings, tmp_path)
     assert not any(o.fresh for o in outcomes.values())
+
+
+SLEEPS = """
+import os, time
+from experiments.processes import workers
+if __name__ == "__main__":
+    with workers(1) as started:
+        print(started.call(os.getpid), flush=True)
+        started.call(time.sleep, 60)
+"""
+
+
+def test_a_process_ends_with_the_one_that_started_it(tmp_path):
+    script = tmp_path / "sleeps.py"
+    script.write_text(SLEEPS)
+    parent = subprocess.Popen(
+        [sys.executable, script],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": FOLDERS},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert parent.stdout
+    child = Path("/proc") / parent.stdout.readline().strip()
+
+    def runs():
+        """Not gone, nor a zombie that nobody asks how it ended."""
+        try:
+            return (child / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    assert runs()
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 30
+    while runs() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not runs()
