@@ -19,7 +19,7 @@ from rich.console import Console
 
 from experiments.cell import SIMULATED, Cell, Options, split_overrides
 from experiments.reported import FIRST_REPORT
-from experiments.runner import add_arguments, failures, run_cells
+from experiments.runner import add_arguments, failures, run_cells, share
 from experiments.training_sets import MATRIX
 from mimii_jax.build import ConfigError
 from mimii_jax.matrix import AUC, Matrix, matrices
@@ -60,11 +60,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="folder of the evaluation clips, with their published labels in it, as "
         f"further columns; or '{SIMULATED}', for simulated ones",
     )
+    parser.add_argument(
+        "--shares",
+        nargs=2,
+        type=share,
+        default=(None, None),
+        metavar=("TRAIN", "TEST"),
+        help="of the official number of clips; by default all recordings, or "
+        "data.scale of simulated ones",
+    )
     add_arguments(parser, "runs/cross_id")
     args, rest = parser.parse_known_args(argv)
     console = Console(file=sys.stdout, highlight=False)
     try:
-        options = Options(command_line(), split_overrides(rest), args.evaluation)
+        overrides = split_overrides(rest)
+        options = Options(command_line(), overrides, args.evaluation, *args.shares)
         cells = {cell.folder: cell for cell in map(matrix_cell, args.config)}
         outcomes = run_cells(cells, options, args, console)
         for key, outcome in outcomes.items():

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from experiments import studies
 from experiments.cell import Cell, Options, split_overrides
-from experiments.runner import Outcome, add_arguments, failures, run_cells
+from experiments.runner import Outcome, add_arguments, failures, run_cells, share
 from experiments.study_page import study_section
 from mimii_jax.build import ConfigError
 from mimii_jax.report.of_workdir import data_block
@@ -77,7 +77,7 @@ def _parse(
     add = parser.add_argument
     add(
         "--scale",
-        type=_share,
+        type=share,
         default=SCALE,
         help="share of the official training clips; of the test clips ten times as "
         f"many, at most all (default {SCALE}). Below 1 there are two seeds, unless "
@@ -88,16 +88,6 @@ def _parse(
     add_arguments(parser, "runs/reproduce")
     args, rest = parser.parse_known_args(argv)
     return args, rest, parser
-
-
-def _share(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
-    if not 0 < share <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not above 0, up to 1")
-    return share
 
 
 def _write(

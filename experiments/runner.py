@@ -62,6 +62,17 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add("--scheduler", default="", metavar="ADDRESS", help="of Dask: tcp://HOST:8786")
 
 
+def share(text: str) -> float:
+    """A share of something, from a command line."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not above 0, up to 1")
+    return value
+
+
 def run_cells(
     cells: Mapping[str, Cell],
     options: Options,
