@@ -61,7 +61,7 @@ img { display: block; max-width: 100%; height: auto; background: #ffffff; }
   img { max-width: none; width: max(100%, var(--least)); } }
 @media print {
   @page { margin: 1.5cm; }
-  body { font-size: 9.5pt; } main { max-width: none; padding: 0; }
+  :root { font-size: 9.5pt; } main { max-width: none; padding: 0; }
   nav { display: none; } h2 { break-after: avoid; }
   figure, tr { break-inside: avoid; } img { max-height: 22cm; width: auto; }
   .scroll, pre { overflow: visible; } pre { white-space: pre-wrap; }
