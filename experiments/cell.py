@@ -13,14 +13,17 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import iter_modules
 from typing import Any
 
 import jax
 
+import configs
 from experiments.training_sets import ALL
 from mimii_jax.build import Config, ConfigError
 
 RESULT = "cell.json"
+BEGUN = "begun.json"
 SIMULATED = "simulated"
 
 
@@ -101,6 +104,24 @@ class Options:
     evaluation: str = ""
     train_share: float | None = None
     test_share: float | None = None
+
+
+def require_known(options: Options) -> None:
+    """Refuse a field on the command line that no config of this repository has.
+
+    One that only some of them have is set in those.
+
+    Raises
+    ------
+    ConfigError : names it
+    """
+    modules = [
+        import_module(f"configs.{m.name}") for m in iter_modules(configs.__path__)
+    ]
+    known = [m.get_config() for m in modules if hasattr(m, "get_config")]
+    for name, _ in options.overrides:
+        if not any(has_field(config, name) for config in known):
+            raise ConfigError(f"--config.{name}: there is no such field in configs/")
 
 
 def has_field(config: Config, name: str) -> bool:
@@ -195,6 +216,22 @@ def is_done(workdir: Path, cell: Cell, config: Config, options: Options) -> bool
     if not _answers(known, _asked(cell, config, options)):
         raise ConfigError(f"{workdir}: is of other settings; choose another --out")
     return True
+
+
+def begin(workdir: Path, cell: Cell, config: Config, options: Options) -> None:
+    """Note what a cell is about before it trains.
+
+    Raises
+    ------
+    ConfigError : it was begun with other settings, whose checkpoints are there
+    """
+    asked, path = _asked(cell, config, options), workdir / BEGUN
+    if path.exists() and json.loads(path.read_text()) != asked:
+        raise ConfigError(
+            f"{workdir}: was begun with other settings; choose another --out, or "
+            "remove it"
+        )
+    path.write_text(json.dumps(asked, indent=2) + "\n")
 
 
 def same_result(cell: Cell, config: Config, options: Options, out: Path) -> Path | None:

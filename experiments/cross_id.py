@@ -23,6 +23,7 @@ from experiments.runner import add_arguments, failures, run_cells, share
 from experiments.training_sets import MATRIX
 from mimii_jax.build import ConfigError
 from mimii_jax.matrix import AUC, Matrix, matrices
+from mimii_jax.parts import split_part
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.matrix import (
     METRICS,
@@ -90,8 +91,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def matrix_cell(spec: str) -> Cell:
-    """The whole matrix of "configs/mlp_vae.py:reference", or of the name alone."""
+    """The whole matrix of "configs/mlp_vae.py:reference", or of the name alone.
+
+    Raises
+    ------
+    ConfigError : the file is not of this repository's `configs`
+    """
     file, _, variant = spec.partition(":")
+    if Path(file).parent not in (Path("."), Path("configs")):
+        raise ConfigError(f"{file}: only a file in configs/ can be a cell")
     name = Path(file).name.removesuffix(".py") + (f":{variant}" if variant else "")
     return Cell(name, name, sets=MATRIX)
 
@@ -100,10 +108,13 @@ def write_matrices(workdir: Path) -> list[tuple[Matrix, dict[str, str]]]:
     """Write the matrices of a cell; returns them, and what was reported."""
     config = load_config(workdir)
     known = FIRST_REPORT.get(config.detector.name, {})
+    if config.detector.get("kernel", "linear") != "linear":
+        known = {}  # the report's one-class SVM is linear
     reported = {row: str(numbers) for row, numbers in known.items()}
     (workdir / REPORTED).write_text(json.dumps(reported, indent=2) + "\n")
-    scores = read_scores(workdir / "scores.csv")
-    found = matrices(scores, bootstrap=config.eval.bootstrap)
+    c = config.eval
+    scores = split_part(read_scores(workdir / "scores.csv"), c.split, c.split_seed)
+    found = matrices(scores, bootstrap=c.bootstrap, max_fpr=c.max_fpr)
     for matrix in found:
         stem = f"matrix_{matrix.name.split(', ')[-1]}"
         (workdir / f"{stem}.md").write_text(markdown(matrix, reported))

@@ -18,6 +18,7 @@ from experiments.cell import (
     RESULT,
     Cell,
     Options,
+    begin,
     copy_result,
     is_done,
     same_result,
@@ -37,6 +38,7 @@ from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.detectors.pictures import add_pictures
+from mimii_jax.progress import NonFiniteLoss
 from mimii_jax.runs import Run, Start
 from mimii_jax.scores import Scores, read_scores, write_scores
 from mimii_jax.watch import Watch
@@ -55,6 +57,7 @@ class Stage:
         """Train, or read what is trained already."""
         detector = build_detector(config)
         assert detector
+        watch.context["stage"] = self.folder.name
         return detector.fit(material.train, self.runs, self.folder, watch)
 
 
@@ -76,6 +79,7 @@ def run_cell(cell: Cell, workdir: Path, options: Options, out: Path) -> bool:
     if found := same_result(cell, config, options, out):
         _take_over(found, workdir, cell)
         return True
+    begin(workdir, cell, config, options)
     for name in PICTURED:  # of an earlier start; made anew
         (workdir / name).unlink(missing_ok=True)
     text = json.dumps(config.to_dict(), indent=2)
@@ -153,7 +157,11 @@ def _of_type(
         )
         second = folder.with_name(f"{folder.name}_fine_tuned")
         tuned = _stage(config, rows, second, dict(of_all))
-        detector = tuned.fit(config, material, watch)
+        try:
+            detector = tuned.fit(config, material, watch)
+        except NonFiniteLoss as error:
+            watch.say(f"fine-tuning diverged: {error}")
+            return tables
         tables += _score(cell, config, tuned, detector, material, watch)
     return tables
 

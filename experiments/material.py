@@ -9,7 +9,7 @@ import numpy as np
 from experiments.cell import SIMULATED, Options
 from mimii_jax.build import Config, load_clips
 from mimii_jax.data import slide_rail
-from mimii_jax.data.clips import Clips
+from mimii_jax.data.clips import Clips, DataError
 from mimii_jax.watch import Watch
 
 EVALUATION_IDS = ("01", "03", "05")
@@ -41,9 +41,12 @@ def load(
     clips = _load(config, machine_type, watch)
     train, test = _share(clips.train, train_share), _share(clips.test, test_share)
     if options.evaluation:
-        test = _append(test, _evaluation(config, machine_type, options, watch))
+        test = _append(
+            test, _evaluation(config, machine_type, options, test.ids, watch)
+        )
     n_own = len(train)
     if extra:
+        _require_slider(machine_type)
         counts = {i: int(np.sum(train.machine_id == i)) for i in train.ids}
         smallest = min(counts, key=counts.__getitem__)
         missing = max(counts.values()) - counts[smallest]
@@ -55,15 +58,25 @@ def load(
 
 
 def _evaluation(
-    config: Config, machine_type: str, options: Options, watch: Watch
+    config: Config, machine_type: str, options: Options, known: list[str], watch: Watch
 ) -> Clips:
-    """Test clips of further machine IDs, those of the challenge's evaluation."""
+    """Test clips of machine IDs that are not known yet: the challenge's evaluation."""
     config = deepcopy(config)
     simulated = options.evaluation == SIMULATED
     config.data.root = "" if simulated else options.evaluation
     config.data.ids = EVALUATION_IDS if simulated else ()
+    if simulated:
+        _require_slider(machine_type)
     clips = load_clips(config, machine_type, watch, splits=("test",))
+    clips = clips[~np.isin(clips.machine_id, known)]
+    if not len(clips):
+        raise DataError(f"{options.evaluation}: no ids but {', '.join(known)}")
     return _share(clips, None if simulated else options.test_share)
+
+
+def _require_slider(machine_type: str) -> None:
+    if machine_type != "slider":
+        raise DataError(f"{machine_type}: only slide rails can be simulated")
 
 
 _last: dict[tuple[str, str], Clips] = {}

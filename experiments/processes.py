@@ -46,7 +46,7 @@ class Worker:
         try:
             self._connection.send((function, arguments))
             return self._connection.recv()
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, OSError, TypeError) as error:  # as of one closed meanwhile
             self.close()
             raise Died from error
 
@@ -66,6 +66,7 @@ class Worker:
 
 def _serve(connection: Connection) -> None:
     """Answer calls until the other end is closed, or something asks to stop."""
+    os.setsid()  # a Ctrl-C goes to the one that started it, which asks this one to save
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:

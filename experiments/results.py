@@ -45,12 +45,11 @@ def main() -> None:
     tables = []
     for name in args.configs:
         workdir = args.out / name.replace(":", "_")
-        if not (workdir / "scores.csv").is_file():
-            file, _, variant = name.partition(":")
-            config = import_module(f"configs.{file}").get_config(variant or "default")
-            config.data.root = args.root
-            config.data.scale = args.scale
-            run.train(config, workdir, watch)
+        file, _, variant = name.partition(":")
+        config = import_module(f"configs.{file}").get_config(variant or "default")
+        config.data.root = args.root
+        config.data.scale = args.scale
+        run.train(config, workdir, watch)  # refuses a workdir of other settings
         tables.append(read_scores(workdir / "scores.csv"))
     controls = tables[0][np.isin(tables[0].detector, CONTROLS)]
     learned = [

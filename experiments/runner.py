@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from experiments.cell import Cell, NotAvailable, Options
+from experiments.cell import Cell, NotAvailable, Options, require_known
 from experiments.fit import run_cell
 from experiments.processes import Died, Workers, workers
 from mimii_jax.main import ERRORS, STOPPED, keep_compiled
@@ -57,9 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     """The flags that all commands that run cells share."""
     add = parser.add_argument
     add("--out", type=Path, default=Path(out), help=f"folder (default {out})")
-    add("--jobs", type=int, default=1, metavar="N", help="cells at once (default 1)")
+    add("--jobs", type=_number, default=1, metavar="N", help="cells at once (1)")
     add("--backend", choices=("local", "dask"), default="local")
     add("--scheduler", default="", metavar="ADDRESS", help="of Dask: tcp://HOST:8786")
+
+
+def _number(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return int(text)
 
 
 def share(text: str) -> float:
@@ -83,7 +89,12 @@ def run_cells(
 
     A cell that fails, or whose process dies, is an outcome like others. The console
     needs a file of its own: what a cell prints goes to the log of the cell.
+
+    Raises
+    ------
+    ConfigError : a field on the command line is in no config
     """
+    require_known(options)
     args.out.mkdir(parents=True, exist_ok=True)
     outcomes: dict[str, Outcome] = {}
     columns = (

@@ -66,8 +66,10 @@ def about_tuning(tuned: Matrix, rows: Matrix) -> str:
     on_test = _averages(rows)
     text += f". On the test part it has {digits(on_test[picked])}"
     change = rows.change(picked, AVERAGE)
-    if change is None:
+    if picked == rows.base:
         return f"{text}: it is the row that the others are compared with."
+    if change is None:
+        return f"{text}; “{rows.base}”, to compare it with, has no numbers."
     within = "beyond noise" if change.beyond_noise else "within noise"
     return f"{text}, {signed(change)} against “{rows.base}”: {within}."
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -58,17 +59,20 @@ class Findings:
     tuned: Matrix | None
 
 
-def find(study: Study, folders: Sequence[Path], bootstrap: int) -> list[Findings]:
+def find(
+    study: Study, folders: Sequence[Path], *, bootstrap: int, max_fpr: float
+) -> list[Findings]:
     """What the cells in these folders found, for each machine type."""
+    how = {"bootstrap": bootstrap, "max_fpr": max_fpr}
     tables = [read_scores(folder / "scores.csv") for folder in folders]
     scores = Scores.concatenate(tables)
     return [
-        _of_type(study, scores[scores.machine_type == machine_type], bootstrap)
+        _of_type(study, scores[scores.machine_type == machine_type], how)
         for machine_type in scores.machine_types
     ]
 
 
-def _of_type(study: Study, scores: Scores, bootstrap: int) -> Findings:
+def _of_type(study: Study, scores: Scores, how: dict[str, Any]) -> Findings:
     of_matrix = tuple(model + SEPARATOR for model in models(scores.detectors))
     names = scores.detector.tolist()
     others = scores[np.array([not name.startswith(of_matrix) for name in names])]
@@ -77,8 +81,8 @@ def _of_type(study: Study, scores: Scores, bootstrap: int) -> Findings:
     if len(others):
         parts = (REPORT, TUNE) if study.tunes else ("all",)
         found = [
-            compare(split_part(others, part, 0), name, study.base, bootstrap=bootstrap)
+            compare(split_part(others, part, 0), name, study.base, **how)
             for part in parts
         ]
         rows, tuned = found[0], found[1] if study.tunes else None
-    return Findings(scores, matrices(scores, bootstrap=bootstrap), rows, tuned)
+    return Findings(scores, matrices(scores, **how), rows, tuned)

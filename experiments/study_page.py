@@ -52,8 +52,9 @@ def study_section(
     if missing:
         blocks.append(f"Without numbers, for the reasons above: {', '.join(missing)}.")
     if done:
-        bootstrap = cells[done[0]].build(options).eval.bootstrap
-        for found in find(study, [out / key for key in done], bootstrap):
+        c = cells[done[0]].build(options).eval
+        folders = [out / key for key in done]
+        for found in find(study, folders, bootstrap=c.bootstrap, max_fpr=c.max_fpr):
             blocks += _findings(study, found, out / name)
         for key in done:
             blocks += _figures(key, out / key)
@@ -97,8 +98,9 @@ def _findings(study: Study, found: Findings, folder: Path) -> Iterator[Block]:
 
 def _reported(matrix: Matrix) -> dict[str, str]:
     """What a report says about the rows of a model's matrix."""
-    model = matrix.name.split(",")[0].split(":")[0]
-    family = {"one_class_svm": "sgd_one_class_svm"}.get(model, model)
+    model = matrix.name.split(",")[0]
+    names = {"one_class_svm:linear": "sgd_one_class_svm"}  # the report's is linear
+    family = names.get(model, model.split(":")[0])
     return {row: str(value) for row, value in FIRST_REPORT.get(family, {}).items()}
 
 

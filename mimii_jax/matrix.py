@@ -92,7 +92,9 @@ def compare(
     return Matrix(name, base, measured, seeds)
 
 
-def matrices(scores: Scores, *, bootstrap: int = 1000) -> list[Matrix]:
+def matrices(
+    scores: Scores, *, bootstrap: int = 1000, max_fpr: float = MAX_FPR
+) -> list[Matrix]:
     """A matrix for each machine type and model whose rows are training sets."""
     found = []
     for machine_type in scores.machine_types:
@@ -102,7 +104,9 @@ def matrices(scores: Scores, *, bootstrap: int = 1000) -> list[Matrix]:
             own = of_type[np.char.startswith(of_type.detector, start)]
             short = own.renamed(lambda name: name.split(SEPARATOR)[-1])
             title = f"{model}, {machine_type}"
-            found.append(compare(short, title, BASE, bootstrap=bootstrap))
+            found.append(
+                compare(short, title, BASE, bootstrap=bootstrap, max_fpr=max_fpr)
+            )
     return found
 
 

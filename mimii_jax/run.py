@@ -32,6 +32,7 @@ from mimii_jax.report.tables import results_table
 from mimii_jax.results import evaluate
 from mimii_jax.runs import Start, runs_on_all
 from mimii_jax.scores import Scores, read_scores, write_scores
+from mimii_jax.scoring import MAHALANOBIS
 from mimii_jax.sharding import wait_for_processes
 from mimii_jax.watch import Watch
 from mimii_jax.workdir import PICTURED, append_clips, command_line, pictured
@@ -49,6 +50,14 @@ OF_THE_MODEL = (
     "scoring.kind",
     "scoring.per_id",
     "seeds",
+    # Which normal clips it was trained on, where they are drawn.
+    "data.split_seed",
+    "data.test_normals",
+)
+# And where what is normal was learned from scored training clips.
+OF_THE_NORMALS = (
+    *("scoring.pooling", "scoring.top_k", "scoring.gwrp_r"),
+    *("scoring.decoding", "scoring.given", "windows.scoring_hop"),
 )
 
 
@@ -169,8 +178,11 @@ def evaluate_again(config: Config, workdir: Path, out: Path, watch: Watch) -> No
     training; everything that the model depends on must be as it was in training.
     """
     check(config)
+    fixed = OF_THE_MODEL
+    if config.get("scoring") and config.scoring.get("kind") == MAHALANOBIS:
+        fixed += OF_THE_NORMALS
     for name, known, asked in _differences(load_config(workdir), config):
-        if name.startswith(OF_THE_MODEL):
+        if name.startswith(fixed):
             raise ConfigError(
                 f"--config: {name}={asked} differs from that of the model in "
                 f"{workdir}, {known}"

@@ -17,8 +17,8 @@ from rich.progress import (
 )
 
 
-class Interrupted(Exception):
-    """Stopped on request; whatever was saved can be gone on from."""
+class Interrupted(BaseException):
+    """Stopped on request, no error; whatever was saved can be gone on from."""
 
 
 class Watch:

@@ -224,6 +224,9 @@ def test_distances_from_normal_clips_are_kept_with_the_model(
     assert auc(vae.label, vae.score) == 1.0
     printed, _ = again(config, tmp_path / "run")
     assert "scores: identical" in printed
+    config.scoring.pooling = "max"  # not what the kept statistics are of
+    with pytest.raises(ConfigError, match=r'scoring\.pooling="max" differs'):
+        again(config, tmp_path / "run")
 
 
 def test_a_workdir_that_holds_something_is_refused(recordings, tmp_path):

@@ -16,7 +16,14 @@ import pytest
 from cells import Breaks, Dies, controls
 from rich.console import Console
 
-from experiments.cell import Cell, Options, has_field, set_field, split_overrides
+from experiments.cell import (
+    Cell,
+    Options,
+    has_field,
+    require_known,
+    set_field,
+    split_overrides,
+)
 from experiments.runner import DIED, add_arguments, run_cells
 from mimii_jax.build import ConfigError
 from mimii_jax.main import STOPPED
@@ -61,6 +68,30 @@ def test_a_result_of_other_settings_is_refused_not_reused(recordings, tmp_path):
     changed = {"a": controls("a", **{"eval.bootstrap": 21})}
     outcomes, _ = run(changed, recordings, tmp_path)
     assert outcomes["a"].error.endswith("is of other settings; choose another --out")
+
+
+def test_what_other_settings_have_begun_is_not_gone_on_with(recordings, tmp_path):
+    """As after a kill: there is no result yet, but there may be checkpoints."""
+    run({"a": controls("a")}, recordings, tmp_path)
+    (tmp_path / "a/cell.json").unlink()
+    changed = {"a": controls("a", **{"eval.bootstrap": 21})}
+    outcomes, _ = run(changed, recordings, tmp_path)
+    assert "was begun with other settings" in outcomes["a"].error
+    outcomes, _ = run({"a": controls("a")}, recordings, tmp_path)
+    assert not outcomes["a"].error
+
+
+def test_a_field_that_no_config_has_is_refused():
+    require_known(Options(overrides=(("train.epochs", "5"), ("detector.nu", ".1"))))
+    with pytest.raises(ConfigError, match=r"train\.epoch: there is no"):
+        require_known(Options(overrides=(("train.epoch", "5"),)))
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "two"])
+def test_a_number_of_jobs_is_above_0(number, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        arguments(tmp_path, "--jobs", number)
+    assert f"'{number}' is not a number above 0" in capsys.readouterr().err
 
 
 def test_failures_and_what_is_not_there_do_not_stop_the_rest(recordings, tmp_path):

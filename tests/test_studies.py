@@ -25,6 +25,7 @@ from mimii_jax.matrix import compare, matrices
 from mimii_jax.scores import Scores, read_scores, write_scores
 
 SMALL = (
+    "--config.data.ids=('00', '02')",
     "--config.features.n_mels=16",
     "--config.eval.bootstrap=20",
     "--config.seeds=(0, 1)",
@@ -105,6 +106,12 @@ def test_what_is_picked_is_picked_on_one_part_and_told_of_the_other():
     assert text.endswith(" .000 (.000 to .000) against “plain”: within noise.")
 
 
+def test_a_base_without_numbers_is_not_said_to_be_what_was_picked():
+    text = about_tuning(*(rows_of("gone", good=1.0, other=0.0) for _ in range(2)))
+    assert "“good” has the highest" in text
+    assert text.endswith("; “gone”, to compare it with, has no numbers.")
+
+
 def test_sentences_on_a_matrix_tell_of_transfer_and_forgetting():
     rows = {"all": 0.5, "id 00": -1.0, "id 02": 0.5, "all, then id 00": -2.0}
     table = Scores.concatenate(shifted(f"m: {name}", by) for name, by in rows.items())
@@ -121,11 +128,37 @@ def test_a_study_that_tunes_has_two_parts_without_a_common_clip(tmp_path):
     names = [cell.name for cell in study.cells]
     table = Scores.concatenate(shifted(name, 0.1) for name in names)
     write_scores(table, tmp_path / "scores.csv")
-    (found,) = find(study, [tmp_path], bootstrap=10)
+    (found,) = find(study, [tmp_path], bootstrap=10, max_fpr=0.1)
     assert found.tuned.rows == found.rows.rows == names
     assert not found.matrices
     n = [m.measured["default"]["00"].value for m in (found.tuned, found.rows)]
     assert not np.array_equal(*n)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["--config", "mine/mlp_vae.py"], "mine/mlp_vae.py: only a file in configs/"),
+        (
+            ["--config", "mlp_vae", "--config.train.epoch=5"],
+            "no such field in configs/",
+        ),
+    ],
+)
+def test_a_matrix_of_something_else_than_was_meant_is_refused(
+    command, message, tmp_path, capsys
+):
+    with pytest.raises(SystemExit) as ended:
+        cross_id.main([*command, "--out", str(tmp_path)])
+    assert ended.value.code == 1
+    assert message in capsys.readouterr().err
+
+
+def test_studies_are_not_given_a_part_of_the_test_clips(tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        reproduce.main(["--config.eval.split=test", "--out", str(tmp_path)])
+    assert ended.value.code == 1
+    assert "the studies split for themselves" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -141,7 +174,7 @@ def test_the_matrix_of_several_configs_from_the_command_line(
     assert ended.value.code == 0
     assert "2/2 isolation_forest" in printed
     assert "mlp_vae:quick, slider: AUC" in printed
-    assert "reported (ids, average): all .95 / .75 / .88, .86" in printed
+    assert "reported (00 / 02 / 04, average): all .95 / .75 / .88, .86" in printed
     scores = read_scores(out / "mlp_vae_quick" / "scores.csv")
     ids = ("00", "02")
     rows = ["all", *(f"id {i}" for i in ids), "downsampled"]

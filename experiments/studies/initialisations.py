@@ -21,6 +21,8 @@ ROW = "mlp_vae, 5 epochs"
 def each(matrix: Matrix, folder: Path) -> Sequence[Block]:
     """The average AUC of each initialisation, ours and reported."""
     del folder
+    if AVERAGE not in matrix.measured[ROW]:
+        return []
     ours = matrix.measured[ROW][AVERAGE].value[AUC].tolist()
     head = ["average AUC", *map(str, range(1, len(ours) + 1)), "range"]
     rows = [

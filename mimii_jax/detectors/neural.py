@@ -160,11 +160,13 @@ class NeuralDetector:
     ) -> None:
         """What is normal for each run, from the clips that it may see."""
         summaries = self._summarise(train, "normal clips", watch)
+        # Of a run that diverged nothing is finite, and nothing is asked.
+        finite = np.nan_to_num(summaries, posinf=0.0, neginf=0.0)
         self.normals = [
             Normals.fit(
                 summary[run.clips], train.machine_id[run.clips], self.scoring.per_id
             )
-            for summary, run in zip(summaries, runs, strict=True)
+            for summary, run in zip(finite, runs, strict=True)
         ]
         if folder and watch.leader:
             save_normals(self.normals, folder / NORMALS)

@@ -101,12 +101,13 @@ def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
 def _training_figures(path: Path) -> Iterator[tuple[str, Figure]]:
     """Loss of each seed over the epochs."""
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    for machine_type in sorted({line["machine_type"] for line in lines}):
+    stages = [line.get("stage", line["machine_type"]) for line in lines]
+    for stage in sorted(set(stages)):
         # After a resumed run the last line of an epoch holds.
-        epochs = {x["epoch"]: x for x in lines if x["machine_type"] == machine_type}
-        figure = _training_curve(epochs)
-        figure.suptitle(f"{machine_type}: training")
-        yield f"training_{machine_type}", figure
+        own = [x for x, of in zip(lines, stages, strict=True) if of == stage]
+        figure = _training_curve({x["epoch"]: x for x in own})
+        figure.suptitle(f"{stage.replace('_', ' ')}: training")
+        yield f"training_{stage}", figure
 
 
 def _training_curve(epochs: dict[int, dict]) -> Figure:

@@ -74,7 +74,7 @@ def grid(
         for row in matrix.rows
     ]
     if metric == AUC and any(row in reported for row in matrix.rows):
-        head.append("reported AUC: ids, average")
+        head.append("reported AUC: 00 / 02 / 04, average")
         rows = [[*cells, reported.get(cells[0], "")] for cells in rows]
     return head, rows
 
@@ -95,7 +95,7 @@ def terminal_table(matrix: Matrix, metric: int, reported: Mapping[str, str]) -> 
     lines = [legend(matrix)] if legend(matrix) else []
     if metric == AUC:
         lines += [
-            f"reported (ids, average): {row} {reported[row]}"
+            f"reported (00 / 02 / 04, average): {row} {reported[row]}"
             for row in matrix.rows
             if row in reported
         ]

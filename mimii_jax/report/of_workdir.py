@@ -25,6 +25,7 @@ from mimii_jax.results import Row, evaluate
 from mimii_jax.scores import CONTROLS, NO_SEED, ScoreError, Scores, read_scores
 
 REPORT = "report.html"
+EVAL = {"bootstrap": 1000, "split": "all", "split_seed": 0, "max_fpr": 0.1}
 SIMULATED = (
     "Simulated sound, not recordings. These numbers say how detectors compare on the "
     "built-in simulator; they are no result about machines."
@@ -104,14 +105,15 @@ def _results(
     workdir: Path, config: dict[str, Any], scores: Scores, rows: Sequence[Row] | None
 ) -> Iterator[Block]:
     """Matrices where there are some, and a table of everything else."""
-    c = config.get("eval", {"bootstrap": 1000, "split": "all", "split_seed": 0})
+    c = EVAL | config.get("eval", {})
     part = split_part(scores, c["split"], c["split_seed"])
-    yield from matrix_blocks(workdir, part, c["bootstrap"])
+    how = {key: c[key] for key in ("bootstrap", "max_fpr")}
+    yield from matrix_blocks(workdir, part, **how)
     of_matrix = tuple(model + SEPARATOR for model in models(scores.detectors))
     if rows is None:
         others = [not name.startswith(of_matrix) for name in part.detector.tolist()]
         part = part[np.array(others)]
-        rows = evaluate(part, bootstrap=c["bootstrap"]) if len(part) else []
+        rows = evaluate(part, **how) if len(part) else []
     for machine_type in dict.fromkeys(row.machine_type for row in rows):
         of_type = [row for row in rows if row.machine_type == machine_type]
         caption = f"{machine_type}: {part_title(c['split'])}"
@@ -131,11 +133,13 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(f"{r.machine_id}: {r.note}" for r in rows if r.note))
 
 
-def matrix_blocks(workdir: Path, scores: Scores, bootstrap: int) -> Iterator[Block]:
+def matrix_blocks(
+    workdir: Path, scores: Scores, *, bootstrap: int, max_fpr: float
+) -> Iterator[Block]:
     """Tables of the cross-ID matrices in a score table."""
     path = workdir / "reported.json"
     reported = json.loads(path.read_text()) if path.is_file() else {}
-    for matrix in matrices(scores, bootstrap=bootstrap):
+    for matrix in matrices(scores, bootstrap=bootstrap, max_fpr=max_fpr):
         for metric, name in METRICS.items():
             notes = [f"{legend(matrix)}."] if metric == AUC else []
             caption = f"{matrix.name}: {name} by training set and test ID"
@@ -162,7 +166,8 @@ def _made(workdir: Path, config: dict[str, Any]) -> Iterator[Block]:
         yield Code((workdir / "command.txt").read_text().strip())
     if (workdir / "metrics.jsonl").is_file():
         lines = (workdir / "metrics.jsonl").read_text().splitlines()
-        last = {row["machine_type"]: row for row in map(json.loads, lines)}
+        rows = map(json.loads, lines)
+        last = {row.get("stage", row["machine_type"]): row for row in rows}
         head = ["", "epochs", "steps", "seconds", "examples per second"]
         keys = ("epoch", "step", "seconds", "windows_per_second")
         rows = [[k, *(f"{row[key]:,.0f}" for key in keys)] for k, row in last.items()]
