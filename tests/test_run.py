@@ -2,14 +2,12 @@
 
 import csv
 import importlib
-import io
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from rich.console import Console
-from small_clips import quiet_watch, small_clips
+from small_clips import small_clips
 from small_runs import again, small, trained
 
 from configs import (
@@ -22,12 +20,10 @@ from configs import (
     transformer,
 )
 from mimii_jax import build, run
-from mimii_jax.build import ConfigError
 from mimii_jax.data import dcase, slide_rail
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.metrics import auc
 from mimii_jax.scores import CONTROLS, read_scores
-from mimii_jax.watch import Watch
 
 VARIANTS = {
     "mlp_vae": ("default", "reference", "quick"),
@@ -156,95 +152,6 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
     assert sorted(set(of_detector.name)) == sorted(set(small_clips().test.name))
 
 
-@pytest.mark.parametrize(
-    ("section", "field", "value"),
-    [
-        ("features", "hop", 256),
-        ("windows", "width", 4),
-        ("detector", "latent", 3),
-    ],
-)
-def test_a_model_of_another_config_is_refused(recordings, model, section, field, value):
-    config = small(root=recordings, **{section: {field: value}})
-    with pytest.raises(ConfigError, match=f"{section}.{field}={value} differs from"):
-        again(config, model)
-
-
-def test_the_same_config_given_anew_is_accepted(recordings, model, no_figures):
-    config = small(root=recordings)
-    config.lock()  # as one that comes from a flag is
-    run.evaluate_again(config, model, model / "anew", quiet_watch())
-    expected = (model / "scores.csv").read_bytes()
-    assert (model / "anew" / "scores.csv").read_bytes() == expected
-
-
-def test_a_model_of_other_seeds_is_refused(recordings, model):
-    config = small(root=recordings)
-    config.seeds = (1,)
-    with pytest.raises(ConfigError, match=r"seeds=\[1\] differs from .* \[0\]"):
-        again(config, model)
-
-
-def test_other_data_and_another_pooling_are_scored_with_the_model(
-    recordings, model, tmp_path, no_figures
-):
-    """What the model does not depend on may differ from its training."""
-    dcase.write(small_clips(ids=("04",), seed=5), tmp_path)
-    config = small(root=tmp_path, scoring={"pooling": "max"})
-    printed, folder = again(config, model)
-    assert "identical" not in printed
-    table = read_scores(folder / "scores.csv")
-    assert table.ids == ["04"]
-    mean = small(root=tmp_path)
-    run.evaluate_again(mean, model, model / "mean", quiet_watch())
-    of_mean = read_scores(model / "mean" / "scores.csv")
-    of_vae = table.detector == "mlp_vae"
-    assert np.all(table.score[of_vae] > of_mean.score[of_vae])
-
-
-def test_a_config_of_another_version_is_one_line():
-    config = mlp_vae.get_config("quick")
-    del config.data["test_normals"]
-    with pytest.raises(
-        ConfigError, match=r"missing .*test_normals.* with --config"
-    ) as e:
-        build.check(config)
-    assert "\n" not in str(e.value)
-
-
-@pytest.mark.parametrize("per_id", [False, True])
-def test_distances_from_normal_clips_are_kept_with_the_model(
-    per_id, recordings, tmp_path, no_figures
-):
-    scoring = {"kind": "mahalanobis", "per_id": per_id}
-    config = small(root=recordings, scoring=scoring)
-    trained(config, tmp_path / "run")
-    table = read_scores(tmp_path / "run" / "scores.csv")
-    vae = table[table.detector == "mlp_vae"]
-    assert auc(vae.label, vae.score) == 1.0
-    printed, _ = again(config, tmp_path / "run")
-    assert "scores: identical" in printed
-    config.scoring.pooling = "max"  # not what the kept statistics are of
-    with pytest.raises(ConfigError, match=r'scoring\.pooling="max" differs'):
-        again(config, tmp_path / "run")
-
-
-def test_a_workdir_that_holds_something_is_refused(recordings, tmp_path):
-    (tmp_path / "mine.txt").write_text("keep me")
-    with pytest.raises(ConfigError, match=f"--workdir={tmp_path}: is not empty"):
-        trained(small(root=recordings), tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_a_folder_without_a_model_is_refused(recordings, tmp_path):
-    with pytest.raises(ConfigError, match="no config of a finished training"):
-        again(small(root=recordings), tmp_path)
-    text = json.dumps(small(root=recordings).to_dict())
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(ConfigError, match="its training is not finished"):
-        again(small(root=recordings), tmp_path)
-
-
 @pytest.mark.parametrize("label", [NORMAL, ANOMALOUS])
 def test_one_class_of_test_clips_gives_scores_and_no_auc(tmp_path, label, no_figures):
     clips = small_clips()
@@ -361,24 +268,3 @@ def test_a_linear_svm_on_standardised_features_fails_on_real_recordings(
     assert set(real_aucs(config, real_sample, tmp_path / "raw")) == {1.0}
     config.features.standardise = True
     assert max(real_aucs(config, real_sample, tmp_path / "standard")) < 0.8
-
-
-def test_a_bar_on_a_terminal_ends_with_its_rate():
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
-    with Watch(console=console).bar("scoring", 8) as advance:
-        advance(3)
-        advance(5, "loss 2, ")
-    text = console.file.getvalue()
-    assert "8/8" in text
-    assert "loss 2, " in text
-    assert "clips/s" in text
-
-
-def test_records_are_json_lines_with_their_context(tmp_path):
-    watch = Watch(tmp_path / "metrics.jsonl", Console(file=io.StringIO()))
-    watch.context = {"machine_type": "fan"}
-    watch.record(epoch=1, loss=[0.5])
-    watch.record(epoch=2)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
-    assert json.loads(lines[0]) == {"machine_type": "fan", "epoch": 1, "loss": [0.5]}
-    assert json.loads(lines[1]) == {"machine_type": "fan", "epoch": 2}
