@@ -13,7 +13,7 @@ from experiments.training_sets import MATRIX
 
 STUDY = Study(
     title="Cross-ID generalisation",
-    source="first report, tables of sections 6.1, 7, 7.1, 7.2 and 7.3.4",
+    source="first report, sections 6.1, 7, 7.1, 7.2 and 7.3.4; figures 5 and 6",
     cells=[
         Cell("isolation_forest", "isolation_forest", sets=MATRIX),
         Cell("one_class_svm:linear", "one_class_svm:linear", sets=MATRIX),
