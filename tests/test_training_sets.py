@@ -8,6 +8,7 @@ from experiments.cell import SIMULATED, Cell, Options
 from experiments.material import load
 from experiments.training_sets import EXTRA, MATRIX, training_sets
 from mimii_jax.data import slide_rail
+from mimii_jax.data.clips import DataError
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +101,9 @@ def test_evaluation_clips_are_further_columns(recordings, monkeypatch):
 
     def clips_of(config, machine_type, watch, splits=("train", "test")):
         asked.append((config.data.root, tuple(config.data.ids), splits))
-        ids = tuple(config.data.ids) or ("00", "02")
-        clips = small_clips(ids)
+        of_folder = {"/more": ("00", "01", "02"), "/same": ("00",)}
+        found = of_folder.get(config.data.root, ("00", "02"))
+        clips = small_clips(tuple(config.data.ids) or found)
         return clips if "train" in splits else clips.test
 
     monkeypatch.setattr("experiments.material.load_clips", clips_of)
@@ -110,5 +112,9 @@ def test_evaluation_clips_are_further_columns(recordings, monkeypatch):
     assert found.test.ids == ["00", "01", "02", "03", "05"]
     assert found.train.ids == ["00", "02"]
     assert asked[1] == ("", ("01", "03", "05"), ("test",))
-    material(recordings, evaluation="/more")
+    found = material(recordings, evaluation="/more")  # has those of the matrix, too
     assert asked[-1] == ("/more", (), ("test",))
+    assert found.test.ids == ["00", "01", "02"]
+    assert len(set(found.test.name.tolist())) == len(found.test)
+    with pytest.raises(DataError, match="/same: no ids but 00, 02"):
+        material(recordings, evaluation="/same")
