@@ -10,6 +10,7 @@ from job import ROOT, finished, start
 
 from mimii_jax.metrics import auc
 from mimii_jax.scores import read_scores
+from mimii_jax.sharding import join_processes
 
 
 def free_port():
@@ -98,3 +99,30 @@ def test_a_lone_process_id_is_one_line():
     assert done.returncode == 1
     assert done.stderr.startswith("error: --coordinator_address, --num_processes and")
     assert len(done.stderr.splitlines()) == 1
+
+
+SCHEDULERS = {
+    "SLURM": {"SLURM_STEP_NUM_TASKS": "2"},
+    "Open MPI": {"OMPI_COMM_WORLD_SIZE": "2"},
+    "Kubernetes": {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"},
+}
+ALONE = {
+    "one task of SLURM": {"SLURM_STEP_NUM_TASKS": "1"},
+    "a pod that is no part of an indexed job": {"KUBERNETES_SERVICE_HOST": "10.0.0.1"},
+    "nothing": {},
+}
+
+
+@pytest.mark.parametrize("name", [*SCHEDULERS, *ALONE])
+def test_processes_are_joined_where_a_scheduler_started_several(name, monkeypatch):
+    for variables in SCHEDULERS.values():
+        for variable in variables:
+            monkeypatch.delenv(variable, raising=False)
+    for variable, value in (SCHEDULERS | ALONE)[name].items():
+        monkeypatch.setenv(variable, value)
+    asked = []
+    monkeypatch.setattr("jax.distributed.initialize", lambda *a: asked.append(a))
+    join_processes("", 0, -1)
+    assert asked == ([()] if name in SCHEDULERS else [])
+    join_processes("host:1234", 2, 1)
+    assert asked[-1] == ("host:1234", 2, 1)
