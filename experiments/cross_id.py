@@ -19,7 +19,7 @@ from rich.console import Console
 
 from experiments.cell import SIMULATED, Cell, Options, split_overrides
 from experiments.reported import FIRST_REPORT
-from experiments.runner import add_arguments, failures, run_cells, share
+from experiments.runner import add_arguments, failures, parse, run_cells, share
 from experiments.training_sets import MATRIX
 from mimii_jax.build import ConfigError
 from mimii_jax.matrix import AUC, Matrix, matrices
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "data.scale of simulated ones",
     )
     add_arguments(parser, "runs/cross_id")
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parse(parser, argv)
     console = Console(file=sys.stdout, highlight=False)
     try:
         overrides = split_overrides(rest)

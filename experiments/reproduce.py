@@ -16,7 +16,7 @@ from rich.console import Console
 
 from experiments import studies
 from experiments.cell import Cell, Options, split_overrides
-from experiments.runner import Outcome, add_arguments, failures, run_cells, share
+from experiments.runner import Outcome, add_arguments, failures, parse, run_cells, share
 from experiments.study_page import study_section
 from mimii_jax.build import ConfigError
 from mimii_jax.report.of_workdir import data_block
@@ -91,7 +91,7 @@ def _parse(
     add("--only", nargs="+", choices=studies.NAMES, default=studies.NAMES)
     add("--root", default="", help="recordings; short for --config.data.root")
     add_arguments(parser, "runs/reproduce")
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parse(parser, argv)
     return args, rest, parser
 
 

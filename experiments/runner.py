@@ -62,6 +62,21 @@ def add_arguments(parser: argparse.ArgumentParser, out: str) -> None:
     add("--scheduler", default="", metavar="ADDRESS", help="of Dask: tcp://HOST:8786")
 
 
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, list[str]]:
+    """The flags, and what is not known to the parser, as --config.field=text.
+
+    The latter are kept from argparse, which takes one with a space for a value.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    is_field = [text.startswith("--config.") for text in given]
+    fields = [text for text, yes in zip(given, is_field, strict=True) if yes]
+    flags = [text for text, yes in zip(given, is_field, strict=True) if not yes]
+    args, others = parser.parse_known_args(flags)
+    return args, [*fields, *others]
+
+
 def _number(text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")

@@ -171,7 +171,7 @@ def test_the_matrix_of_several_configs_from_the_command_line(
     with pytest.raises(SystemExit) as ended:
         cross_id.main(command)
     printed = capsys.readouterr().out
-    assert ended.value.code == 0
+    assert ended.value.code == 0, printed
     assert "2/2 isolation_forest" in printed
     assert "mlp_vae:quick, slider: AUC" in printed
     assert "reported (00 / 02 / 04, average): all .95 / .75 / .88, .86" in printed
