@@ -5,6 +5,7 @@ python -m experiments.results --root PATH         # recordings, DCASE 2020 layou
 """
 
 import argparse
+import time
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -42,14 +43,16 @@ def main() -> None:
     add("--configs", nargs="+", default=CONFIGS, metavar="NAME[:VARIANT]")
     args = parser.parse_args()
     watch = Watch()
-    tables = []
+    tables, minutes = [], []
     for name in args.configs:
         workdir = args.out / name.replace(":", "_")
         file, _, variant = name.partition(":")
         config = import_module(f"configs.{file}").get_config(variant or "default")
         config.data.root = args.root
         config.data.scale = args.scale
+        since = time.time()
         run.train(config, workdir, watch)  # refuses a workdir of other settings
+        minutes.append(f"{name} {(time.time() - since) / 60:.1f}")
         tables.append(read_scores(workdir / "scores.csv"))
     controls = tables[0][np.isin(tables[0].detector, CONTROLS)]
     learned = [
@@ -58,6 +61,7 @@ def main() -> None:
         for rows in [table[~np.isin(table.detector, CONTROLS)]]
     ]
     print(markdown_table(evaluate(Scores.concatenate([*learned, controls]))))
+    print(f"minutes, now: {', '.join(minutes)}")
 
 
 if __name__ == "__main__":
