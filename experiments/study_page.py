@@ -1,9 +1,9 @@
 """What a page shows of a study: question, tables, figures, sentences, cells."""
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 
 from experiments import studies
 from experiments.cell import RESULT, Cell, Options
@@ -65,10 +65,16 @@ def study_section(
 
 def _command(name: str, out: Path, options: Options) -> str:
     """What makes this section alone, of the same cells."""
-    fields = [f"--config.{field}={text}" for field, text in options.overrides]
+    last = dict(options.overrides)
+    fields = [f"--config.{field}={text}" for field, text in last.items()]
     scale = f"{options.train_share:g}"
     flags = ["--only", name, "--scale", scale, "--out", str(out), *fields]
-    return shlex.join(["python", "-m", "experiments.reproduce", *flags])
+    return " ".join(["python -m experiments.reproduce", *map(_quoted, flags)])
+
+
+def _quoted(text: str) -> str:
+    """As a shell needs it; a tuple of words stays readable."""
+    return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else quote(text)
 
 
 def _findings(study: Study, found: Findings, folder: Path) -> Iterator[Block]:
