@@ -29,8 +29,9 @@ def curve(matrix: Matrix, folder: Path) -> Sequence[Block]:
     axes = figure.subplots()
     looks = zip(LEARNING_RATES, (VERMILION, GREEN, BLUE), "s^o", strict=True)
     for rate, colour, marker in looks:
-        sizes = [b for b in sorted(BATCH_SIZES) if _name(rate, b) in matrix.measured]
-        found = [matrix.measured[_name(rate, b)][AVERAGE].estimate(AUC) for b in sizes]
+        rows = {b: matrix.measured.get(_name(rate, b), {}) for b in BATCH_SIZES}
+        sizes = [b for b in sorted(BATCH_SIZES) if AVERAGE in rows[b]]
+        found = [rows[b][AVERAGE].estimate(AUC) for b in sizes]
         if found:
             below = [e.mean - (e.low if e.low is not None else e.mean) for e in found]
             above = [(e.high if e.high is not None else e.mean) - e.mean for e in found]
