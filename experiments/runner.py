@@ -70,10 +70,8 @@ def parse(
     The latter are kept from argparse, which takes one with a space for a value.
     """
     given = sys.argv[1:] if argv is None else argv
-    is_field = [text.startswith("--config.") for text in given]
-    fields = [text for text, yes in zip(given, is_field, strict=True) if yes]
-    flags = [text for text, yes in zip(given, is_field, strict=True) if not yes]
-    args, others = parser.parse_known_args(flags)
+    fields = [text for text in given if text.startswith("--config.")]
+    args, others = parser.parse_known_args([t for t in given if t not in fields])
     return args, [*fields, *others]
 
 

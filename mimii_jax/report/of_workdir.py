@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from mimii_jax.matrix import AUC, SEPARATOR, matrices, models
+from mimii_jax.official import MAX_FPR
 from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.matrix import METRICS, forgetting_grid, grid, legend
 from mimii_jax.report.page import (
@@ -25,7 +26,7 @@ from mimii_jax.results import Row, evaluate
 from mimii_jax.scores import CONTROLS, NO_SEED, ScoreError, Scores, read_scores
 
 REPORT = "report.html"
-EVAL = {"bootstrap": 1000, "split": "all", "split_seed": 0, "max_fpr": 0.1}
+EVAL = {"bootstrap": 1000, "split": "all", "split_seed": 0, "max_fpr": MAX_FPR}
 SIMULATED = (
     "Simulated sound, not recordings. These numbers say how detectors compare on the "
     "built-in simulator; they are no result about machines."
