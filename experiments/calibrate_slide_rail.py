@@ -26,12 +26,12 @@ from rich.progress import track
 
 from configs import mlp_ae
 from experiments.slide_rail_figure import draw
-from mimii_jax.build import build_detector
+from mimii_jax.config import build_detector
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
-from mimii_jax.data.slide_rail import simulate
-from mimii_jax.metrics import auc
-from mimii_jax.runs import runs_on_all
-from mimii_jax.watch import Watch
+from mimii_jax.log import Watch
+from mimii_jax.results.metrics import auc
+from mimii_jax.slide_rail.simulate import simulate
+from mimii_jax.train.runs import runs_on_all
 
 HERE = Path(__file__).parent
 IDS = ("00", "02", "04", "06")
@@ -254,7 +254,7 @@ def _shown(arguments: Sequence[str]) -> list[str]:
 
 
 INTRODUCTION = """\
-All sound here is simulated, by `mimii_jax/data/slide_rail.py`. The real numbers are
+All sound here is simulated, by `mimii_jax/slide_rail/simulate.py`. The real numbers are
 those of all MIMII slide rail clips at -6 dB, 8 channels averaged (librosa's defaults,
 n_fft 2048, hop 512), and the published AUC of the official autoencoder. ✓ and ✗ mark
 the cells that the simulator is calibrated to: means within one standard deviation

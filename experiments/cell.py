@@ -20,7 +20,7 @@ import jax
 
 import configs
 from experiments.training_sets import ALL
-from mimii_jax.build import Config, ConfigError
+from mimii_jax.config import Config, ConfigError
 
 RESULT = "cell.json"
 BEGUN = "begun.json"

@@ -21,9 +21,7 @@ from experiments.cell import SIMULATED, Cell, Options, split_overrides
 from experiments.reported import FIRST_REPORT
 from experiments.runner import add_arguments, failures, parse, run_cells, share
 from experiments.training_sets import MATRIX
-from mimii_jax.build import ConfigError
-from mimii_jax.matrix import AUC, Matrix, matrices
-from mimii_jax.parts import split_part
+from mimii_jax.config import ConfigError
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.matrix import (
     METRICS,
@@ -33,8 +31,10 @@ from mimii_jax.report.matrix import (
     terminal_table,
 )
 from mimii_jax.report.of_workdir import write_report
+from mimii_jax.results.matrix import AUC, Matrix, matrices
+from mimii_jax.results.splits import split_part
+from mimii_jax.results.table import read_scores
 from mimii_jax.run import load_config
-from mimii_jax.scores import read_scores
 from mimii_jax.workdir import command_line
 
 REPORTED = "reported.json"

@@ -27,21 +27,21 @@ from experiments.cell import (
 )
 from experiments.material import Material, load
 from experiments.training_sets import ALL, EXTRA, TrainingSet, training_sets
-from mimii_jax.build import (
+from mimii_jax.config import (
     Config,
     build_detector,
     build_front_end,
     check,
     machine_types,
 )
-from mimii_jax.detectors import Detector
 from mimii_jax.detectors.controls import score_controls
+from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.detectors.pictures import add_pictures
-from mimii_jax.progress import NonFiniteLoss
-from mimii_jax.runs import Run, Start
-from mimii_jax.scores import Scores, read_scores, write_scores
-from mimii_jax.watch import Watch
+from mimii_jax.log import Watch
+from mimii_jax.results.table import Scores, read_scores, write_scores
+from mimii_jax.train.progress import NonFiniteLoss
+from mimii_jax.train.runs import Run, Start
 from mimii_jax.workdir import PICTURED, append_clips
 
 

@@ -7,10 +7,10 @@ from functools import lru_cache
 import numpy as np
 
 from experiments.cell import SIMULATED, Options
-from mimii_jax.build import Config, load_clips
-from mimii_jax.data import slide_rail
+from mimii_jax.config import Config, load_clips
 from mimii_jax.data.clips import Clips, DataError
-from mimii_jax.watch import Watch
+from mimii_jax.log import Watch
+from mimii_jax.slide_rail import simulate as slide_rail
 
 EVALUATION_IDS = ("01", "03", "05")
 

@@ -1,10 +1,10 @@
 """Sentences from numbers: what a study shows, and no more."""
 
-from mimii_jax.matrix import AUC, BASE, TUNED, Matrix
-from mimii_jax.metrics import Change
 from mimii_jax.report.matrix import signed
 from mimii_jax.report.tables import digits
-from mimii_jax.results import AVERAGE, POOLED
+from mimii_jax.results.matrix import AUC, BASE, TUNED, Matrix
+from mimii_jax.results.metrics import Change
+from mimii_jax.results.per_id import AVERAGE, POOLED
 
 
 def about_rows(matrix: Matrix) -> str:

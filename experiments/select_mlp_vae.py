@@ -15,7 +15,7 @@ from itertools import product
 
 from configs import mlp_vae
 from experiments.selection import held_out_loss, parse, show
-from mimii_jax.build import Config
+from mimii_jax.config import Config
 
 KL_WEIGHTS = (1.0, 0.5, 0.25, 0.1)
 LATENTS = (8, 20, 40)

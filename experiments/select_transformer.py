@@ -10,7 +10,7 @@ import argparse
 
 from configs import transformer
 from experiments.selection import held_out_loss, parse, show
-from mimii_jax.build import Config
+from mimii_jax.config import Config
 
 LEARNING_RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 BATCHES = (4, 2, 8)  # the rates at the first one

@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mimii_jax import run
-from mimii_jax.build import Config
-from mimii_jax.watch import Watch
+from mimii_jax.config import Config
+from mimii_jax.log import Watch
 
 
 def parse(name: str, about: str | None, epochs: int) -> argparse.Namespace:

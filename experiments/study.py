@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from experiments.cell import Cell
-from mimii_jax.matrix import SEPARATOR, Matrix, compare, matrices, models
-from mimii_jax.parts import split_part
 from mimii_jax.report.page import Block
-from mimii_jax.scores import Scores, read_scores
+from mimii_jax.results.matrix import SEPARATOR, Matrix, compare, matrices, models
+from mimii_jax.results.splits import split_part
+from mimii_jax.results.table import Scores, read_scores
 
 TUNE, REPORT = "validation", "test"
 """Parts of the test clips: a study that tunes picks on one, reports on the other."""

@@ -12,8 +12,6 @@ from experiments.reported import FIRST_REPORT
 from experiments.runner import Outcome
 from experiments.says import about_matrix, about_rows, about_tuning
 from experiments.study import Findings, Study, find
-from mimii_jax.matrix import AUC, PAUC, Matrix
-from mimii_jax.parts import part_title
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.matrix import (
     METRICS,
@@ -27,7 +25,9 @@ from mimii_jax.report.matrix import (
 from mimii_jax.report.of_workdir import pictures
 from mimii_jax.report.page import Block, Code, Picture, Section, Table
 from mimii_jax.report.tables import mean
-from mimii_jax.results import AVERAGE, POOLED
+from mimii_jax.results.matrix import AUC, PAUC, Matrix
+from mimii_jax.results.per_id import AVERAGE, POOLED
+from mimii_jax.results.splits import part_title
 
 SHOWN = {  # figures of a cell's workdir that belong to a report, by study and cell
     "data/controls": ("clips", "labels", "spectrograms"),

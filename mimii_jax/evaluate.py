@@ -13,7 +13,8 @@ from rich.console import Console
 
 from mimii_jax.data.clips import UNKNOWN, DataError
 from mimii_jax.data.labels import Labels, read_labels
-from mimii_jax.official import (
+from mimii_jax.report.tables import results_table
+from mimii_jax.results.official import (
     MAX_FPR,
     RESULT,
     compare_result,
@@ -21,10 +22,9 @@ from mimii_jax.official import (
     result_text,
     score_files,
 )
-from mimii_jax.parts import PARTS, part_title, split_part
-from mimii_jax.report.tables import results_table
-from mimii_jax.results import evaluate
-from mimii_jax.scores import ScoreError, Scores, read_scores
+from mimii_jax.results.per_id import evaluate
+from mimii_jax.results.splits import PARTS, part_title, split_part
+from mimii_jax.results.table import ScoreError, Scores, read_scores
 
 
 def load(path: Path) -> Scores:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
-from mimii_jax.features import FrontEnd
+from mimii_jax.features.front_ends import FrontEnd
 
 # Files about the clips of a run, each made anew by every start.
 PICTURED = ("clips.csv", "examples.npz", "predictions.npz", "tracks.npz")

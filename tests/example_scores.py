@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mimii_jax.scores import Scores
+from mimii_jax.results.table import Scores
 
 
 def some_scores(

@@ -10,11 +10,11 @@ import pytest
 from training import SETTINGS, Centre, build_vae, leaves, train_on
 
 from configs import mlp_vae
-from mimii_jax import augmentations
-from mimii_jax.augment import Augment
-from mimii_jax.augmentations import bands, extents
-from mimii_jax.runs import Run
-from mimii_jax.settings import Settings
+from mimii_jax.features import augmentations
+from mimii_jax.features.augment import Augment
+from mimii_jax.features.augmentations import bands, extents
+from mimii_jax.train.runs import Run
+from mimii_jax.train.settings import Settings
 
 FIELDS = mlp_vae.get_config().augment.to_dict()
 EVERY = tuple(name for name in FIELDS if name != "names")

@@ -13,10 +13,10 @@ from jax import lax
 from small_runs import trained
 
 from configs import conv_vae
-from mimii_jax.build import build_detector
+from mimii_jax.config import build_detector
 from mimii_jax.models.conv_vae import ConvVAE, from_blocks, level_sizes, to_blocks
 from mimii_jax.models.convolution import convolve, convolve_on_cpu
-from mimii_jax.scores import read_scores
+from mimii_jax.results.table import read_scores
 
 TWO = ((2, 2), (2, 2))
 

@@ -11,11 +11,11 @@ from small_clips import RATE, quiet_watch, said, small_clips
 from configs import isolation_forest, mlp_ae, mlp_vae, one_class_svm
 from mimii_jax.data.clips import hold_out
 from mimii_jax.detectors.controls import measure, score_controls
-from mimii_jax.examples import Standardiser
-from mimii_jax.metrics import auc
+from mimii_jax.features.windows import Standardiser
+from mimii_jax.results.metrics import auc
+from mimii_jax.results.table import CONTROLS, NO_SEED
 from mimii_jax.run import build_detector
-from mimii_jax.runs import Run, runs_on_all
-from mimii_jax.scores import CONTROLS, NO_SEED
+from mimii_jax.train.runs import Run, runs_on_all
 
 CLIPS = small_clips()
 SEEDS = (0, 1)

@@ -5,10 +5,10 @@ import pytest
 from example_scores import some_scores
 
 from mimii_jax.evaluate import main
-from mimii_jax.metrics import auc
-from mimii_jax.official import write_official
-from mimii_jax.results import AVERAGE, POOLED, evaluate
-from mimii_jax.scores import NO_SEED, ScoreError, Scores, write_scores
+from mimii_jax.results.metrics import auc
+from mimii_jax.results.official import write_official
+from mimii_jax.results.per_id import AVERAGE, POOLED, evaluate
+from mimii_jax.results.table import NO_SEED, ScoreError, Scores, write_scores
 
 
 def rows_of(scores, **options):

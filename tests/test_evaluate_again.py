@@ -8,11 +8,12 @@ from small_clips import quiet_watch, small_clips
 from small_runs import again, small, trained
 
 from configs import mlp_vae
-from mimii_jax import build, run
-from mimii_jax.build import ConfigError
+from mimii_jax import config as build
+from mimii_jax import run
+from mimii_jax.config import ConfigError
 from mimii_jax.data import dcase
-from mimii_jax.metrics import auc
-from mimii_jax.scores import read_scores
+from mimii_jax.results.metrics import auc
+from mimii_jax.results.table import read_scores
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mimii_jax.examples import Standardiser, Windows, clip_moments
-from mimii_jax.features import (
+from mimii_jax.features.front_ends import (
     CLIPS_IN_CACHE,
     CLIPS_PER_TRANSFER,
     Linear,
@@ -19,7 +18,8 @@ from mimii_jax.features import (
     Raw,
     extract,
 )
-from mimii_jax.stft import FLOOR, power_spectrogram
+from mimii_jax.features.stft import FLOOR, power_spectrogram
+from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 
 OFFICIAL = LogMel(
     sample_rate=16000,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from job import ROOT, finished, start
 
-from mimii_jax.metrics import auc
-from mimii_jax.scores import read_scores
-from mimii_jax.sharding import join_processes
+from mimii_jax.results.metrics import auc
+from mimii_jax.results.table import read_scores
+from mimii_jax.train.mesh import join_processes
 
 
 def free_port():

@@ -15,10 +15,10 @@ from mimii_jax import evaluate
 from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, DataError
 from mimii_jax.data.labels import FILE, read_labels
-from mimii_jax.metrics import auc
-from mimii_jax.official import write_official
+from mimii_jax.results.metrics import auc
+from mimii_jax.results.official import write_official
+from mimii_jax.results.table import read_scores, write_scores
 from mimii_jax.run import load_config
-from mimii_jax.scores import read_scores, write_scores
 
 
 def published(clips, of):

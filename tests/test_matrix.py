@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from example_scores import some_scores
 
-from mimii_jax.matrix import AUC, PAUC, compare, matrices
 from mimii_jax.report.matrix import (
     csv_text,
     forgetting_grid,
@@ -18,8 +17,9 @@ from mimii_jax.report.matrix import (
     markdown,
     terminal_table,
 )
-from mimii_jax.results import AVERAGE, POOLED, evaluate
-from mimii_jax.scores import CONTROLS, NO_SEED, Scores
+from mimii_jax.results.matrix import AUC, PAUC, compare, matrices
+from mimii_jax.results.per_id import AVERAGE, POOLED, evaluate
+from mimii_jax.results.table import CONTROLS, NO_SEED, Scores
 
 IDS = {"00": (40, 40), "02": (40, 30)}
 ROWS = ("all", "id 00", "id 02", "all, then id 02")

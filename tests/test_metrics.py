@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from mimii_jax.metrics import Measured, auc, measure, resample, weighted_auc
+from mimii_jax.results.metrics import Measured, auc, measure, resample, weighted_auc
 
 LIMITS = (1.0, 0.5, 0.1, 0.01)
 

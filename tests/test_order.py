@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimii_jax.order import example_at
+from mimii_jax.train.shuffle import example_at
 
 FULL = 1000  # positions asked for at once: one compilation for all sizes
 at = jax.jit(example_at)

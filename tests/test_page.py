@@ -13,7 +13,7 @@ from mimii_jax.report import __main__ as command
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
 from mimii_jax.report.page import Code, Section, Table, Warned, page
-from mimii_jax.scores import CONTROLS, NO_SEED, Scores, write_scores
+from mimii_jax.results.table import CONTROLS, NO_SEED, Scores, write_scores
 
 IDS = {"00": (12, 12), "02": (12, 9)}
 

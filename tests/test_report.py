@@ -14,12 +14,12 @@ from matplotlib.text import Text
 from rich.console import Console
 from rich.measure import Measurement
 
-from mimii_jax.metrics import Estimate, auc
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.score_figures import score_figures
 from mimii_jax.report.tables import markdown_table, results_table
-from mimii_jax.results import AVERAGE, POOLED, Row, evaluate
-from mimii_jax.scores import CONTROLS, NO_SEED, Scores, write_scores
+from mimii_jax.results.metrics import Estimate, auc
+from mimii_jax.results.per_id import AVERAGE, POOLED, Row, evaluate
+from mimii_jax.results.table import CONTROLS, NO_SEED, Scores, write_scores
 
 IDS = {"00": (30, 40), "02": (30, 20), "04": (30, 9), "06": (0, 4, 2)}
 

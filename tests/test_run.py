@@ -19,11 +19,13 @@ from configs import (
     one_class_svm,
     transformer,
 )
-from mimii_jax import build, run
-from mimii_jax.data import dcase, slide_rail
+from mimii_jax import config as build
+from mimii_jax import run
+from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
-from mimii_jax.metrics import auc
-from mimii_jax.scores import CONTROLS, read_scores
+from mimii_jax.results.metrics import auc
+from mimii_jax.results.table import CONTROLS, read_scores
+from mimii_jax.slide_rail import simulate as slide_rail
 
 VARIANTS = {
     "mlp_vae": ("default", "reference", "quick"),

@@ -25,9 +25,9 @@ from experiments.cell import (
     split_overrides,
 )
 from experiments.runner import DIED, add_arguments, run_cells
-from mimii_jax.build import ConfigError
+from mimii_jax.config import ConfigError
 from mimii_jax.main import STOPPED
-from mimii_jax.scores import CONTROLS, read_scores
+from mimii_jax.results.table import CONTROLS, read_scores
 
 ROOT = Path(__file__).parents[1]
 FOLDERS = f"{ROOT}{os.pathsep}{ROOT / 'tests'}"

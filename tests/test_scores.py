@@ -7,14 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimii_jax.data.clips import Clips
-from mimii_jax.official import (
+from mimii_jax.results.official import (
     compare_result,
     read_official,
     result_text,
     write_official,
 )
-from mimii_jax.parts import part_mask, split_part
-from mimii_jax.scores import NO_SEED, ScoreError, Scores, read_scores, write_scores
+from mimii_jax.results.splits import part_mask, split_part
+from mimii_jax.results.table import (
+    NO_SEED,
+    ScoreError,
+    Scores,
+    read_scores,
+    write_scores,
+)
 
 
 def columns(scores):

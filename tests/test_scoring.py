@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mimii_jax.scoring import (
+from mimii_jax.detectors.backends import (
     POOLINGS,
     Normals,
     Pooling,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from training import DIFFERENT, leaves, train_on
 
-from mimii_jax.runs import runs_on_all
-from mimii_jax.sharding import DATA, EMPTY, RUN, Layout, agree, make_mesh
+from mimii_jax.train.mesh import DATA, EMPTY, RUN, Layout, agree, make_mesh
+from mimii_jax.train.runs import runs_on_all
 
 
 def shape(*arguments):

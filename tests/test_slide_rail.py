@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from mimii_jax.data import dcase, slide_rail
+from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, DataError
-from mimii_jax.data.slide_rail_acoustics import SAMPLE_RATE, SAMPLES
-from mimii_jax.data.slide_rail_faults import Fault
-from mimii_jax.data.slide_rail_mechanics import BELT, DAMAGE, GREASE, MECHANICS
-from mimii_jax.data.slide_rail_motion import carriage
-from mimii_jax.data.slide_rail_physics import render
+from mimii_jax.slide_rail import simulate as slide_rail
+from mimii_jax.slide_rail.acoustics import SAMPLE_RATE, SAMPLES
+from mimii_jax.slide_rail.faults import Fault
+from mimii_jax.slide_rail.machines import BELT, DAMAGE, GREASE, MECHANICS
+from mimii_jax.slide_rail.motion import carriage
+from mimii_jax.slide_rail.sound import render
 
 
 def simulate(ids=("00",), scale=0.01, **options):

@@ -5,10 +5,11 @@ import pytest
 from small_clips import RATE, quiet_watch
 from small_runs import small, trained
 
-from mimii_jax import build, run
-from mimii_jax.build import ConfigError
-from mimii_jax.runs import runs_on_all
-from mimii_jax.train import StartError
+from mimii_jax import config as build
+from mimii_jax import run
+from mimii_jax.config import ConfigError
+from mimii_jax.train.loop import StartError
+from mimii_jax.train.runs import runs_on_all
 
 
 def test_a_training_begins_with_another_workdirs_model(

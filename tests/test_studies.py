@@ -20,9 +20,9 @@ from experiments.reported import FIRST_REPORT
 from experiments.says import about_matrix, about_rows, about_tuning
 from experiments.study import find
 from mimii_jax import evaluate as evaluate_command
-from mimii_jax.build import build_detector, check
-from mimii_jax.matrix import compare, matrices
-from mimii_jax.scores import Scores, read_scores, write_scores
+from mimii_jax.config import build_detector, check
+from mimii_jax.results.matrix import compare, matrices
+from mimii_jax.results.table import Scores, read_scores, write_scores
 
 SMALL = (
     "--config.data.ids=('00', '02')",

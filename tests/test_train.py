@@ -21,15 +21,15 @@ from training import (
     train_on,
 )
 
-from mimii_jax import train
-from mimii_jax.examples import Standardiser, Windows
+from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.models.mlp_vae import MLPVAE
-from mimii_jax.progress import NonFiniteLoss
-from mimii_jax.runs import Run, runs_on_all
-from mimii_jax.settings import Settings
-from mimii_jax.sharding import Layout, make_mesh
-from mimii_jax.step import compile_steps
-from mimii_jax.train import init_runs
+from mimii_jax.train import loop as train
+from mimii_jax.train.loop import init_runs
+from mimii_jax.train.mesh import Layout, make_mesh
+from mimii_jax.train.progress import NonFiniteLoss
+from mimii_jax.train.runs import Run, runs_on_all
+from mimii_jax.train.settings import Settings
+from mimii_jax.train.step import compile_steps
 
 
 def epochs(path):

@@ -10,7 +10,7 @@ from flax import nnx
 from training import leaves, train_on
 
 from configs import transformer as config
-from mimii_jax.build import build_detector
+from mimii_jax.config import build_detector
 from mimii_jax.models.attention import Seen, in_blocks
 from mimii_jax.models.encoder_decoder import sinusoids
 from mimii_jax.models.transformer import DECODINGS, Transformer

@@ -7,8 +7,8 @@ noise. Timed in all: choosing the batch, gathering its windows from a feature ar
 loss with noise, gradients, Adam, summing the loss; then waiting for the sum. Not timed:
 front end, compiling, and for PyTorch shuffling.
 
-- ours: the compiled steps of `mimii_jax.step`, as in the main job; 1 run, and 3 runs in
-  one program, which take turns
+- ours: the compiled steps of `mimii_jax.train.step`, as in the main job; 1 run, and 3
+  runs in one program, which take turns
 - torch: eager, the same layers as strided convolutions of kernel 4 and their
   transposes; Adam as it comes, `foreach`, `fused`, and the last with images whose
   channels lie last

@@ -29,8 +29,8 @@ import numpy as np
 
 from configs.base import base_config
 from experiments.benchmarks.rounds import add_options, cores, report, take_turns
-from mimii_jax.features import LogMel, extract
-from mimii_jax.stft import FLOOR
+from mimii_jax.features.front_ends import LogMel, extract
+from mimii_jax.features.stft import FLOOR
 
 SECONDS = 10
 OURS = "ours"

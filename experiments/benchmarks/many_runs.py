@@ -35,11 +35,11 @@ from experiments.benchmarks.mlp_vae import (
     torch_windows,
 )
 from experiments.benchmarks.rounds import add_options, report, take_turns
-from mimii_jax.examples import Standardiser
-from mimii_jax.runs import Run
-from mimii_jax.sharding import RUN, Layout, make_mesh
-from mimii_jax.step import compile_steps
-from mimii_jax.train import init_runs, pool_of, slots_in_use, stack_pools
+from mimii_jax.features.windows import Standardiser
+from mimii_jax.train.loop import init_runs, pool_of, slots_in_use, stack_pools
+from mimii_jax.train.mesh import RUN, Layout, make_mesh
+from mimii_jax.train.runs import Run
+from mimii_jax.train.step import compile_steps
 
 OFFICIAL = {"00": 968, "02": 968, "04": 434}  # training clips
 

@@ -7,7 +7,7 @@ Timed in all: choosing the batch, gathering its windows of 5 frames from a featu
 array, loss with noise, gradients, Adam, summing the loss; then waiting for the sum. Not
 timed: front end, compiling, and for PyTorch shuffling.
 
-- ours: the compiled steps of `mimii_jax.step`, state donated, several steps per
+- ours: the compiled steps of `mimii_jax.train.step`, state donated, several steps per
   dispatch, shuffling, standardising and looking for losses that are not finite, as in
   the main job; 1 run, and 5 runs at once (windows of all runs count)
 - torch: eager, from the same parameters; windows are rows of an overlapping view of
@@ -28,14 +28,14 @@ from flax import nnx
 
 from configs.mlp_vae import get_config
 from experiments.benchmarks.rounds import add_options, report, take_turns
-from mimii_jax.build import build_detector
-from mimii_jax.examples import Standardiser
+from mimii_jax.config import build_detector
+from mimii_jax.features.windows import Standardiser
 from mimii_jax.models.mlp_vae import MLPVAE
-from mimii_jax.progress import loss_so_far
-from mimii_jax.runs import runs_on_all
-from mimii_jax.sharding import Layout, make_mesh
-from mimii_jax.step import compile_steps
-from mimii_jax.train import init_runs, pool_of, stack_pools
+from mimii_jax.train.loop import init_runs, pool_of, stack_pools
+from mimii_jax.train.mesh import Layout, make_mesh
+from mimii_jax.train.progress import loss_so_far
+from mimii_jax.train.runs import runs_on_all
+from mimii_jax.train.step import compile_steps
 
 # An optional peer, of which a type checker knows nothing.
 torch: Any = import_module("torch") if find_spec("torch") else None

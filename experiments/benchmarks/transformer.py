@@ -41,14 +41,14 @@ from rich.console import Console
 from configs.transformer import get_config
 from experiments.benchmarks.rounds import Turn, add_options, report, take_turns
 from experiments.benchmarks.transformer_torch import Peer, torch
-from mimii_jax.build import build_detector
-from mimii_jax.examples import Standardiser
+from mimii_jax.config import build_detector
+from mimii_jax.features.windows import Standardiser
 from mimii_jax.models.transformer import Transformer
-from mimii_jax.progress import loss_so_far
-from mimii_jax.runs import runs_on_all
-from mimii_jax.sharding import Layout, make_mesh
-from mimii_jax.step import compile_steps
-from mimii_jax.train import init_runs, pool_of, stack_pools
+from mimii_jax.train.loop import init_runs, pool_of, stack_pools
+from mimii_jax.train.mesh import Layout, make_mesh
+from mimii_jax.train.progress import loss_so_far
+from mimii_jax.train.runs import runs_on_all
+from mimii_jax.train.step import compile_steps
 
 FRAMES = 313  # of a 10 s clip
 OURS, NO_STEP, TORCH = "ours", "ours, no step", "torch"

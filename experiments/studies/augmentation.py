@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from experiments.cell import Cell
 from experiments.study import Study
-from mimii_jax.augmentations import spec_augment
-from mimii_jax.matrix import Matrix
+from mimii_jax.features.augmentations import spec_augment
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.page import Block, Picture
+from mimii_jax.results.matrix import Matrix
 
 NONE = "none"
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from experiments.cell import Cell
 from experiments.reported import FIVE_INITIALISATIONS, SECOND_REPORT
 from experiments.study import Study
-from mimii_jax.matrix import AUC, Matrix
 from mimii_jax.report.page import Block, Table
 from mimii_jax.report.tables import digits
-from mimii_jax.results import AVERAGE
+from mimii_jax.results.matrix import AUC, Matrix
+from mimii_jax.results.per_id import AVERAGE
 
 ROW = "mlp_vae, 5 epochs"
 

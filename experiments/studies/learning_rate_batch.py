@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from experiments.cell import Cell
 from experiments.reported import BATCH_SIZES, LEARNING_RATES, SECOND_REPORT
 from experiments.study import Study
-from mimii_jax.matrix import AUC, Matrix
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.page import Block, Picture
 from mimii_jax.report.score_figures import BLUE, GREEN, VERMILION
-from mimii_jax.results import AVERAGE
+from mimii_jax.results.matrix import AUC, Matrix
+from mimii_jax.results.per_id import AVERAGE
 
 
 def _name(rate: float, batch: int) -> str:

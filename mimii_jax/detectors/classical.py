@@ -15,13 +15,13 @@ from sklearn.linear_model import SGDOneClassSVM
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import OneClassSVM
 
-from mimii_jax.checkpoints import CheckpointError
 from mimii_jax.data.clips import Clips
-from mimii_jax.examples import Standardiser, Windows, clip_moments
-from mimii_jax.features import CLIPS_PER_TRANSFER, FrontEnd, extract
-from mimii_jax.runs import Run
-from mimii_jax.scoring import Pooling
-from mimii_jax.watch import Watch
+from mimii_jax.detectors.backends import Pooling
+from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
+from mimii_jax.features.windows import Standardiser, Windows, clip_moments
+from mimii_jax.log import Watch
+from mimii_jax.train.checkpoints import CheckpointError
+from mimii_jax.train.runs import Run
 
 MODEL = "models.joblib"
 

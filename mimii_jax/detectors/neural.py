@@ -11,30 +11,30 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Float32
 
-from mimii_jax.checkpoints import CheckpointError, Checkpoints
 from mimii_jax.data.clips import Clips
-from mimii_jax.detectors.shards import extract_for_runs
-from mimii_jax.detectors.summaries import Program, summarise
-from mimii_jax.examples import Standardiser, Windows
-from mimii_jax.features import FrontEnd
-from mimii_jax.runs import Run, Start
-from mimii_jax.scoring import (
+from mimii_jax.detectors.backends import (
     MAHALANOBIS,
     Normals,
     Scoring,
     load_normals,
     save_normals,
 )
-from mimii_jax.settings import Settings
-from mimii_jax.sharding import (
+from mimii_jax.detectors.shards import extract_for_runs
+from mimii_jax.detectors.summaries import Program, summarise
+from mimii_jax.features.front_ends import FrontEnd
+from mimii_jax.features.windows import Standardiser, Windows
+from mimii_jax.log import Watch
+from mimii_jax.train.checkpoints import CheckpointError, Checkpoints
+from mimii_jax.train.loop import abstract_runs, train_runs
+from mimii_jax.train.mesh import (
     Layout,
     everywhere,
     make_mesh,
     share_of_process,
 )
-from mimii_jax.step import TrainState
-from mimii_jax.train import abstract_runs, train_runs
-from mimii_jax.watch import Watch
+from mimii_jax.train.runs import Run, Start
+from mimii_jax.train.settings import Settings
+from mimii_jax.train.step import TrainState
 
 NORMALS = "normals.npz"  # beside the checkpoints
 

@@ -10,9 +10,9 @@ from flax import nnx
 from jaxtyping import Array, Float, Float32, Int16
 
 from mimii_jax.data.clips import Clips
-from mimii_jax.detectors import Detector
+from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import NeuralDetector
-from mimii_jax.features import FrontEnd
+from mimii_jax.features.front_ends import FrontEnd
 from mimii_jax.workdir import add_arrays, add_examples, picture_name, pictured
 
 

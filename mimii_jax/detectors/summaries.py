@@ -13,11 +13,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float32, Int16
 
-from mimii_jax.examples import Standardiser, Windows
-from mimii_jax.features import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, FrontEnd
-from mimii_jax.scoring import Scoring
-from mimii_jax.sharding import DATA, RUN, everywhere, replicate
-from mimii_jax.step import in_groups
+from mimii_jax.detectors.backends import Scoring
+from mimii_jax.features.front_ends import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, FrontEnd
+from mimii_jax.features.windows import Standardiser, Windows
+from mimii_jax.train.mesh import DATA, RUN, everywhere, replicate
+from mimii_jax.train.step import in_groups
 
 # Sequences that a model works through at once, when whole clips are its examples.
 CLIPS_AT_ONCE = {"cpu": 16}

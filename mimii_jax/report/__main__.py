@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.scores import ScoreError
+from mimii_jax.results.table import ScoreError
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.pictures import prediction_figures, spectrogram_figures
 from mimii_jax.report.score_figures import BLUE, GREEN, GREY, VERMILION, score_figures
 from mimii_jax.report.track_figures import track_figures
-from mimii_jax.scores import csv_lines, read_scores
+from mimii_jax.results.splits import part_title, split_part
+from mimii_jax.results.table import csv_lines, read_scores
 
 DOTS_PER_INCH = 120
 COLOURS = {

@@ -11,9 +11,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mimii_jax.matrix import AUC, PAUC, Matrix
-from mimii_jax.metrics import Change
 from mimii_jax.report.tables import digits, interval, mean
+from mimii_jax.results.matrix import AUC, PAUC, Matrix
+from mimii_jax.results.metrics import Change
 
 METRICS = {AUC: "AUC", PAUC: "pAUC"}
 BETTER, WORSE = "▲", "▼"

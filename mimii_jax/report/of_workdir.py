@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from mimii_jax.matrix import AUC, SEPARATOR, matrices, models
-from mimii_jax.official import MAX_FPR
-from mimii_jax.parts import part_title, split_part
 from mimii_jax.report.matrix import METRICS, forgetting_grid, grid, legend
 from mimii_jax.report.page import (
     Block,
@@ -22,8 +19,11 @@ from mimii_jax.report.page import (
     write_page,
 )
 from mimii_jax.report.tables import result_cells, results_grid
-from mimii_jax.results import Row, evaluate
-from mimii_jax.scores import CONTROLS, NO_SEED, ScoreError, Scores, read_scores
+from mimii_jax.results.matrix import AUC, SEPARATOR, matrices, models
+from mimii_jax.results.official import MAX_FPR
+from mimii_jax.results.per_id import Row, evaluate
+from mimii_jax.results.splits import part_title, split_part
+from mimii_jax.results.table import CONTROLS, NO_SEED, ScoreError, Scores, read_scores
 
 REPORT = "report.html"
 EVAL = {"bootstrap": 1000, "split": "all", "split_seed": 0, "max_fpr": MAX_FPR}

@@ -10,9 +10,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import roc_curve
 
-from mimii_jax.metrics import auc
-from mimii_jax.official import MAX_FPR
-from mimii_jax.scores import CONTROLS, NO_SEED, Scores
+from mimii_jax.results.metrics import auc
+from mimii_jax.results.official import MAX_FPR
+from mimii_jax.results.table import CONTROLS, NO_SEED, Scores
 
 # Okabe and Ito's colours, which the colour-blind can tell apart.
 BLUE, VERMILION, GREEN, YELLOW = "#0072B2", "#D55E00", "#009E73", "#F0E442"

@@ -7,9 +7,9 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from mimii_jax.metrics import Estimate
-from mimii_jax.results import AVERAGE, POOLED, Row
-from mimii_jax.scores import NO_SEED
+from mimii_jax.results.metrics import Estimate
+from mimii_jax.results.per_id import AVERAGE, POOLED, Row
+from mimii_jax.results.table import NO_SEED
 
 
 def results_table(rows: Sequence[Row], title: str) -> Table:

@@ -18,7 +18,7 @@ intervals in which a fault sounds count its own sounds only.
 import numpy as np
 from jaxtyping import Bool, Int16
 
-from mimii_jax.data.slide_rail_acoustics import (
+from mimii_jax.slide_rail.acoustics import (
     LEAD,
     LENGTH,
     SAMPLE_RATE,
@@ -35,10 +35,10 @@ from mimii_jax.data.slide_rail_acoustics import (
     strike,
     to_wave,
 )
-from mimii_jax.data.slide_rail_factory import factory, gusts
-from mimii_jax.data.slide_rail_faults import FAULT_SOUNDS, Fault, at
-from mimii_jax.data.slide_rail_mechanics import BELT, FRICTION_SD_DB, Mechanics
-from mimii_jax.data.slide_rail_motion import Motion, carriage
+from mimii_jax.slide_rail.factory import factory, gusts
+from mimii_jax.slide_rail.faults import FAULT_SOUNDS, Fault, at
+from mimii_jax.slide_rail.machines import BELT, FRICTION_SD_DB, Mechanics
+from mimii_jax.slide_rail.motion import Motion, carriage
 
 
 def render(

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from mimii_jax.scores import Scores
+from mimii_jax.results.table import Scores
 
 PARTS = {
     "all": "all test clips",

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from mimii_jax.data.layouts import NAMED, parse_name
-from mimii_jax.metrics import auc
-from mimii_jax.scores import (
+from mimii_jax.results.metrics import auc
+from mimii_jax.results.table import (
     NO_SEED,
     ScoreError,
     Scores,

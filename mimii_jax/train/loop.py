@@ -10,13 +10,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float32, Int
 
-from mimii_jax.checkpoints import Checkpoints
-from mimii_jax.examples import Standardiser
-from mimii_jax.progress import Profile, Progress
-from mimii_jax.runs import Run, Start
-from mimii_jax.settings import Settings
-from mimii_jax.sharding import EMPTY, Layout, agree, everywhere
-from mimii_jax.step import (
+from mimii_jax.features.windows import Standardiser
+from mimii_jax.log import Interrupted, Watch
+from mimii_jax.train.checkpoints import Checkpoints
+from mimii_jax.train.mesh import EMPTY, Layout, agree, everywhere
+from mimii_jax.train.progress import Profile, Progress
+from mimii_jax.train.runs import Run, Start
+from mimii_jax.train.settings import Settings
+from mimii_jax.train.step import (
     OPTIMIZER,
     Examples,
     Pool,
@@ -24,7 +25,6 @@ from mimii_jax.step import (
     compile_steps,
     compile_validation,
 )
-from mimii_jax.watch import Interrupted, Watch
 
 # Seconds of steps in one dispatch: how often the bar moves and a stop is noticed.
 DISPATCH = 1.0

@@ -17,10 +17,10 @@ from jax import lax
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int, UInt32
 
-from mimii_jax.examples import Standardiser
-from mimii_jax.order import example_at
-from mimii_jax.settings import Settings
-from mimii_jax.sharding import DATA, RUN, Layout
+from mimii_jax.features.windows import Standardiser
+from mimii_jax.train.mesh import DATA, RUN, Layout
+from mimii_jax.train.settings import Settings
+from mimii_jax.train.shuffle import example_at
 
 OPTIMIZER = optax.scale_by_adam()
 

@@ -1,6 +1,6 @@
 """Simulated slide rails, normal and faulty, with the official numbers of clips.
 
-python -m mimii_jax.data.slide_rail --out DIR --scale 0.1
+python -m mimii_jax.slide_rail.simulate --out DIR --scale 0.1
 
 The sound is simulated: `slide_rail_physics` says how, and
 `experiments/calibrate_slide_rail.md` how it compares with real recordings.
@@ -20,10 +20,10 @@ from joblib import Parallel, cpu_count, delayed
 from rich.progress import track
 
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, DataError
-from mimii_jax.data.slide_rail_acoustics import SAMPLE_RATE, SAMPLES
-from mimii_jax.data.slide_rail_faults import Fault
-from mimii_jax.data.slide_rail_mechanics import FAULT_KINDS, MECHANICS
-from mimii_jax.data.slide_rail_physics import render
+from mimii_jax.slide_rail.acoustics import SAMPLE_RATE, SAMPLES
+from mimii_jax.slide_rail.faults import Fault
+from mimii_jax.slide_rail.machines import FAULT_KINDS, MECHANICS
+from mimii_jax.slide_rail.sound import render
 
 # Official numbers of clips: training normal; test anomalous, test normal.
 COUNTS = {
@@ -203,7 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from mimii_jax.data import dcase
 
     parser = argparse.ArgumentParser(
-        prog="python -m mimii_jax.data.slide_rail", description=main.__doc__
+        prog="python -m mimii_jax.slide_rail.simulate", description=main.__doc__
     )
     add = parser.add_argument
     add("--out", type=Path, required=True, help="root of the data set to write")

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int16
 
-from mimii_jax.stft import decibels, mel_spectrogram, power_spectrogram
+from mimii_jax.features.stft import decibels, mel_spectrogram, power_spectrogram
 
 # Clips per step of the mapped front end: few enough that spectra stay in the cache.
 CLIPS_IN_CACHE = 4

@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float32
 
-from mimii_jax.data.slide_rail_acoustics import (
+from mimii_jax.slide_rail.acoustics import (
     Spectrum,
     Wave,
     amplitude,
@@ -14,7 +14,7 @@ from mimii_jax.data.slide_rail_acoustics import (
     slow,
     to_wave,
 )
-from mimii_jax.data.slide_rail_mechanics import (
+from mimii_jax.slide_rail.machines import (
     BEND_SD_DB,
     FACTORY_DBFS,
     FACTORY_SD_DB,

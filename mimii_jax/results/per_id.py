@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from mimii_jax.metrics import Estimate, Measured, measure, resample
-from mimii_jax.official import MAX_FPR
-from mimii_jax.scores import ScoreError, Scores
+from mimii_jax.results.metrics import Estimate, Measured, measure, resample
+from mimii_jax.results.official import MAX_FPR
+from mimii_jax.results.table import ScoreError, Scores
 
 AVERAGE, POOLED = "average", "pooled"
 

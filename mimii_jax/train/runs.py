@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
-from mimii_jax.examples import Standardiser
+from mimii_jax.features.windows import Standardiser
 
 
 @dataclass(frozen=True, eq=False)

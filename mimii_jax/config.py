@@ -12,29 +12,30 @@ import numpy as np
 import pooch
 from flax import nnx
 
-from mimii_jax.augment import Augment
-from mimii_jax.data import dcase, layouts, slide_rail
+from mimii_jax.data import dcase, layouts
 from mimii_jax.data.clips import Clips, DataError
 from mimii_jax.data.labels import labels_of
-from mimii_jax.detectors import Detector
+from mimii_jax.detectors.backends import MSE, Pooling, Scoring
 from mimii_jax.detectors.classical import (
     ClassicalDetector,
     exact_one_class_svm,
     isolation_forest,
     sgd_one_class_svm,
 )
+from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import NeuralDetector, Saving
-from mimii_jax.examples import Windows
-from mimii_jax.features import FRONT_ENDS, FrontEnd
+from mimii_jax.features.augment import Augment
+from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
+from mimii_jax.features.windows import Windows
+from mimii_jax.log import Watch
 from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.models.transformer import Transformer
-from mimii_jax.parts import PARTS
-from mimii_jax.scoring import MSE, Pooling, Scoring
-from mimii_jax.settings import Settings
-from mimii_jax.sharding import make_mesh
-from mimii_jax.watch import Watch
+from mimii_jax.results.splits import PARTS
+from mimii_jax.slide_rail import simulate as slide_rail
+from mimii_jax.train.mesh import make_mesh
+from mimii_jax.train.settings import Settings
 
 MODELS = {
     "mlp_vae": MLPVAE,

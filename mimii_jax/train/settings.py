@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from mimii_jax.runs import Run
+from mimii_jax.train.runs import Run
 
 OF_SETTINGS = frozenset({"epochs", "learning_rate"})  # in which runs may differ
 SCHEDULES = ("constant", "cosine")

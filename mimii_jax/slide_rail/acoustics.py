@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Complex, Complex64, Float, Float32
 
-from mimii_jax.data.slide_rail_mechanics import Mechanics
+from mimii_jax.slide_rail.machines import Mechanics
 
 SAMPLE_RATE = 16_000
 SAMPLES = 10 * SAMPLE_RATE

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mimii_jax.metrics import Change, Measured
-from mimii_jax.official import MAX_FPR
-from mimii_jax.results import AVERAGE, POOLED, measure_all
-from mimii_jax.scores import CONTROLS, Scores
+from mimii_jax.results.metrics import Change, Measured
+from mimii_jax.results.official import MAX_FPR
+from mimii_jax.results.per_id import AVERAGE, POOLED, measure_all
+from mimii_jax.results.table import CONTROLS, Scores
 
 AUC, PAUC = 0, 1
 BASE = "all"

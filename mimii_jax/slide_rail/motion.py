@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from mimii_jax.data.slide_rail_acoustics import LENGTH, SAMPLE_RATE, Wave
-from mimii_jax.data.slide_rail_mechanics import Mechanics
+from mimii_jax.slide_rail.acoustics import LENGTH, SAMPLE_RATE, Wave
+from mimii_jax.slide_rail.machines import Mechanics
 
 
 @dataclass(frozen=True, eq=False)

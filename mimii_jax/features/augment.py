@@ -8,7 +8,7 @@ from typing import Any, Self
 import jax
 from jaxtyping import Array, Float, Int
 
-from mimii_jax.augmentations import (
+from mimii_jax.features.augmentations import (
     FILLS,
     MEAN,
     cutout,

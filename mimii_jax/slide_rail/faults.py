@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool
 
-from mimii_jax.data.slide_rail_acoustics import (
+from mimii_jax.slide_rail.acoustics import (
     LENGTH,
     SAMPLE_RATE,
     Spectrum,
@@ -19,8 +19,8 @@ from mimii_jax.data.slide_rail_acoustics import (
     strike,
     struck_response,
 )
-from mimii_jax.data.slide_rail_mechanics import BELT, DAMAGE, GREASE, Mechanics
-from mimii_jax.data.slide_rail_motion import Motion
+from mimii_jax.slide_rail.machines import BELT, DAMAGE, GREASE, Mechanics
+from mimii_jax.slide_rail.motion import Motion
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Front ends, windows, augmentation: from waves to what a model sees."""

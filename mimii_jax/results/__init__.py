@@ -1,0 +1,1 @@
+"""Score tables, metrics and their results; no JAX."""

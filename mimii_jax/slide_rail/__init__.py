@@ -1,0 +1,1 @@
+"""A simulated slide rail: its physics, its faults, its clips."""
