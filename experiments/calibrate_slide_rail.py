@@ -28,10 +28,10 @@ from configs import mlp_ae
 from experiments.slide_rail_figure import draw
 from mimii_jax.config import build_detector
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
-from mimii_jax.log import Watch
 from mimii_jax.results.metrics import auc
 from mimii_jax.slide_rail.simulate import simulate
 from mimii_jax.train.runs import runs_on_all
+from mimii_jax.watch import Watch
 
 HERE = Path(__file__).parent
 IDS = ("00", "02", "04", "06")

@@ -20,7 +20,8 @@ import jax
 
 import configs
 from experiments.training_sets import ALL
-from mimii_jax.config import Config, ConfigError
+from mimii_jax.config import Config
+from mimii_jax.errors import ConfigError
 
 RESULT = "cell.json"
 BEGUN = "begun.json"

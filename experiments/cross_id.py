@@ -21,7 +21,7 @@ from experiments.cell import SIMULATED, Cell, Options, split_overrides
 from experiments.reported import FIRST_REPORT
 from experiments.runner import add_arguments, failures, parse, run_cells, share
 from experiments.training_sets import MATRIX
-from mimii_jax.config import ConfigError
+from mimii_jax.errors import ConfigError
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.matrix import (
     METRICS,

@@ -38,10 +38,10 @@ from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.detectors.pictures import add_pictures
-from mimii_jax.log import Watch
 from mimii_jax.results.table import Scores, read_scores, write_scores
 from mimii_jax.train.progress import NonFiniteLoss
 from mimii_jax.train.runs import Run, Start
+from mimii_jax.watch import Watch
 from mimii_jax.workdir import PICTURED, append_clips
 
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from experiments.cell import SIMULATED, Options
 from mimii_jax.config import Config, load_clips
-from mimii_jax.data.clips import Clips, DataError
-from mimii_jax.log import Watch
+from mimii_jax.data.clips import Clips
+from mimii_jax.errors import DataError
 from mimii_jax.slide_rail import simulate as slide_rail
+from mimii_jax.watch import Watch
 
 EVALUATION_IDS = ("01", "03", "05")
 

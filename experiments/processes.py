@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from queue import Queue
 from typing import Any
 
-from mimii_jax.log import Interrupted
+from mimii_jax.watch import Interrupted
 
 _SPAWN = multiprocessing.get_context("spawn")  # a fork is not safe beside JAX's threads
 PATIENCE = 60.0  # seconds that a process has to save and end

@@ -18,7 +18,7 @@ from experiments import studies
 from experiments.cell import Cell, Options, split_overrides
 from experiments.runner import Outcome, add_arguments, failures, parse, run_cells, share
 from experiments.study_page import study_section
-from mimii_jax.config import ConfigError
+from mimii_jax.errors import ConfigError
 from mimii_jax.report.of_workdir import data_block
 from mimii_jax.report.page import Block, Code, Section, Table, page, write_page
 from mimii_jax.workdir import command_line

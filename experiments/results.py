@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 
 from mimii_jax import run
-from mimii_jax.log import Watch
 from mimii_jax.report.tables import markdown_table
 from mimii_jax.results.per_id import evaluate
 from mimii_jax.results.table import CONTROLS, Scores, read_scores
+from mimii_jax.watch import Watch
 
 CONFIGS = (
     "mlp_vae",

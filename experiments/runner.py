@@ -26,9 +26,9 @@ from rich.progress import (
 from experiments.cell import Cell, NotAvailable, Options, require_known
 from experiments.fit import run_cell
 from experiments.processes import Died, Workers, workers
-from mimii_jax.log import Interrupted
 from mimii_jax.main import ERRORS, STOPPED, keep_compiled
 from mimii_jax.train.progress import NonFiniteLoss
+from mimii_jax.watch import Interrupted
 
 DIED = "its process died; is there enough memory?"
 

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from mimii_jax import run
 from mimii_jax.config import Config
-from mimii_jax.log import Watch
+from mimii_jax.watch import Watch
 
 
 def parse(name: str, about: str | None, epochs: int) -> argparse.Namespace:

@@ -13,7 +13,7 @@ import pooch
 from flax import nnx
 
 from mimii_jax.data import dcase, layouts
-from mimii_jax.data.clips import Clips, DataError
+from mimii_jax.data.clips import Clips
 from mimii_jax.data.labels import labels_of
 from mimii_jax.detectors.backends import MSE, Pooling, Scoring
 from mimii_jax.detectors.classical import (
@@ -24,10 +24,10 @@ from mimii_jax.detectors.classical import (
 )
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import NeuralDetector, Saving
+from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.augment import Augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
-from mimii_jax.log import Watch
 from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
@@ -36,6 +36,7 @@ from mimii_jax.results.splits import PARTS
 from mimii_jax.slide_rail import simulate as slide_rail
 from mimii_jax.train.mesh import make_mesh
 from mimii_jax.train.settings import Settings
+from mimii_jax.watch import Watch
 
 MODELS = {
     "mlp_vae": MLPVAE,
@@ -55,10 +56,6 @@ OF_DECODING = ("decoding", "given")
 MANY_FRAMES = 10_000
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
-
-
-class ConfigError(Exception):
-    """A config that cannot be run; the message names the field."""
 
 
 def check(config: Config) -> None:

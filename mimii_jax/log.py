@@ -1,11 +1,14 @@
-"""What a user sees while a run works, and what `metrics.jsonl` keeps of it."""
+"""Lines, the one progress bar, metrics.jsonl, and the request to stop."""
 
 import json
+import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -16,146 +19,180 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from mimii_jax.errors import ConfigError
+from mimii_jax.files import file_errors, replace_file
 
-class Interrupted(BaseException):
-    """Stopped on request, no error; whatever was saved can be gone on from."""
+T = TypeVar("T")
+R = TypeVar("R")
+
+console = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
 
 
-class Watch:
-    """Progress bars on a terminal, plain lines elsewhere; and the wish to stop.
+def info(text: str) -> None:
+    """Print one plain line."""
+    console.print(text, markup=False, soft_wrap=True)
 
-    Parameters
-    ----------
-    metrics : file that `record` appends to, one JSON object per line; None for none
-    console : where to print; the terminal unless given
-    leader : whether this process is the one of several that prints and writes
+
+def warning(text: str) -> None:
+    """Print one plain line on the standard error stream."""
+    _errors.print(f"warning: {text}", markup=False, soft_wrap=True)
+
+
+def quiet() -> None:
+    """Print and record nothing: of several processes, one speaks."""
+    console.quiet = _errors.quiet = True
+
+
+@contextmanager
+def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., None]]:
+    """Show a progress bar; yields `advance(n, text="")`.
+
+    On a terminal the bar stays with its rate when done; elsewhere one line says so if
+    the task took longer than two seconds.
     """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=16),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[text]}"),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+    )
+    start, done, last = time.perf_counter(), 0, ""
+    with Progress(*columns, console=console, disable=not console.is_terminal) as live:
+        row = live.add_task(task, total=total, text="")
 
-    def __init__(
-        self,
-        metrics: Path | None = None,
-        console: Console | None = None,
-        leader: bool = True,
-    ):
-        self.metrics = metrics
-        self.console = console or Console(quiet=not leader)
-        self.leader = leader
-        # What a caller adds to each record, such as the machine type.
-        self.context: dict[str, object] = {}
-        self.stopped = False  # whether a stop is asked for
-        self._patient = False
-        self.profile: Path | None = None  # folder for a JAX profile of some steps
-        self._events: Any = None
+        def advance(n: int, text: str = "") -> None:
+            nonlocal done, last
+            done += n
+            rate = done / max(time.perf_counter() - start, 1e-9)
+            last = f"{text}{rate:,.0f} {unit}/s"
+            live.update(row, advance=n, text=last)
 
-    def begin(self, workdir: Path, machine_type: str) -> None:
-        """Keep what comes in the metrics of a workdir, as that of a machine type."""
-        if self.leader:
-            self.metrics = workdir / "metrics.jsonl"
-        self.context = {"machine_type": machine_type}
+        yield advance
+    seconds = time.perf_counter() - start
+    if not console.is_terminal and seconds > 2:
+        info(f"{task}: {done:,} {unit}, {last}, {seconds:.0f} s")
 
-    def open_tensorboard(self, folder: Path) -> None:
-        """Write TensorBoard event files of what is recorded, too.
 
-        Raises
-        ------
-        ImportError : tensorboardX, which writes them, is not installed
-        """
-        if not self.leader:
-            return
+def in_threads(
+    task: str, work: Callable[[T], R], items: Sequence[T], unit: str = "clips"
+) -> list[R]:
+    """Results of `work` on each item, in order, by threads, under a bar."""
+    pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
+    results = []
+    try:
+        with bar(task, len(items), unit) as advance:
+            for result in pool.map(work, items):
+                results.append(result)
+                advance(1)
+    finally:
+        pool.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the rest
+    return results
+
+
+@dataclass
+class _Metrics:
+    """Where `record` writes: a file, and TensorBoard if that is wanted."""
+
+    path: Path | None = None
+    context: dict[str, Any] = field(default_factory=dict)
+    events: Any = None
+
+
+_metrics = _Metrics()
+
+
+def open_metrics(
+    path: Path, context: dict[str, Any], tensorboard: Path | None = None
+) -> None:
+    """Let `record` append to a file; `context` becomes part of every row.
+
+    Raises
+    ------
+    ConfigError : TensorBoard is wanted, but tensorboardX isn't installed
+    """
+    events = None
+    if tensorboard and not console.quiet:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise ImportError(
-                "tensorboard=True needs tensorboardX: "
-                "pip install 'mimii_jax[tensorboard]'"
+            raise ConfigError(
+                "tensorboard=True needs tensorboardX: pip install '.[tensorboard]'"
             ) from error
-        self._events = SummaryWriter(str(folder))
+        events = SummaryWriter(str(tensorboard))
+    _metrics.path = None if console.quiet else path
+    _metrics.context, _metrics.events = context, events
 
-    def stop(self, *_: object) -> None:
-        """Ask to stop: at the next dispatch of a training, elsewhere at once.
 
-        Made to be a signal handler. Asked twice, it does not wait for a training.
-        """
-        if self.stopped or not self._patient:
-            raise Interrupted
-        self.stopped = True
-        self.say("stopping: saves first (once more to stop at once)")
+def close_metrics() -> None:
+    """Let `record` do nothing."""
+    if _metrics.events:
+        _metrics.events.close()
+    _metrics.path, _metrics.context, _metrics.events = None, {}, None
 
-    @contextmanager
-    def patience(self) -> Iterator[None]:
-        """Within, `stop` waits for the training to look at `stopped`."""
-        self._patient = True
-        try:
-            yield
-        finally:
-            self._patient = False
 
-    def say(self, text: str) -> None:
-        """Print one plain line."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+def record(**row: object) -> None:
+    """Append a row to the metrics file, one JSON object per line."""
+    if _metrics.path:
+        with file_errors(_metrics.path), _metrics.path.open("a") as file:
+            file.write(json.dumps(_metrics.context | row) + "\n")
+    if _metrics.events:
+        for name, value in row.items():
+            values = value if isinstance(value, list) else [value]
+            for i, number in enumerate(values):
+                if isinstance(number, int | float) and name != "seeds":
+                    tag = f"{name}/{i}" if len(values) > 1 else name
+                    _metrics.events.add_scalar(tag, number, row.get("step"))
+        _metrics.events.flush()
 
-    def record(self, **row: object) -> None:
-        """Append a row, with the context before it, to the metrics file."""
-        if self.metrics:
-            with self.metrics.open("a") as file:
-                file.write(json.dumps(self.context | row) + "\n")
-        if self._events:
-            for name, value in row.items():
-                values = value if isinstance(value, list) else [value]
-                for i, number in enumerate(values):
-                    if isinstance(number, int | float) and name != "seeds":
-                        tag = f"{name}/{i}" if len(values) > 1 else name
-                        self._events.add_scalar(tag, number, row.get("step"))
-            self._events.flush()
 
-    def rewind(self, step: int) -> None:
-        """Forget the rows of this context that lie after a step."""
-        if self.metrics and self.metrics.exists():
-            lines = self.metrics.read_text().splitlines(keepends=True)
-            rows = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
-            kept = [
-                line
-                for line, row in rows
-                if row.get("step", 0) <= step
-                or any(row.get(key) != value for key, value in self.context.items())
-            ]
-            replacement = self.metrics.with_name(f".{self.metrics.name}")
-            replacement.write_text("".join(kept))
-            replacement.replace(self.metrics)
+def rewind(step: int) -> None:
+    """Drop this context's rows of later steps, which a resumed training repeats."""
+    path = _metrics.path
+    if not path or not path.exists():
+        return
+    lines = path.read_text().splitlines(keepends=True)
+    rows = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+    kept = [
+        line
+        for line, row in rows
+        if row.get("step", 0) <= step
+        or any(row.get(key) != value for key, value in _metrics.context.items())
+    ]
+    replace_file(path, "".join(kept).encode())
 
-    @contextmanager
-    def bar(
-        self, task: str, total: int, unit: str = "clips"
-    ) -> Iterator[Callable[..., None]]:
-        """Show a bar; yields `advance(n, text="")`.
 
-        A bar stays on the terminal with its rate when done. Without a terminal one
-        line tells that it is done, if it took longer than two seconds.
-        """
-        start = time.perf_counter()
-        done = 0
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=16),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        )
-        live = Progress(
-            *columns, console=self.console, disable=not self.console.is_terminal
-        )
-        with live:
-            row = live.add_task(task, total=total, text="")
-            last = ""
+class Interrupted(BaseException):
+    """Raised on SIGINT or SIGTERM. Training resumes from the last checkpoint."""
 
-            def advance(n: int, text: str = "") -> None:
-                nonlocal done, last
-                done += n
-                rate = done / max(time.perf_counter() - start, 1e-9)
-                last = f"{text}{rate:,.0f} {unit}/s"
-                live.update(row, advance=n, text=last)
 
-            yield advance
-        seconds = time.perf_counter() - start
-        if not self.console.is_terminal and seconds > 2:
-            self.say(f"{task}: {done} {unit}, {last}, {seconds:.0f} s")
+class _Stop:
+    requested = False
+    deferred = False
+
+
+def stop_requested() -> bool:
+    """Whether a training should save and stop."""
+    return _Stop.requested
+
+
+def request_stop(*_: object) -> None:
+    """Stop: a training after its current dispatch, everything else at once.
+
+    A signal handler. The second signal stops a training at once, too.
+    """
+    if _Stop.requested or not _Stop.deferred:
+        raise Interrupted
+    _Stop.requested = True
+    info("stopping after a checkpoint (once more: stop at once)")
+
+
+@contextmanager
+def deferred_stop() -> Iterator[None]:
+    """Within, `request_stop` waits for the caller to look at `stop_requested`."""
+    _Stop.deferred, _Stop.requested = True, False
+    try:
+        yield
+    finally:
+        _Stop.deferred = False

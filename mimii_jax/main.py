@@ -20,14 +20,13 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mimii_jax import run
-from mimii_jax.config import ConfigError
-from mimii_jax.data.clips import DataError
-from mimii_jax.log import Interrupted, Watch
+from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.results.table import ScoreError
 from mimii_jax.train.checkpoints import CheckpointError
 from mimii_jax.train.loop import StartError
 from mimii_jax.train.mesh import join_processes
 from mimii_jax.train.progress import NonFiniteLoss
+from mimii_jax.watch import Interrupted, Watch
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",

@@ -12,7 +12,6 @@ from ml_collections import ConfigDict
 
 from mimii_jax.config import (
     Config,
-    ConfigError,
     build_detector,
     build_front_end,
     check,
@@ -25,7 +24,7 @@ from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.detectors.pictures import add_pictures
-from mimii_jax.log import Watch
+from mimii_jax.errors import ConfigError
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
 from mimii_jax.report.tables import results_table
@@ -35,6 +34,7 @@ from mimii_jax.results.splits import part_title, split_part
 from mimii_jax.results.table import Scores, read_scores, write_scores
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import Start, runs_on_all
+from mimii_jax.watch import Watch
 from mimii_jax.workdir import PICTURED, append_clips, command_line, pictured
 
 # What may differ from an earlier start of the same training: it moves no number.

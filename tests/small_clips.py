@@ -6,7 +6,7 @@ import numpy as np
 from rich.console import Console
 
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
-from mimii_jax.log import Watch
+from mimii_jax.watch import Watch
 
 RATE = 16000
 

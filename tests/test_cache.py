@@ -12,7 +12,8 @@ from small_runs import again
 from wav_files import LENGTH, noise, put, put_slider
 
 from mimii_jax.data import cache, dcase, wav
-from mimii_jax.data.clips import COLUMNS, DataError
+from mimii_jax.data.clips import COLUMNS
+from mimii_jax.errors import DataError
 from mimii_jax.run import load_config
 
 

@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from training import DIFFERENT, leaves, train_on
 
-from mimii_jax.log import Interrupted, Watch
 from mimii_jax.train.checkpoints import CheckpointError, Checkpoints
+from mimii_jax.watch import Interrupted, Watch
 
 
 @pytest.fixture

@@ -1,13 +1,8 @@
 import numpy as np
 import pytest
 
-from mimii_jax.data.clips import (
-    ANOMALOUS,
-    NORMAL,
-    Clips,
-    DataError,
-    require_ids,
-)
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, require_ids
+from mimii_jax.errors import DataError
 
 
 def some_clips() -> Clips:

@@ -10,7 +10,8 @@ from small_clips import small_clips
 from wav_files import LENGTH, RATE, noise, put, put_slider, read
 
 from mimii_jax.data import dcase, layouts
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips, DataError
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
+from mimii_jax.errors import DataError
 
 
 @pytest.fixture

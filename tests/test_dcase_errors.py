@@ -8,7 +8,7 @@ import pytest
 from wav_files import LENGTH, noise, put, put_slider, read
 
 from mimii_jax.data import dcase
-from mimii_jax.data.clips import DataError
+from mimii_jax.errors import DataError
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from small_runs import again, small, trained
 from configs import mlp_vae
 from mimii_jax import config as build
 from mimii_jax import run
-from mimii_jax.config import ConfigError
 from mimii_jax.data import dcase
+from mimii_jax.errors import ConfigError
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import read_scores
 

@@ -81,7 +81,7 @@ def reached(module):
 def test_the_reading_of_imports_finds_them():
     assert "mimii_jax.run" in SOURCES["mimii_jax.main"]
     assert "jax" in reached("mimii_jax.main")
-    assert "mimii_jax.log" in reached("mimii_jax.main")
+    assert "mimii_jax.watch" in reached("mimii_jax.main")
     assert "mimii_jax.run" in SOURCES
 
 

@@ -13,8 +13,9 @@ from wav_files import noise, put
 from configs import controls
 from mimii_jax import evaluate
 from mimii_jax.data import dcase
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, DataError
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.data.labels import FILE, read_labels
+from mimii_jax.errors import DataError
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.official import write_official
 from mimii_jax.results.table import read_scores, write_scores

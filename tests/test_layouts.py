@@ -11,8 +11,9 @@ from wav_files import LENGTH, noise, put, put_slider
 
 from configs import controls
 from mimii_jax.data import dcase
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, DataError
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.data.layouts import LAYOUTS, parse_name
+from mimii_jax.errors import DataError
 
 
 def read(root, machine_type="slider", *args, **options):

@@ -25,7 +25,7 @@ from experiments.cell import (
     split_overrides,
 )
 from experiments.runner import DIED, add_arguments, run_cells
-from mimii_jax.config import ConfigError
+from mimii_jax.errors import ConfigError
 from mimii_jax.main import STOPPED
 from mimii_jax.results.table import CONTROLS, read_scores
 

@@ -5,7 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from mimii_jax.data import dcase
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, DataError
+from mimii_jax.data.clips import ANOMALOUS, NORMAL
+from mimii_jax.errors import DataError
 from mimii_jax.slide_rail import simulate as slide_rail
 from mimii_jax.slide_rail.acoustics import SAMPLE_RATE, SAMPLES
 from mimii_jax.slide_rail.faults import Fault

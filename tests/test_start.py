@@ -7,7 +7,7 @@ from small_runs import small, trained
 
 from mimii_jax import config as build
 from mimii_jax import run
-from mimii_jax.config import ConfigError
+from mimii_jax.errors import ConfigError
 from mimii_jax.train.loop import StartError
 from mimii_jax.train.runs import runs_on_all
 

@@ -7,7 +7,7 @@ from small_clips import quiet_watch, small_clips
 from experiments.cell import SIMULATED, Cell, Options
 from experiments.material import load
 from experiments.training_sets import EXTRA, MATRIX, training_sets
-from mimii_jax.data.clips import DataError
+from mimii_jax.errors import DataError
 from mimii_jax.slide_rail import simulate as slide_rail
 
 

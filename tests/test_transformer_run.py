@@ -7,7 +7,7 @@ from small_runs import again, trained
 from configs import mlp_vae
 from configs import transformer as transformer_config
 from mimii_jax import run
-from mimii_jax.config import ConfigError
+from mimii_jax.errors import ConfigError
 from mimii_jax.results.table import read_scores
 
 pytestmark = pytest.mark.usefixtures("no_figures")

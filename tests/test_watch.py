@@ -5,7 +5,7 @@ import json
 
 from rich.console import Console
 
-from mimii_jax.log import Watch
+from mimii_jax.watch import Watch
 
 
 def test_a_bar_on_a_terminal_ends_with_its_rate():

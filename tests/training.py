@@ -7,13 +7,13 @@ from flax import nnx
 from rich.console import Console
 
 from mimii_jax.features.windows import Standardiser, Windows
-from mimii_jax.log import Watch
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import Layout, make_mesh
 from mimii_jax.train.runs import Run, runs_on_all
 from mimii_jax.train.settings import Settings
 from mimii_jax.train.shuffle import example_at
+from mimii_jax.watch import Watch
 
 SETTINGS = Settings(
     epochs=2, batch_size=16, learning_rate=1e-2, schedule="constant", warmup=0.0

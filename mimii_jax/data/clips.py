@@ -7,12 +7,10 @@ from typing import Self
 import numpy as np
 from jaxtyping import Bool, Int8, Int16, Shaped
 
+from mimii_jax.errors import DataError
+
 NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
 COLUMNS = ("split", "machine_id", "label", "name", "domain")
-
-
-class DataError(Exception):
-    """Recordings that cannot be used; the message is one that a user can act on."""
 
 
 @dataclass(frozen=True, eq=False)

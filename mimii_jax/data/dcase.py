@@ -19,11 +19,12 @@ import numpy as np
 
 from mimii_jax.data import wav
 from mimii_jax.data.cache import Store
-from mimii_jax.data.clips import UNKNOWN, Clips, DataError, require_ids
+from mimii_jax.data.clips import UNKNOWN, Clips, require_ids
 from mimii_jax.data.files import File, bad_lines, draw_split, find
 from mimii_jax.data.labels import Labels
 from mimii_jax.data.layouts import DCASE_2020, MIMII, Layout, machine_folder, parse_name
 from mimii_jax.data.threads import in_parallel
+from mimii_jax.errors import DataError
 
 SAMPLE_RATE = 16000
 

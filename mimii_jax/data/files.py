@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, DataError
+from mimii_jax.data.clips import ANOMALOUS, NORMAL
 from mimii_jax.data.layouts import LABELS, MIMII, Layout, places, recognise
+from mimii_jax.errors import DataError
 
 
 @dataclass(frozen=True)

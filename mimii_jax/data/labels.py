@@ -8,8 +8,9 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, DataError
+from mimii_jax.data.clips import ANOMALOUS, NORMAL
 from mimii_jax.data.layouts import parse_name
+from mimii_jax.errors import DataError
 
 FILE = "eval_data_list.csv"
 Labels = Mapping[tuple[str, str], int]  # (machine type, published name) -> label

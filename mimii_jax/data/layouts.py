@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, DataError
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
+from mimii_jax.errors import DataError
 
 LABELS = {
     None: UNKNOWN,

@@ -19,9 +19,9 @@ from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Pooling
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
-from mimii_jax.log import Watch
 from mimii_jax.train.checkpoints import CheckpointError
 from mimii_jax.train.runs import Run
+from mimii_jax.watch import Watch
 
 MODEL = "models.joblib"
 

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int16
 
 from mimii_jax.data.clips import Clips
-from mimii_jax.log import Watch
 from mimii_jax.results.table import CONTROLS, NO_SEED, Scores
 from mimii_jax.train.mesh import gather_rows
+from mimii_jax.watch import Watch
 
 
 def measure(

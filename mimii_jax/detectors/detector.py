@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from mimii_jax.data.clips import Clips
-from mimii_jax.log import Watch
 from mimii_jax.train.runs import Run
+from mimii_jax.watch import Watch
 
 
 class Detector(Protocol):

@@ -23,7 +23,6 @@ from mimii_jax.detectors.shards import extract_for_runs
 from mimii_jax.detectors.summaries import Program, summarise
 from mimii_jax.features.front_ends import FrontEnd
 from mimii_jax.features.windows import Standardiser, Windows
-from mimii_jax.log import Watch
 from mimii_jax.train.checkpoints import CheckpointError, Checkpoints
 from mimii_jax.train.loop import abstract_runs, train_runs
 from mimii_jax.train.mesh import (
@@ -35,6 +34,7 @@ from mimii_jax.train.mesh import (
 from mimii_jax.train.runs import Run, Start
 from mimii_jax.train.settings import Settings
 from mimii_jax.train.step import TrainState
+from mimii_jax.watch import Watch
 
 NORMALS = "normals.npz"  # beside the checkpoints
 

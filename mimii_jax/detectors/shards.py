@@ -9,10 +9,10 @@ import numpy as np
 from mimii_jax.data.clips import Clips, hold_out
 from mimii_jax.features.front_ends import FrontEnd, extract
 from mimii_jax.features.windows import Standardiser, clip_moments
-from mimii_jax.log import Watch
 from mimii_jax.train.loop import Features
 from mimii_jax.train.mesh import EMPTY, Layout
 from mimii_jax.train.runs import Run
+from mimii_jax.watch import Watch
 
 
 def extract_for_runs(

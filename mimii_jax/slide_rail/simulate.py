@@ -19,7 +19,8 @@ import numpy as np
 from joblib import Parallel, cpu_count, delayed
 from rich.progress import track
 
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, DataError
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
+from mimii_jax.errors import DataError
 from mimii_jax.slide_rail.acoustics import SAMPLE_RATE, SAMPLES
 from mimii_jax.slide_rail.faults import Fault
 from mimii_jax.slide_rail.machines import FAULT_KINDS, MECHANICS

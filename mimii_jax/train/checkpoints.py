@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from mimii_jax.log import Watch
 from mimii_jax.train.mesh import wait_for_processes
+from mimii_jax.watch import Watch
 
 
 class CheckpointError(Exception):

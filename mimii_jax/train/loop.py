@@ -11,7 +11,6 @@ from flax import nnx
 from jaxtyping import Array, Float32, Int
 
 from mimii_jax.features.windows import Standardiser
-from mimii_jax.log import Interrupted, Watch
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.mesh import EMPTY, Layout, agree, everywhere
 from mimii_jax.train.progress import Profile, Progress
@@ -25,6 +24,7 @@ from mimii_jax.train.step import (
     compile_steps,
     compile_validation,
 )
+from mimii_jax.watch import Interrupted, Watch
 
 # Seconds of steps in one dispatch: how often the bar moves and a stop is noticed.
 DISPATCH = 1.0

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float32, Int
 
-from mimii_jax.log import Watch
 from mimii_jax.train.runs import Run
 from mimii_jax.train.step import Pool
+from mimii_jax.watch import Watch
 
 
 class NonFiniteLoss(Exception):

@@ -1,0 +1,12 @@
+"""The two errors that are the user's to fix; a command prints them as one line.
+
+Every other exception is a bug and keeps its traceback.
+"""
+
+
+class ConfigError(Exception):
+    """A setting that can't work: the message names the field, the limit, a remedy."""
+
+
+class DataError(Exception):
+    """A file or folder that can't be used: the message names it, why, and a remedy."""

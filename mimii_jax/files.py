@@ -1,0 +1,43 @@
+"""Files that are written whole or not at all, and the system's errors about them."""
+
+import errno
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mimii_jax.errors import DataError
+
+
+@contextmanager
+def file_errors(path: Path | str) -> Iterator[None]:
+    """Turn the system's errors about a file into `DataError`, with its name."""
+    try:
+        yield
+    except OSError as error:
+        name = error.filename or path
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            text = f"{name}: the disk is full; free some space and run again"
+        else:
+            text = f"{name}: {error.strerror or error}"
+        raise DataError(text) from error
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: a temporary name, fsync, then rename.
+
+    Raises
+    ------
+    DataError : it can't be written, as on a full disk
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with file_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
