@@ -161,7 +161,6 @@ def load_clips(
         tuple(c.ids) or ("00", "02", "04"),
         scale=c.scale,
         seed=c.simulation_seed,
-        workers=c.workers,
     )
     clips = simulation.clips
     _check_clips(config, clips)

@@ -50,7 +50,7 @@ SLOW = ("mlp_ae", "conv_vae", "transformer", "isolation_forest")
 
 @pytest.fixture(scope="session")
 def simulation():
-    return slide_rail.simulate(("00", "02"), scale=0.003, workers=1, progress=False)
+    return slide_rail.simulate(("00", "02"), scale=0.003)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
