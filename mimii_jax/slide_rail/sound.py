@@ -26,22 +26,8 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Bool, Complex, Complex64, Float, Float32, Int16
 
-from mimii_jax.slide_rail.machines import (
-    BELT,
-    BEND_SD_DB,
-    DAMAGE,
-    FACTORY_DBFS,
-    FACTORY_SD_DB,
-    FRICTION_SD_DB,
-    GREASE,
-    GUST_DB,
-    GUST_SD_DB,
-    OCTAVES_HZ,
-    SCENE_WEIGHTS,
-    SCENES,
-    TILT_SD_DB,
-    Mechanics,
-)
+from mimii_jax.slide_rail import machines
+from mimii_jax.slide_rail.machines import BELT, DAMAGE, GREASE, OCTAVES_HZ, Mechanics
 
 SAMPLE_RATE = 16_000
 SAMPLES = 10 * SAMPLE_RATE
@@ -148,7 +134,7 @@ def carriage(rail: Mechanics, wobble: float, rng: Rng) -> Motion:
 def _machine(rail: Mechanics, motion: Motion, rng: Rng) -> tuple[Spectrum, Spectrum]:
     """Spectra of the faultless machine without the room: the rail, and the rest."""
     excitation = rng.standard_normal(LENGTH, dtype=np.float32)
-    friction_db = rail.friction_db + rng.normal(0, FRICTION_SD_DB)
+    friction_db = rail.friction_db + rng.normal(0, machines.FRICTION_SD_DB)
     excitation *= motion.speed * np.float32(_amplitude(friction_db))
     ticks = _passings(motion.travel, rail.tick_pitch_m, rng.uniform(0, 1))
     per_second = rail.speed_m_s / rail.tick_pitch_m
@@ -245,10 +231,8 @@ def _at(severity: float, level_db: tuple[float, float]) -> float:
 def _intervals(sounding: Mask) -> list[tuple[float, float]]:
     """Runs of True as (start, end) in seconds."""
     edges = np.flatnonzero(np.diff(sounding, prepend=False, append=False))
-    return [
-        (float(start) / SAMPLE_RATE, float(end) / SAMPLE_RATE)
-        for start, end in edges.reshape(-1, 2)
-    ]
+    seconds = (edges.reshape(-1, 2) / SAMPLE_RATE).tolist()
+    return [(start, end) for start, end in seconds]
 
 
 # The factory
@@ -256,20 +240,20 @@ def _intervals(sounding: Mask) -> list[tuple[float, float]]:
 
 def _factory(rng: Rng) -> tuple[Spectrum, float]:
     """Spectrum of the factory noise of one clip, and its RMS."""
-    scene = rng.choice(len(SCENES), p=SCENE_WEIGHTS)
+    scene = rng.choice(len(machines.SCENES), p=machines.SCENE_WEIGHTS)
     octaves = np.log2(np.maximum(_frequency(), 20.0))
-    bend = rng.normal(0, BEND_SD_DB)
-    bend += rng.normal(0, TILT_SD_DB) * np.log2(np.divide(OCTAVES_HZ, 500))
+    bend = rng.normal(0, machines.BEND_SD_DB)
+    bend += rng.normal(0, machines.TILT_SD_DB) * np.log2(np.divide(OCTAVES_HZ, 500))
     psd_db = _scene_db(scene) + np.interp(octaves, np.log2(OCTAVES_HZ), bend)
     noise = _shaped_noise(10 ** (psd_db / 20), rng)
-    level = _amplitude(rng.normal(FACTORY_DBFS, FACTORY_SD_DB))
+    level = _amplitude(rng.normal(machines.FACTORY_DBFS, machines.FACTORY_SD_DB))
     noise *= np.float32(level / _rms(noise))
     return noise, level
 
 
 def _gusts(factory_rms: float, rng: Rng) -> Wave:
     """Hiss and whistles that swell now and then: leaking air, tools, vehicles."""
-    level = factory_rms * _amplitude(rng.normal(GUST_DB, GUST_SD_DB))
+    level = factory_rms * _amplitude(rng.normal(machines.GUST_DB, machines.GUST_SD_DB))
     centre, octaves = 2 ** rng.uniform([9.5, -6.0], [12.5, 0.3])  # 700 Hz to 6 kHz
     distance = np.log2(np.maximum(_frequency(), 20) / centre) / octaves
     noise = _shaped_noise(np.exp(-0.5 * distance**2), rng)
@@ -281,10 +265,11 @@ def _gusts(factory_rms: float, rng: Rng) -> Wave:
 def _scene_db(index: int) -> Float32[np.ndarray, " frequency"]:
     """Power density of a factory scene, in dB."""
     hertz = np.maximum(_frequency(), 20.0)
-    psd_db = np.interp(np.log2(hertz), np.log2(OCTAVES_HZ), SCENES[index].octaves_db)
+    scene = machines.SCENES[index]
+    psd_db = np.interp(np.log2(hertz), np.log2(OCTAVES_HZ), scene.octaves_db)
     psd_db -= 12 * np.maximum(0, np.log2(31.5 / hertz))
     power = np.ones_like(psd_db)
-    for centre, width, level_db in SCENES[index].lines:
+    for centre, width, level_db in scene.lines:
         power += 10 ** (level_db / 10) / (1 + ((hertz - centre) / width) ** 2) ** 2
     return (psd_db + 10 * np.log10(power)).astype(np.float32)
 
