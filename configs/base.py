@@ -74,12 +74,10 @@ def add_training(c: ConfigDict) -> None:
     c.mesh = ConfigDict()
     c.mesh.run = 0  # devices over which the runs are spread; 0: a sensible number
     c.mesh.data = 0  # devices that divide the batches of a run
-    c.mesh.group = 0  # runs of a device that step at once; 0: all, but one on a CPU
 
     c.checkpoint = ConfigDict()
     c.checkpoint.every_steps = 0  # 0: do not count
     c.checkpoint.every_minutes = 5.0  # 0: do not look at the clock
-    c.checkpoint.keep = 2  # latest ones, beside the one of least validation loss
 
 
 def add_augmentations(c: ConfigDict) -> None:

@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pooch
-from flax import nnx
 
 from mimii_jax.data import dcase, layouts
 from mimii_jax.data.clips import Clips
@@ -23,7 +22,7 @@ from mimii_jax.detectors.classical import (
     sgd_one_class_svm,
 )
 from mimii_jax.detectors.detector import Detector
-from mimii_jax.detectors.neural import NeuralDetector, Saving
+from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.augment import Augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
@@ -34,8 +33,7 @@ from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.splits import PARTS
 from mimii_jax.slide_rail import simulate as slide_rail
-from mimii_jax.train.mesh import make_mesh
-from mimii_jax.train.settings import Settings
+from mimii_jax.train.runs import CheckpointPolicy, Settings
 from mimii_jax.watch import Watch
 
 MODELS = {
@@ -66,9 +64,8 @@ def check(config: Config) -> None:
         if isinstance(detector, ClassicalDetector):
             detector.build(0)
         if isinstance(detector, NeuralDetector):
-            model = _abstract_model(detector, MANY_FRAMES, 1)
-            detector.settings.split(model)
-            make_mesh(1, *detector.mesh)
+            many = detector.front_end.hop * MANY_FRAMES
+            detector.check(many)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     except (AttributeError, LookupError, TypeError) as error:
@@ -94,8 +91,8 @@ def _check_values(config: Config) -> None:
         value = config.data[field]
         _require(value >= 0, f"data.{field}", value, "0 or more")
     if "mesh" in config:
-        group = config.mesh.group
-        _require(group >= 0, "mesh.group", group, "0 or more")
+        for field, value in config.mesh.items():
+            _require(value is None or value >= 0, f"mesh.{field}", value, "0 or more")
     _require(c.bootstrap >= 0, "eval.bootstrap", c.bootstrap, "0 or more")
     _require(0 < c.max_fpr <= 1, "eval.max_fpr", c.max_fpr, "above 0, up to 1")
     for field in ("ids", "machine_types"):
@@ -207,20 +204,19 @@ def build_detector(config: Config) -> Detector | None:
     training = config.train.to_dict()
     precision = _choice("train.precision", training.pop("precision"), PRECISIONS)
     on_cpu = jax.default_backend() == "cpu"
-    if not on_cpu:
-        own["dtype"] = PRECISIONS[precision]
+    dtype = jnp.float32 if on_cpu else PRECISIONS[precision]
+    fraction = training.pop("validation_fraction")
+    _require(0 <= fraction < 1, "train.validation_fraction", fraction, "in [0, 1)")
     own |= {k: config.scoring[k] for k in OF_DECODING if k in config.scoring}
+    c = config.checkpoint
     return NeuralDetector(
-        partial(MODELS[name], **own),
+        model=ModelSpec(MODELS[name], own, dtype),
         windows=Windows(width, hop),
-        scoring_windows=Windows(width, config.windows.scoring_hop),
+        scoring_hop=config.windows.scoring_hop,
         scoring=scoring,
-        validation_fraction=training.pop("validation_fraction"),
         settings=Settings(**training, augment=_build_augment(config)),
-        saving=Saving(**config.checkpoint),
+        checkpoint=CheckpointPolicy(c.every_steps or None, c.every_minutes or None),
         mesh=(config.mesh.run, config.mesh.data),
-        # The state of one run fits the cache of a CPU, and keeps its cores busy.
-        group=config.mesh.group or int(on_cpu),
         **shared,
     )
 
@@ -239,12 +235,6 @@ def _build_scoring(config: Config) -> Scoring:
     return Scoring(c.kind, c.per_id, c.batch_size, pooling)
 
 
-def _abstract_model(detector: NeuralDetector, n_frames: int, n_bins: int) -> Any:
-    """The model for clips of these features, without any numbers."""
-    shape = detector.windows.width_in(n_frames), n_bins
-    return nnx.eval_shape(lambda: detector.build(shape, rngs=nnx.Rngs(0)))
-
-
 def _require(holds: bool, field: str, value: Any, what: str) -> None:
     if not holds:
         raise ConfigError(f"{field}={value}: must be {what}")
@@ -259,12 +249,12 @@ def _check_clips(config: Config, clips: Clips) -> None:
         )
     try:
         wave = jax.ShapeDtypeStruct(clips.audio.shape[1:], np.float32)
-        n_frames, n_bins = jax.eval_shape(build_front_end(config), wave).shape
+        n_frames, _ = jax.eval_shape(build_front_end(config), wave).shape
         if "windows" in config:
             Windows(config.windows.width).width_in(n_frames)
         detector = build_detector(config)
         if isinstance(detector, NeuralDetector):
-            _abstract_model(detector, n_frames, n_bins)
+            detector.check(clips.audio.shape[1])
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -19,14 +19,11 @@ import pooch
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mimii_jax import run
+from mimii_jax import log, run
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.results.table import ScoreError
-from mimii_jax.train.checkpoints import CheckpointError
-from mimii_jax.train.loop import StartError
 from mimii_jax.train.mesh import join_processes
-from mimii_jax.train.progress import NonFiniteLoss
-from mimii_jax.watch import Interrupted, Watch
+from mimii_jax.watch import Watch
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -54,13 +51,10 @@ RESUME = flags.DEFINE_enum(
     "in a new folder beside it.",
 )
 ERRORS = (
-    CheckpointError,
     ConfigError,
     DataError,
     ImportError,
-    NonFiniteLoss,
     ScoreError,
-    StartError,
 )
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address", "", "host:port of process 0, where no scheduler is found."
@@ -78,13 +72,15 @@ def main(argv: list[str]) -> None:
     try:
         _prepare_jax()
         join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (ConfigError, OSError, RuntimeError, ValueError) as error:
         sys.exit(f"error: {_one_line(error)}")
     if jax.process_count() > 1 and not WORKDIR.value:
         sys.exit("error: --workdir: several processes need the same folder")
     watch = Watch(leader=jax.process_index() == 0)
+    if not watch.leader:
+        log.quiet()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, watch.stop)
+        signal.signal(number, log.request_stop)
     workdir = Path(WORKDIR.value or "")
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     try:
@@ -103,7 +99,7 @@ def main(argv: list[str]) -> None:
             run.evaluate_again(config, workdir, workdir / f"evaluate_{stamp}", watch)
     except ERRORS as error:
         sys.exit(f"error: {error}")
-    except Interrupted:
+    except log.Interrupted:
         watch.say(f"stopped; the same command with --workdir={workdir} goes on")
         sys.exit(STOPPED)
     except OSError as error:

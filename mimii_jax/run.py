@@ -1,7 +1,7 @@
 """One experiment: build from the config, load, fit, score, evaluate, report."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from mimii_jax import log
 from mimii_jax.config import (
     Config,
     build_detector,
@@ -18,12 +19,10 @@ from mimii_jax.config import (
     load_clips,
     machine_types,
 )
-from mimii_jax.data.clips import Clips
+from mimii_jax.data.clips import Clips, hold_out
 from mimii_jax.detectors.backends import MAHALANOBIS
 from mimii_jax.detectors.controls import score_controls
-from mimii_jax.detectors.detector import Detector
-from mimii_jax.detectors.neural import NeuralDetector
-from mimii_jax.detectors.pictures import add_pictures
+from mimii_jax.detectors.neural import FittedNeural, NeuralDetector
 from mimii_jax.errors import ConfigError
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
@@ -33,9 +32,15 @@ from mimii_jax.results.per_id import evaluate
 from mimii_jax.results.splits import part_title, split_part
 from mimii_jax.results.table import Scores, read_scores, write_scores
 from mimii_jax.train.mesh import wait_for_processes
-from mimii_jax.train.runs import Start, runs_on_all
+from mimii_jax.train.runs import Pretrained, Run
 from mimii_jax.watch import Watch
-from mimii_jax.workdir import PICTURED, append_clips, command_line, pictured
+from mimii_jax.workdir import (
+    PICTURED,
+    add_examples,
+    append_clips,
+    command_line,
+    pictured,
+)
 
 # What may differ from an earlier start of the same training: it moves no number.
 FREE_TO_CHANGE = (
@@ -116,24 +121,39 @@ def _train_one(
     if jax.process_count() > 1 and not isinstance(detector, NeuralDetector):
         name = config.detector.name
         raise ConfigError(f"detector.name='{name}': needs one process, no more")
-    clips = load_clips(config, machine_type, watch, needed=_needed(detector))
+    clips = load_clips(config, machine_type, watch)
     if watch.leader:
         _begin(config, workdir)
     wait_for_processes("workdir")
     watch.begin(workdir, machine_type)
-    if config.get("tensorboard"):
-        watch.open_tensorboard(workdir / "tensorboard" / machine_type)
-    if config.get("profile"):
-        watch.profile = workdir / "profile"
-    if detector:
-        runs = runs_on_all(len(clips.train), config.seeds)
+    folder = workdir / "checkpoints" / machine_type
+    fitted: Any = None
+    if isinstance(detector, NeuralDetector):
+        if config.get("profile"):
+            detector = replace(detector, profile=workdir / "profile")
+        train = clips.train
+        out = hold_out(train.machine_id, config.train.validation_fraction)
+        train, held_out = train[~out], train[out]
+        clips_of = np.arange(len(train)), np.arange(len(held_out))
+        pretrained: Any = dict.fromkeys(config.seeds)
         if config.get("init_from"):
-            n_samples = clips.audio.shape[1]
-            starts = _starts(config, machine_type, n_samples, watch)
-            runs = [replace(r, start=s) for r, s in zip(runs, starts, strict=True)]
-        folder = workdir / "checkpoints" / machine_type
-        detector = detector.fit(clips.train, runs, folder, watch)
-    return _score(config, detector, clips, workdir, watch)
+            pretrained = _pretrained(config, machine_type)
+        runs = [
+            Run(seed, *clips_of, pretrained=pretrained[seed]) for seed in config.seeds
+        ]
+        tensorboard = workdir / "tensorboard" / machine_type
+        log.open_metrics(
+            workdir / "metrics.jsonl",
+            {"machine_type": machine_type},
+            tensorboard if config.get("tensorboard") else None,
+        )
+        fitted = detector.fit(train, held_out, runs, folder)
+        log.close_metrics()
+    elif detector:
+        runs = [Run(seed, np.arange(len(clips.train))) for seed in config.seeds]
+        old: Any = detector
+        fitted = old.fit(clips.train, runs, folder, watch)
+    return _score(config, fitted, clips, workdir, watch)
 
 
 def _begin(config: Config, folder: Path) -> None:
@@ -144,9 +164,7 @@ def _begin(config: Config, folder: Path) -> None:
     (folder / "command.txt").write_text(command_line() + "\n")
 
 
-def _starts(
-    config: Config, machine_type: str, n_samples: int, watch: Watch
-) -> list[Start]:
+def _pretrained(config: Config, machine_type: str) -> dict[int, Pretrained]:
     """For each seed the model of the same seed in `init_from`, or its only one."""
     workdir = Path(config.init_from)
     saved = load_config(workdir)
@@ -159,16 +177,19 @@ def _starts(
     folder = workdir / "checkpoints" / machine_type
     if not isinstance(detector, NeuralDetector) or not folder.is_dir():
         raise ConfigError(f"init_from={workdir}: no neural model of {machine_type}")
-    saved_runs = runs_on_all(0, saved.seeds)
-    starts = detector.load(folder, saved_runs, n_samples, watch).starts()
-    by_seed = dict(zip(saved.seeds, starts, strict=True))
+    found = detector.load(folder, _no_clips(saved)).pretrained()
+    by_seed = dict(zip(saved.seeds, found, strict=True))
     missing = [seed for seed in config.seeds if seed not in by_seed]
-    if missing and len(starts) > 1:
+    if missing and len(found) > 1:
         raise ConfigError(
             f"init_from={workdir}: has no model of seed {missing[0]}, but of "
             f"{', '.join(map(str, saved.seeds))}"
         )
-    return [by_seed.get(seed, starts[0]) for seed in config.seeds]
+    return {seed: by_seed.get(seed, found[0]) for seed in config.seeds}
+
+
+def _no_clips(config: Config) -> list[Run]:
+    return [Run(seed, np.arange(0)) for seed in config.seeds]
 
 
 def evaluate_again(config: Config, workdir: Path, out: Path, watch: Watch) -> None:
@@ -207,15 +228,16 @@ def _evaluate_one(
     detector = build_detector(config)
     if detector and not folder.is_dir():
         raise ConfigError(f"{folder}: no trained model of {machine_type}")
-    clips = load_clips(
-        config, machine_type, watch, splits=("test",), needed=_needed(detector)
-    )
-    if detector:
-        runs = runs_on_all(0, config.seeds)
-        detector = detector.load(folder, runs, clips.audio.shape[1], watch)
+    clips = load_clips(config, machine_type, watch, splits=("test",))
+    fitted: Any = None
+    if isinstance(detector, NeuralDetector):
+        fitted = detector.load(folder, _no_clips(config))
+    elif detector:
+        old: Any = detector
+        fitted = old.load(folder, _no_clips(config), clips.audio.shape[1], watch)
     if watch.leader:
         _begin(config, out)
-    return _score(config, detector, clips, out, watch)
+    return _score(config, fitted, clips, out, watch)
 
 
 def load_config(workdir: Path) -> Config:
@@ -228,29 +250,30 @@ def load_config(workdir: Path) -> Config:
 
 
 def _score(
-    config: Config, detector: Detector | None, clips: Clips, out: Path, watch: Watch
+    config: Config, fitted: Any, clips: Clips, out: Path, watch: Watch
 ) -> Scores:
     """Scores of the test clips under every seed, and the controls'.
 
     Adds the clips and the pictures of some to the files of `out`.
     """
+    neural = isinstance(fitted, FittedNeural)
+    test = clips.test
+    explanation = (
+        fitted.explain(test[np.array(pictured(test), int)]) if neural else None
+    )
     if watch.leader:
         append_clips(clips, out / "clips.csv")
-        add_pictures(build_front_end(config), detector, clips.test, out)
+        add_examples(build_front_end(config), test, out, explanation)
     tables = []
-    if detector:
-        scores = detector.score(clips.test, watch)
+    if fitted:
+        scores = fitted.score(test) if neural else fitted.score(test, watch)
         for seed, score in zip(config.seeds, scores, strict=True):
             name = config.detector.name
             if np.isnan(score).all():
                 watch.say(f"seed {seed}: no scores, since its training diverged")
                 continue
-            tables.append(Scores.of_clips(name, seed, clips.test, score))
-    mine = np.ones(len(clips), bool)
-    if isinstance(detector, NeuralDetector):
-        mine = detector.rows_needed(clips)
-    mine = mine[clips.split == "test"]
-    return Scores.concatenate([*tables, score_controls(clips.test, mine, watch)])
+            tables.append(Scores.of_clips(name, seed, test, score))
+    return Scores.concatenate([*tables, score_controls(test, watch)])
 
 
 def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None:
@@ -269,20 +292,6 @@ def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None
         watch.console.print(results_table(of_type, title))
     write_figures(workdir, part=c.split, seed=c.split_seed)
     watch.say(f"workdir: {workdir}, on one page: {write_report(workdir, rows)}")
-
-
-def _needed(detector: Detector | None) -> Callable[[Clips], np.ndarray] | None:
-    """For one of several processes, the clips whose audio it needs."""
-    if jax.process_count() == 1 or not isinstance(detector, NeuralDetector):
-        return None
-
-    def needed(clips: Clips) -> np.ndarray:
-        rows = detector.rows_needed(clips)
-        if jax.process_index() == 0:  # which draws them
-            rows[pictured(clips)] = True
-        return rows
-
-    return needed
 
 
 def _same(a: Scores, b: Scores) -> bool:

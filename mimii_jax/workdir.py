@@ -3,7 +3,6 @@
 import csv
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,6 @@ from mimii_jax.features.front_ends import FrontEnd
 
 # Files about the clips of a run, each made anew by every start.
 PICTURED = ("clips.csv", "examples.npz", "predictions.npz", "tracks.npz")
-# From features [clip, frame, bin] to what a model expects, and the scale of each bin.
-Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 def command_line() -> str:
@@ -47,29 +44,22 @@ def append_clips(clips: Clips, path: Path) -> None:
 
 
 def add_examples(
-    front_end: FrontEnd, clips: Clips, workdir: Path, predict: Predict | None
+    front_end: FrontEnd, clips: Clips, workdir: Path, explanation: Any
 ) -> None:
-    """Add pictures of each ID's first normal and first anomalous test clip.
-
-    Their features go to examples.npz; what the model of `predict` makes of them, if
-    there is one, and the scale of its errors per bin go to predictions.npz.
-    """
+    """Add each ID's first normal and first anomalous test clip to examples.npz."""
     features = jax.jit(lambda clip: front_end(clip.astype(np.float32) / 32768))
-    rows = pictured(clips)
-    pictures = [np.asarray(features(clips.audio[row])) for row in rows]
-    names = [picture_name(clips, row) for row in rows]
-    seconds = front_end.hop / clips.sample_rate
-    about: dict[str, Any] = {"seconds_per_frame": seconds}
+    about: dict[str, Any] = {"seconds_per_frame": front_end.hop / clips.sample_rate}
     if front_end.frequencies is not None:
         about["frequency"] = front_end.frequencies
-    add_arrays(
-        workdir / "examples.npz", about | dict(zip(names, pictures, strict=True))
-    )
-    if predict and rows:
-        predicted, scale = predict(np.stack(pictures))
-        arrays = dict(zip(names, predicted, strict=True))
-        arrays[f"{clips.machine_type}/scale"] = scale
-        add_arrays(workdir / "predictions.npz", arrays)
+    for i, row in enumerate(pictured(clips)):
+        name = picture_name(clips, row)
+        about[f"{name}/features"] = np.asarray(features(clips.audio[row]))
+        if explanation is not None:
+            about[f"{name}/expected"] = explanation.expected[i]
+            about[f"{name}/error"] = explanation.error[i]
+            about[f"{name}/seconds"] = explanation.seconds
+            about[f"{name}/track"] = explanation.track[i]
+    add_arrays(workdir / "examples.npz", about)
 
 
 def picture_name(clips: Clips, row: int) -> str:

@@ -17,9 +17,9 @@ from sklearn.svm import OneClassSVM
 
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Pooling
+from mimii_jax.errors import DataError
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
-from mimii_jax.train.checkpoints import CheckpointError
 from mimii_jax.train.runs import Run
 from mimii_jax.watch import Watch
 
@@ -200,7 +200,7 @@ class ClassicalDetector:
         try:
             self.models, standardisers = joblib.load(folder / MODEL)
         except Exception as error:  # a pickle breaks in many ways
-            raise CheckpointError(
+            raise DataError(
                 f"{folder / MODEL}: cannot be read ({type(error).__name__}); remove it "
                 "to fit again"
             ) from error

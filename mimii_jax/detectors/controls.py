@@ -6,14 +6,14 @@ sample rate. Each number is expected to grow with a fault.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import librosa
 import numpy as np
-from jaxtyping import Bool, Float, Int16
+from jaxtyping import Float, Int16
 
 from mimii_jax.data.clips import Clips
 from mimii_jax.results.table import CONTROLS, NO_SEED, Scores
-from mimii_jax.train.mesh import gather_rows
 from mimii_jax.watch import Watch
 
 
@@ -44,24 +44,16 @@ def measure(
     )
 
 
-def score_controls(
-    clips: Clips, mine: Bool[np.ndarray, " clip"], watch: Watch
-) -> Scores:
-    """Every control of every clip, as rows of the score table.
-
-    `mine` are the clips that this process measures; the others are measured elsewhere.
-    """
-    values = np.zeros((len(clips), len(CONTROLS)))
-    rows = np.flatnonzero(mine)
-    with watch.bar("controls", len(rows)) as advance, ThreadPoolExecutor() as pool:
-        measured = pool.map(
-            lambda row: measure(clips.audio[row], clips.sample_rate), rows
-        )
-        for row, value in zip(rows, measured, strict=True):
-            values[row] = value
+def score_controls(clips: Clips, watch: Watch) -> Scores:
+    """Every control of every clip, as rows of the score table."""
+    with watch.bar("controls", len(clips)) as advance, ThreadPoolExecutor() as pool:
+        values = []
+        for value in pool.map(
+            partial(measure, sample_rate=clips.sample_rate), clips.audio
+        ):
+            values.append(value)
             advance(1)
-    values = gather_rows(values, mine)
     return Scores.concatenate(
         Scores.of_clips(name, NO_SEED, clips, score)
-        for name, score in zip(CONTROLS, values.T, strict=True)
+        for name, score in zip(CONTROLS, np.transpose(values), strict=True)
     )

@@ -2,41 +2,59 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
 
 from mimii_jax.data.clips import Clips
 from mimii_jax.train.runs import Run
-from mimii_jax.watch import Watch
+
+
+class Explanation(NamedTuple):
+    """Why clips have their scores.
+
+    Attributes
+    ----------
+    features : f32 [shape=(clip, frame, bin)]
+    expected : f32 [shape=(clip, frame, bin)], NaN where nothing is predicted
+    error : f32 [shape=(clip, frame, bin)], squared, in the units that the model sees
+    seconds : f64 [shape=(segment,)], centre of each segment from the start of the clip
+    track : f32 [shape=(clip, segment)], mean error of each segment
+    """
+
+    features: Float[np.ndarray, "clip frame bin"]
+    expected: Float[np.ndarray, "clip frame bin"]
+    error: Float[np.ndarray, "clip frame bin"]
+    seconds: Float[np.ndarray, " segment"]
+    track: Float[np.ndarray, "clip segment"]
 
 
 class Detector(Protocol):
-    """What the harness needs of a detector.
-
-    One detector holds a model per run, so that those which can train them together
-    do. Everything that `fit` learns is in its folder.
-    """
+    """A frozen dataclass of settings; compared with `==`."""
 
     def fit(
-        self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
-    ) -> Self:
-        """Learn one model per run from normal clips; keep them in a folder, if given.
-
-        With a folder that an interrupted `fit` has left, it goes on from there.
-        """
+        self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
+    ) -> "Fitted":
+        """Fit all runs; save to the folder and resume from it, if given."""
         ...
 
-    def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "run clip"]:
-        """Anomaly score of every clip under every run's model; higher is worse.
-
-        NaN for a run whose training diverged.
-        """
+    def load(self, folder: Path, runs: Sequence[Run]) -> "Fitted":
+        """Read what `fit` saved for the same runs."""
         ...
 
-    def load(
-        self, folder: Path, runs: Sequence[Run], n_samples: int, watch: Watch
-    ) -> Self:
-        """Read what `fit` has written, for the same runs and length of clips."""
+
+class Fitted(Protocol):
+    """A fitted detector, with a model per run."""
+
+    def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
+        """Vectors that the back-end scores."""
+        ...
+
+    def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
+        """Anomaly scores; higher is more anomalous, NaN for a run that diverged."""
+        ...
+
+    def explain(self, clips: Clips) -> Explanation | None:
+        """Where and when errors are, under the first run; None: no explanation."""
         ...
