@@ -3,7 +3,7 @@
 from small_clips import quiet_watch, said
 
 from configs import mlp_vae
-from mimii_jax import run
+from mimii_jax import log, run
 
 
 def small(module=mlp_vae, variant="quick", root="", **sections):
@@ -23,8 +23,9 @@ def small(module=mlp_vae, variant="quick", root="", **sections):
 def trained(config, workdir):
     """Train, and what was said meanwhile."""
     watch = quiet_watch()
-    run.train(config, workdir, watch)
-    return said(watch)
+    with log.console.capture() as captured:
+        run.train(config, workdir, watch)
+    return said(watch) + captured.get()
 
 
 def again(config, workdir):

@@ -74,7 +74,7 @@ class Checkpoints:
 
     def _require_same_shapes(self, step: int, abstract: Any) -> None:
         """Raise ConfigError if the checkpoint is of another model or number of runs."""
-        saved = self._manager.pytree_metadata(step).metadata
+        saved = self._manager.metadata(step).metadata
         shapes = [
             sorted(x.shape for x in jax.tree.leaves(t)) for t in (saved, abstract)
         ]
