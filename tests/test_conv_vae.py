@@ -85,7 +85,7 @@ def test_the_error_of_a_step_is_the_mean_of_its_frames(step, bounds):
     parts = [each[:, a:b].mean(1) for a, b in itertools.pairwise(bounds)]
     np.testing.assert_allclose(error, np.stack(parts, axis=1), rtol=1e-6)
     middles = [(a + b) / 2 for a, b in itertools.pairwise(bounds)]
-    np.testing.assert_array_equal(model.step_centres(), middles)
+    np.testing.assert_array_equal(model.segment_centres(), middles)
 
 
 def test_sizes_of_levels_are_rounded_up():

@@ -109,9 +109,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=60, help="of noise (default 60)")
     parser.add_argument("--steps", type=int, default=20, help="per turn (default 20)")
     parser.add_argument("--runs", type=int, default=3, help="in one program")
-    parser.add_argument(
-        "--group", type=int, default=1, help="that are stepped together"
-    )
     parser.add_argument("--variant", default="default", help="of the config")
     add_options(parser)
     args = parser.parse_args(arguments)
@@ -119,8 +116,8 @@ def main(arguments: list[str] | None = None) -> None:
     task = Task(args.clips, args.steps, config)
     one, several = "ours, 1 run", f"ours, {args.runs} runs"
     turns: dict[str, Callable[[], Any]] = {
-        one: mlp_vae.ours(task, [0], args.group),
-        several: mlp_vae.ours(task, range(args.runs), args.group),
+        one: mlp_vae.ours(task, [0]),
+        several: mlp_vae.ours(task, range(args.runs)),
     }
     if torch:
         for name, adam in OPTIMIZERS.items():

@@ -20,10 +20,9 @@ from dataclasses import replace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from experiments.benchmarks.mlp_vae import (
     FRAMES,
@@ -36,10 +35,10 @@ from experiments.benchmarks.mlp_vae import (
 )
 from experiments.benchmarks.rounds import add_options, report, take_turns
 from mimii_jax.features.windows import Standardiser
-from mimii_jax.train.loop import init_runs, pool_of, slots_in_use, stack_pools
-from mimii_jax.train.mesh import RUN, Layout, make_mesh
+from mimii_jax.train.loop import init_runs, make_plan, spread
+from mimii_jax.train.mesh import make_mesh, replicate
 from mimii_jax.train.runs import Run
-from mimii_jax.train.step import compile_steps
+from mimii_jax.train.step import compile_steps, group_size
 
 OFFICIAL = {"00": 968, "02": 968, "04": 434}  # training clips
 
@@ -65,39 +64,28 @@ class Runs:
         self.runs = [Run(seed, rows) for rows in sets for seed in range(seeds)]
         per_clip = task.windows.per_clip(FRAMES)
         settings = replace(task.settings, epochs=epochs)
-        self.pool = stack_pools(
-            [pool_of(settings, run.clips, [], per_clip) for run in self.runs]
-        )
+        self.plan = make_plan(settings, self.runs, per_clip)
         same = [Standardiser.identity(task.bins)] * len(self.runs)
         self.graph, self.state = init_runs(task.build, settings, self.runs, same)
 
     def windows(self) -> float:
         """How many windows all runs train on."""
-        return float(np.sum(self.pool.n_examples) * self.epochs)
+        return float(np.sum(self.plan.n_examples) * self.epochs)
 
-    def program(self, at_once: int, group: int) -> Callable[[], None]:
+    def program(self, at_once: int, group: int | None) -> Callable[[], None]:
         """So many runs in one program, which steps them in groups."""
         mesh = make_mesh(at_once)
+        group = group or group_size(mesh, at_once)
         task = self.task
-        any_layout = Layout.of(mesh, [1] * at_once, group)
-        advance = compile_steps(self.graph, task.windows, task.settings, any_layout)
-        features = jax.device_put(
-            np.broadcast_to(task.features, (mesh.shape[RUN], *task.features.shape)),
-            NamedSharding(mesh, P(RUN)),
-        )
+        advance = compile_steps(self.graph, task.windows, task.settings, mesh, group)
+        features = replicate(jnp.asarray(task.features), mesh)
 
         def turn() -> None:
             for first in range(0, len(self.runs), at_once):
-                state, pool = _rows((self.state, self.pool), first, at_once)
-                total = pool.total
-                layout = Layout.of(mesh, total, group)
-                state, pool = layout.spread((state, pool))
-                step = 0
-                for end in np.unique(total).tolist():
-                    slots = slots_in_use(layout, total, step)
-                    state = advance(state, pool, features, end - step, slots)
-                    step = end
-                jax.block_until_ready(state)
+                state, plan = _rows((self.state, self.plan), first, at_once)
+                n = int(plan.total.max())
+                state, plan = spread(mesh, group, state, plan)
+                jax.block_until_ready(advance(state, plan, features, n))
 
         return turn
 
@@ -140,7 +128,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--scale", type=float, default=0.02, help="of the official numbers of clips")
     add("--seeds", type=int, default=5)
     add("--epochs", type=int, default=1)
-    add("--group", type=int, default=1, help="runs that are stepped at once; 0: all")
+    add("--group", type=int, help="runs that are stepped at once (default: automatic)")
     add_options(parser)
     args = parser.parse_args(arguments)
     sets = training_sets(args.scale)
@@ -149,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     alone = "ours, one by one"
     turns = {
         together: runs.program(len(runs.runs), args.group),
-        alone: runs.program(1, args.group),
+        alone: runs.program(1, 1),
     }
     if torch:
         turns["torch, one by one"] = runs.by_torch({"fused": True})

@@ -22,6 +22,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -31,11 +32,10 @@ from experiments.benchmarks.rounds import add_options, report, take_turns
 from mimii_jax.config import build_detector
 from mimii_jax.features.windows import Standardiser
 from mimii_jax.models.mlp_vae import MLPVAE
-from mimii_jax.train.loop import init_runs, pool_of, stack_pools
-from mimii_jax.train.mesh import Layout, make_mesh
-from mimii_jax.train.progress import loss_so_far
-from mimii_jax.train.runs import runs_on_all
-from mimii_jax.train.step import compile_steps
+from mimii_jax.train.loop import Metrics, init_runs, loss_so_far, make_plan, spread
+from mimii_jax.train.mesh import make_mesh, replicate
+from mimii_jax.train.runs import Run
+from mimii_jax.train.step import compile_steps, group_size
 
 # An optional peer, of which a type checker knows nothing.
 torch: Any = import_module("torch") if find_spec("torch") else None
@@ -64,29 +64,27 @@ class Task:
 
     def build(self, rngs: nnx.Rngs) -> Any:
         """The network."""
-        return self.detector.build((self.windows.width, self.bins), rngs=rngs)
+        return self.detector.model((self.windows.width, self.bins), rngs=rngs)
 
 
-def ours(task: Task, seeds: Sequence[int], group: int = 0) -> Turn:
+def ours(task: Task, seeds: Sequence[int]) -> Turn:
     """Steps as the main job does them, all seeds at once."""
-    runs = runs_on_all(len(task.features), seeds)
+    runs = [Run(seed, np.arange(len(task.features))) for seed in seeds]
     same = [Standardiser.identity(task.bins)] * len(runs)
     graph, state = init_runs(task.build, task.settings, runs, same)
-    layout = Layout.of(make_mesh(len(runs)), [1] * len(runs), group)
-    per_clip = task.windows.per_clip(FRAMES)
-    pool = stack_pools(
-        [pool_of(task.settings, run.clips, [], per_clip) for run in runs]
-    )
-    state, pools = layout.spread((state, pool))
-    features = layout.share({0: jnp.asarray(task.features)})
-    advance = compile_steps(graph, task.windows, task.settings, layout)
+    mesh = make_mesh(len(runs))
+    group = group_size(mesh, len(runs))
+    plan = make_plan(task.settings, runs, task.windows.per_clip(FRAMES))
+    state, plans = spread(mesh, group, state, plan)
+    features = replicate(jnp.asarray(task.features), mesh)
+    advance = compile_steps(graph, task.windows, task.settings, mesh, group)
 
     def turn() -> float:
         nonlocal state
-        state = advance(state, pools, features, task.steps, len(runs))
-        step, loss_sum = layout.collect((state.step, state.loss_sum))
-        losses = loss_so_far(np.asarray(step), np.asarray(loss_sum), pool, task.batch)
-        return float(np.mean(losses))
+        state = advance(state, plans, features, task.steps)
+        metrics = jax.device_get(Metrics.of(state))
+        metrics = Metrics(*(leaf[: len(runs)] for leaf in metrics))
+        return float(np.mean(loss_so_far(metrics, plan, task.batch)))
 
     return turn
 

@@ -44,10 +44,9 @@ from experiments.benchmarks.transformer_torch import Peer, torch
 from mimii_jax.config import build_detector
 from mimii_jax.features.windows import Standardiser
 from mimii_jax.models.transformer import Transformer
-from mimii_jax.train.loop import init_runs, pool_of, stack_pools
-from mimii_jax.train.mesh import Layout, make_mesh
-from mimii_jax.train.progress import loss_so_far
-from mimii_jax.train.runs import runs_on_all
+from mimii_jax.train.loop import Metrics, init_runs, loss_so_far, make_plan, spread
+from mimii_jax.train.mesh import make_mesh, replicate
+from mimii_jax.train.runs import Run
 from mimii_jax.train.step import compile_steps
 
 FRAMES = 313  # of a 10 s clip
@@ -68,7 +67,7 @@ class Task:
         config.detector.decoder_layers = args.layers
         detector: Any = build_detector(config)
         self.windows, self.settings = detector.windows, detector.settings
-        self.build_model = detector.build
+        self.build_model = detector.model
         self.bins, self.frames = config.features.n_mels, args.frames
         self.steps, self.batch = args.steps, args.batch
         shape = (args.steps * args.batch, self.frames, self.bins)
@@ -81,21 +80,20 @@ class Task:
 
 def train_ours(task: Task) -> tuple[Work, Work]:
     """Steps as the main job does them, and a dispatch of none."""
-    runs = runs_on_all(len(task.features), [0])
+    runs = [Run(0, np.arange(len(task.features)))]
     same = [Standardiser.identity(task.bins)]
     graph, state = init_runs(task.build, task.settings, runs, same)
-    layout = Layout.of(make_mesh(1), [1])
-    pool = stack_pools([pool_of(task.settings, runs[0].clips, [], 1)])
-    state, pools = layout.spread((state, pool))
-    features = layout.share({0: jnp.asarray(task.features)})
-    advance = compile_steps(graph, task.windows, task.settings, layout)
+    mesh = make_mesh(1)
+    plan = make_plan(task.settings, runs, 1)
+    state, plans = spread(mesh, 1, state, plan)
+    features = replicate(jnp.asarray(task.features), mesh)
+    advance = compile_steps(graph, task.windows, task.settings, mesh, 1)
 
     def turn(steps: int) -> float:
         nonlocal state
-        state = advance(state, pools, features, steps, 1)
-        told = layout.collect((state.step, state.loss_sum))
-        step, loss_sum = map(np.asarray, told)
-        return float(loss_so_far(step, loss_sum, pool, task.batch)[0])
+        state = advance(state, plans, features, steps)
+        metrics = jax.device_get(Metrics.of(state))
+        return float(loss_so_far(metrics, plan, task.batch)[0])
 
     return lambda: turn(task.steps), lambda: turn(0)
 
