@@ -22,7 +22,7 @@ from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.mlp import MLPAE, MLPVAE
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
-from mimii_jax.train.runs import TRAINING_SETS, CheckpointPolicy, Settings
+from mimii_jax.train.runs import EXTRA, MATRIX, CheckpointPolicy, Settings
 
 MODELS: dict[str, Any] = {
     "mlp_vae": MLPVAE,
@@ -170,7 +170,7 @@ def _build_detector(
     # What else a scoring has belongs to the model, such as a transformer's decoding.
     return NeuralDetector(
         front_end=front_end,
-        model=ModelSpec(MODELS[name], own, scoring, dtype),
+        model=ModelSpec(MODELS[name], own | scoring, dtype),
         windows=windows,
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
@@ -214,7 +214,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 
 def _training_sets(kinds: Any) -> tuple[str, ...]:
     for kind in kinds:
-        _choice("training_sets", kind, TRAINING_SETS)
+        _choice("training_sets", kind, (*MATRIX, EXTRA))
     if not kinds:
         raise ConfigError("training_sets=(): name at least one, such as 'all'")
     return tuple(kinds)
