@@ -15,10 +15,7 @@ def base_config() -> ConfigDict:
     c.data.ids = ()  # (): all that there are; simulated: 00, 02 and 04
     c.data.on_bad_file = "error"  # or "skip"
     c.data.labels = ""  # of evaluation clips; "": eval_data_list.csv in or beside root
-    c.data.test_normals = 100  # MIMII: normal clips per ID; 0: as many as anomalous
-    c.data.split_seed = 0  # MIMII: chooses them
-    c.data.workers = 0  # 0: as many as are sensible
-    c.data.cache = "auto"  # folder of decoded clips; "auto": the user's; "": none
+    c.data.test_normals = 100  # MIMII, per ID; None: as many as anomalous ones
     c.data.scale = 0.1  # simulated: share of the official number of clips
     c.data.simulation_seed = 0
 

@@ -1,6 +1,5 @@
 """From the config to typed objects; with `run`, all that reads a ConfigDict."""
 
-from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -9,12 +8,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pooch
 from flax import nnx
 
 from mimii_jax.data import dcase, layouts
 from mimii_jax.data.clips import Clips
-from mimii_jax.data.labels import labels_of
 from mimii_jax.detectors.backends import MSE, Pooling, Scoring
 from mimii_jax.detectors.classical import (
     ClassicalDetector,
@@ -90,9 +87,9 @@ def _check_values(config: Config) -> None:
     c = config.eval
     _choice("eval.split", c.split, PARTS)
     _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))
-    for field in ("test_normals", "split_seed"):
-        value = config.data[field]
-        _require(value >= 0, f"data.{field}", value, "0 or more")
+    normals = config.data.test_normals
+    known = normals is None or normals > 0
+    _require(known, "data.test_normals", normals, "1 or more, or None")
     if "mesh" in config:
         group = config.mesh.group
         _require(group >= 0, "mesh.group", group, "0 or more")
@@ -129,25 +126,20 @@ def load_clips(
     machine_type: str,
     watch: Watch,
     splits: tuple[str, ...] = ("train", "test"),
-    needed: Callable[[Clips], np.ndarray] | None = None,
 ) -> Clips:
-    """The clips of one machine type, read or simulated; `needed` as in `dcase.read`."""
+    """The clips of one machine type, read or simulated."""
     c = config.data
     if c.root:
         watch.say(f"{machine_type}: reading {c.root}")
-        labels = labels_of(Path(c.root), c.labels)
+        labels = layouts.find_labels(Path(c.root), c.labels)
         clips = dcase.read(
             Path(c.root),
             machine_type,
             tuple(c.ids),
             splits=splits,
             on_bad_file=c.on_bad_file,
-            workers=c.workers,
-            needed=needed,
             labels=labels,
             test_normals=c.test_normals,
-            split_seed=c.split_seed,
-            cache=_cache(c.cache),
         )
         if count := sum((machine_type, name) in labels for name in clips.name):
             watch.say(f"{machine_type}: {count} evaluation clips have published labels")
@@ -161,18 +153,10 @@ def load_clips(
         tuple(c.ids) or ("00", "02", "04"),
         scale=c.scale,
         seed=c.simulation_seed,
-        workers=c.workers,
     )
     clips = simulation.clips
     _check_clips(config, clips)
     return clips if "train" in splits else clips.test
-
-
-def _cache(folder: str) -> Path | None:
-    """The folder of the cache that `data.cache` names."""
-    if folder == "auto":
-        return pooch.os_cache("mimii_jax") / "clips"
-    return Path(folder).expanduser() if folder else None
 
 
 def build_front_end(config: Config) -> FrontEnd:

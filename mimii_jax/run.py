@@ -1,7 +1,7 @@
 """One experiment: build from the config, load, fit, score, evaluate, report."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,12 +35,11 @@ from mimii_jax.results.table import Scores, read_scores, write_scores
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import Start, runs_on_all
 from mimii_jax.watch import Watch
-from mimii_jax.workdir import PICTURED, append_clips, command_line, pictured
+from mimii_jax.workdir import PICTURED, append_clips, command_line
 
 # What may differ from an earlier start of the same training: it moves no number.
 FREE_TO_CHANGE = (
-    *("mesh.", "checkpoint.", "data.workers", "data.cache"),
-    *("profile", "tensorboard"),
+    *("mesh.", "checkpoint.", "profile", "tensorboard"),
 )
 # What a trained model depends on, when it scores again.
 OF_THE_MODEL = (
@@ -51,7 +50,6 @@ OF_THE_MODEL = (
     "scoring.per_id",
     "seeds",
     # Which normal clips it was trained on, where they are drawn.
-    "data.split_seed",
     "data.test_normals",
 )
 # And where what is normal was learned from scored training clips.
@@ -116,7 +114,7 @@ def _train_one(
     if jax.process_count() > 1 and not isinstance(detector, NeuralDetector):
         name = config.detector.name
         raise ConfigError(f"detector.name='{name}': needs one process, no more")
-    clips = load_clips(config, machine_type, watch, needed=_needed(detector))
+    clips = load_clips(config, machine_type, watch)
     if watch.leader:
         _begin(config, workdir)
     wait_for_processes("workdir")
@@ -207,9 +205,7 @@ def _evaluate_one(
     detector = build_detector(config)
     if detector and not folder.is_dir():
         raise ConfigError(f"{folder}: no trained model of {machine_type}")
-    clips = load_clips(
-        config, machine_type, watch, splits=("test",), needed=_needed(detector)
-    )
+    clips = load_clips(config, machine_type, watch, splits=("test",))
     if detector:
         runs = runs_on_all(0, config.seeds)
         detector = detector.load(folder, runs, clips.audio.shape[1], watch)
@@ -269,20 +265,6 @@ def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None
         watch.console.print(results_table(of_type, title))
     write_figures(workdir, part=c.split, seed=c.split_seed)
     watch.say(f"workdir: {workdir}, on one page: {write_report(workdir, rows)}")
-
-
-def _needed(detector: Detector | None) -> Callable[[Clips], np.ndarray] | None:
-    """For one of several processes, the clips whose audio it needs."""
-    if jax.process_count() == 1 or not isinstance(detector, NeuralDetector):
-        return None
-
-    def needed(clips: Clips) -> np.ndarray:
-        rows = detector.rows_needed(clips)
-        if jax.process_index() == 0:  # which draws them
-            rows[pictured(clips)] = True
-        return rows
-
-    return needed
 
 
 def _same(a: Scores, b: Scores) -> bool:

@@ -10,7 +10,7 @@ def small(module=mlp_vae, variant="quick", root="", **sections):
     """A config with a network of a few units and one seed."""
     c = module.get_config(variant)
     c.seeds = (0,)
-    c.data.root, c.data.cache = str(root), ""
+    c.data.root = str(root)
     c.features.n_mels = 16
     c.eval.bootstrap = 20
     if "train" in c:

@@ -23,7 +23,7 @@ from records_server import (
 from wav_files import noise
 
 from mimii_jax.data import dcase, fetch, records
-from mimii_jax.data.labels import read_labels
+from mimii_jax.data.layouts import read_labels
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,14 +39,14 @@ def test_a_new_user_gets_clips_that_can_be_read(server, dev, fan, tmp_path, caps
     assert "MD5 as in the record; 8 clips, id (train + test): 00 (4 + 4)" in said
     assert f"python -m mimii_jax.data.dcase {out}" in said
     assert f"--config.data.root={out} --config.data.machine_types=\"('fan',)\"" in said
-    assert len(dcase.read(out, "fan", progress=False)) == 8
+    assert len(dcase.read(out, "fan")) == 8
 
 
 def test_other_files_in_an_archive_do_no_harm(server, fan, tmp_path):
     more = {"readme.txt": b"x", "__MACOSX/fan/train/._normal_id_00_00000000.wav": b"x"}
     server.publish(DEV, NAME, zipped({**more, **fan["dev"]}))
     get(server, tmp_path)
-    assert len(dcase.read(tmp_path, "fan", progress=False)) == 8
+    assert len(dcase.read(tmp_path, "fan")) == 8
 
 
 def test_what_is_there_is_not_asked_for_again(server, dev, fan, tmp_path, capsys):
@@ -75,7 +75,7 @@ def test_several_splits_come_into_one_folder_with_the_labels(
     get(server, tmp_path, split=("all",))
     require_whole(tmp_path, fan, "dev", "additional", "eval")
     assert (tmp_path / "eval_data_list.csv").read_text().startswith("fan\nid_01")
-    assert dcase.read(tmp_path, "fan", progress=False).ids == ["00", "01"]
+    assert dcase.read(tmp_path, "fan").ids == ["00", "01"]
     server.asked.clear()
     get(server, tmp_path, split=("all",))
     assert server.asked == []
@@ -278,5 +278,5 @@ def test_the_command_in_a_process_of_its_own(server, dev, fan, tmp_path):
     )
     assert "dev_data_fan.zip: MD5 as in the record; 8 clips" in done.stdout
     assert done.stderr == ""
-    audio = dcase.read(tmp_path, "fan", progress=False).audio
+    audio = dcase.read(tmp_path, "fan").audio
     np.testing.assert_array_equal(audio[0], noise(0, LENGTH))

@@ -26,7 +26,6 @@ SMALL = (
     "--config.detector.hidden=16,",
     "--config.detector.latent=2",
     "--config.eval.bootstrap=20",
-    "--config.data.cache=",
 )
 
 
@@ -173,7 +172,7 @@ def test_settings_that_do_not_fit_the_clips_are_one_line(
     call, recordings, tmp_path, field, message
 ):
     workdir = tmp_path / "run"
-    root = (f"--config.data.root={recordings}", "--config.data.cache=")
+    root = (f"--config.data.root={recordings}",)
     arguments = (*root, f"--config.{field}")
     code, _, error = call(VAE, *arguments, f"--workdir={workdir}")
     assert (code, len(error.strip().splitlines())) == (1, 1)
@@ -187,7 +186,7 @@ def test_a_training_that_diverges_is_one_line(call, recordings, tmp_path, monkey
 
     monkeypatch.setattr(NeuralDetector, "fit", diverge)
     workdir = tmp_path / "run"
-    root = (f"--config.data.root={recordings}", "--config.data.cache=")
+    root = (f"--config.data.root={recordings}",)
     code, _, error = call(VAE, *root, f"--workdir={workdir}")
     assert (code, error) == (
         1,

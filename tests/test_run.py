@@ -241,7 +241,7 @@ REAL = {
 
 
 def real_aucs(config, root, workdir):
-    config.data.root, config.data.cache = str(root), ""
+    config.data.root = str(root)
     config.eval.bootstrap = 0
     trained(config, workdir)
     table = read_scores(workdir / "scores.csv")

@@ -75,7 +75,6 @@ def test_the_same_command_again_changes_nothing(recordings, tmp_path, no_figures
     names = ("scores.csv", "clips.csv", "metrics.jsonl")
     before = [(tmp_path / "run" / name).read_bytes() for name in names]
     config.checkpoint.every_minutes = 1.0
-    config.data.workers = 1
     assert "goes on from" in trained(config, tmp_path / "run")
     assert [(tmp_path / "run" / name).read_bytes() for name in names] == before
 
