@@ -139,7 +139,7 @@ class Dataset:
         self, root: Path, machine_type: str, ids: Sequence[str], splits: Sequence[str]
     ) -> Clips:
         log.info(f"{machine_type}: reading {root}")
-        labels = layouts.labels_of(root, self.labels)
+        labels = layouts.find_labels(root, self.labels)
         clips = dcase.read(
             root,
             machine_type,

@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from mimii_jax.data.clips import UNKNOWN
-from mimii_jax.data.labels import Labels, read_labels
+from mimii_jax.data.layouts import Labels, read_labels
 from mimii_jax.errors import DataError
 from mimii_jax.report.tables import results_table
 from mimii_jax.results.official import (
