@@ -129,7 +129,7 @@ class Dataset:
     def check(self, machine_type: str) -> None:
         """Raise `DataError` for files that `load` would refuse."""
         if self.root:
-            dcase.check(self._root, machine_type, self.ids, self.on_bad_file)
+            self._read(self._root, machine_type, self.ids, ("train", "test"))
 
     @property
     def _root(self) -> Path:
