@@ -90,7 +90,7 @@ class Dataset:
     @property
     def source(self) -> str:
         """The kind of sound, for titles."""
-        return "recordings" if self.root else "simulated sound"
+        return "recordings" if self.root else "simulated"
 
     def machines(self) -> list[str]:
         """The machine types to train on, each by itself."""

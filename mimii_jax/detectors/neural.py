@@ -174,8 +174,8 @@ class NeuralDetector:
         path = folder / self._backend_file
         if not path.exists():
             raise ConfigError(
-                f"scoring.backend='{self.scoring.backend}': {path} is missing; train in this "
-                "workdir with this scoring (the model isn't trained again)"
+                f"scoring.backend='{self.scoring.backend}': {path} is missing; "
+                "train in this workdir with this scoring (no model is trained again)"
             )
         banks = load_banks(self.scoring.backend, path, len(runs))
         return replace(fitted, banks=banks)
