@@ -1,6 +1,6 @@
 """What every experiment has: data, front end, evaluation. No experiment of its own."""
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 
 def base_config() -> ConfigDict:
@@ -15,7 +15,8 @@ def base_config() -> ConfigDict:
     c.data.ids = ()  # (): all that there are; simulated: 00, 02 and 04
     c.data.on_bad_file = "error"  # or "skip"
     c.data.labels = ""  # of evaluation clips; "": eval_data_list.csv in or beside root
-    c.data.test_normals = 100  # MIMII, per ID; None: as many as anomalous ones
+    # MIMII: normal test clips per ID; None: as many as anomalous ones
+    c.data.test_normals = FieldReference(100, field_type=object)
     c.data.scale = 0.1  # simulated: share of the official number of clips
     c.data.simulation_seed = 0
 

@@ -88,7 +88,7 @@ def _check_values(config: Config) -> None:
     _choice("eval.split", c.split, PARTS)
     _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))
     normals = config.data.test_normals
-    known = normals is None or normals > 0
+    known = normals is None or (isinstance(normals, int) and normals > 0)
     _require(known, "data.test_normals", normals, "1 or more, or None")
     if "mesh" in config:
         group = config.mesh.group

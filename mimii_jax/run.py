@@ -38,9 +38,7 @@ from mimii_jax.watch import Watch
 from mimii_jax.workdir import PICTURED, append_clips, command_line
 
 # What may differ from an earlier start of the same training: it moves no number.
-FREE_TO_CHANGE = (
-    *("mesh.", "checkpoint.", "profile", "tensorboard"),
-)
+FREE_TO_CHANGE = (*("mesh.", "checkpoint.", "profile", "tensorboard"),)
 # What a trained model depends on, when it scores again.
 OF_THE_MODEL = (
     "features.",

@@ -98,6 +98,7 @@ def command(*arguments):
         ),
         ((VAE, "--config.eval.split=nope"), "eval.split='nope': must be one of"),
         ((VAE, "--config.data.on_bad_file=x"), "data.on_bad_file='x': must be one"),
+        ((VAE, "--config.data.test_normals=x"), "data.test_normals=x: must be 1 or mo"),
         ((VAE, "--config.data.ids=00,77"), r"data.ids=\(0, 77\): must be strings"),
         ((VAE, "--config.data.ids='77',"), "no slide rail 77; choose from"),
         ((VAE, "--config.data.machine_types='fan',"), "only 'slider' can be simul"),
