@@ -6,7 +6,7 @@ A workdir whose config.json is older than a field gets the field's default from 
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 
@@ -26,8 +26,7 @@ def base_config() -> ConfigDict:
     c.data.on_bad_file = "error"  # or "skip"
     c.data.labels = ""  # of evaluation clips; "": eval_data_list.csv in or beside root
     # MIMII layout: normal test clips per ID; None: as many as anomalous ones.
-    c.data.test_normals = placeholder(int)
-    c.data.test_normals = 100
+    c.data.test_normals = FieldReference(100, field_type=object)
     c.data.scale = 0.1  # simulated: share of the official number of clips
     c.data.simulation_seed = 0
     c.data.train_share = 1.0  # share of the clips per ID and label

@@ -221,7 +221,7 @@ def load_banks(name: str, path: Path, n_runs: int) -> list[Banks]:
     """Load what `save_banks` saved."""
     found: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in range(n_runs)]
     try:
-        with file_errors(path), np.load(path) as arrays:
+        with file_errors(path), path.open("rb") as file, np.load(file) as arrays:
             for key in arrays:
                 run, one, field = key.split("/")
                 found[int(run)].setdefault(one, {})[field] = arrays[key]
