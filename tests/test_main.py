@@ -252,7 +252,7 @@ def test_a_whole_run_and_its_second_scoring_by_command(recordings, tmp_path):
     assert trained.returncode == 0, trained.stderr
     assert f"workdir: {workdir}" in trained.stdout
     assert "Traceback" not in trained.stderr
-    for text in ("mlp_vae", "average", "pooled", "zero_crossings", "AUC"):
+    for text in ("mlp_vae", "mean", "pooled", "zero_crossings", "AUC"):
         assert text in trained.stdout
     assert json.loads((workdir / "config.json").read_text())["seeds"] == [0]
     again = command("--mode=evaluate", f"--workdir={workdir}")

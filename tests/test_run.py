@@ -100,7 +100,7 @@ def test_the_quick_variants_run_on_simulated_sound(
         assert table[table.detector == detector].seeds == [0, 1, 2]
         folder = workdir / "official" / detector
         assert len(list(folder.glob("seed_?/anomaly_score_slider_id_??.csv"))) == 6
-    assert (workdir / "official" / "level" / "result.csv").exists()
+    assert (workdir / "official" / "rms_dbfs" / "result.csv").exists()
     assert (workdir / "checkpoints" / "slider").is_dir() == bool(own)
     assert (workdir / "metrics.jsonl").exists() == ("train" in config)
     assert (workdir / "tracks.npz").exists() == ("train" in config)
@@ -164,7 +164,7 @@ def test_one_class_of_test_clips_gives_scores_and_no_auc(tmp_path, label, no_fig
     printed = trained(small(root=tmp_path), tmp_path / "run")
     kind = {NORMAL: "normal", ANOMALOUS: "anomalous"}[label]
     assert f"02: {kind} clips only: no AUC" in printed
-    assert "average: over ids 00" in printed
+    assert "mean: of IDs 00" in printed
     table = read_scores(tmp_path / "run" / "scores.csv")
     found = (table.detector == "mlp_vae") & (table.machine_id == "02")
     assert set(table.label[found].tolist()) == {label}
