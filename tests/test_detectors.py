@@ -348,9 +348,9 @@ def control(name, audio):
 
 def test_the_level_of_a_sine_is_that_of_its_amplitude():
     expected = 20 * np.log10(0.1) - 10 * np.log10(2)
-    assert control("level", sine(440, 0.1)) == pytest.approx(expected, abs=1e-3)
+    assert control("rms_dbfs", sine(440, 0.1)) == pytest.approx(expected, abs=1e-3)
     full = np.full(100, -32768, np.int16)
-    assert control("level", np.tile(full, 100)) == pytest.approx(0, abs=1e-6)
+    assert control("rms_dbfs", np.tile(full, 100)) == pytest.approx(0, abs=1e-6)
 
 
 def test_a_sine_crosses_zero_twice_a_period():
@@ -392,7 +392,7 @@ def test_controls_are_those_of_librosa_called_directly():
 def test_controls_of_silence_are_finite():
     values = measure(np.zeros(RATE, np.int16), RATE)
     assert np.all(np.isfinite(values))
-    assert values[CONTROLS.index("level")] == pytest.approx(-156.5, abs=0.05)
+    assert values[CONTROLS.index("rms_dbfs")] == pytest.approx(-156.5, abs=0.05)
 
 
 def test_the_table_of_controls_has_each_clip_once_per_control():

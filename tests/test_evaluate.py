@@ -137,7 +137,7 @@ def test_command_reproduces_the_published_result(published_scores, tmp_path, cap
     text = run(capsys, published_scores, "--bootstrap=20", f"--out={out}")
     assert "identical to result.csv beside the scores" in text
     assert out.read_bytes() == (published_scores / "result.csv").read_bytes()
-    assert "slider, 1,190 test clips" in text
+    assert "slider, 1,290 test clips" in text
     assert " .969 " in text
     assert max(len(line) for line in text.splitlines()[:-2]) <= 100
     file = published_scores / "anomaly_score_slider_id_04.csv"

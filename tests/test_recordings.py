@@ -54,7 +54,7 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
     assert "no AUC" not in printed
 
     table = read_scores(workdir / "scores.csv")
-    of_01 = table[(table.machine_id == "01") & (table.detector == "level")]
+    of_01 = table[(table.machine_id == "01") & (table.detector == "rms_dbfs")]
     assert set(of_01.label.tolist()) == {0, 1}
     assert all(name.startswith("id_01_") for name in of_01.name.tolist())
     # The same numbers as from names with labels.
@@ -62,11 +62,11 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
     dcase.write(clips, named)
     trained(small(controls, "quick", named), tmp_path / "of_named")
     other = read_scores(tmp_path / "of_named" / "scores.csv")
-    other = other[(other.machine_id == "01") & (other.detector == "level")]
+    other = other[(other.machine_id == "01") & (other.detector == "rms_dbfs")]
     assert auc(of_01.label, of_01.score) == auc(other.label, other.score)
 
     # From the official files, whose names have no label, with the list.
-    official = workdir / "official" / "level"
+    official = workdir / "official" / "rms_dbfs"
     assert "01: unlabelled clips only" in command(capsys, official)
     text = command(capsys, official, f"--labels={root / LABEL_LIST}")
     assert "no AUC" not in text
