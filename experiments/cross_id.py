@@ -10,7 +10,6 @@ Columns are the test clips of each ID, their average, and all clips pooled.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,26 +17,24 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments.cell import SIMULATED, Cell, Options, split_overrides
+from experiments.matrix import METRICS, Matrix, matrices, outside_matrices
+from experiments.matrix_tables import (
+    csv_text,
+    heat_map,
+    matrix_blocks,
+    matrix_markdown,
+    terminal_table,
+)
 from experiments.reported import FIRST_REPORT
 from experiments.runner import add_arguments, failures, parse, run_cells, share
 from experiments.training_sets import MATRIX
 from mimii_jax.errors import ConfigError
 from mimii_jax.report.figures import DOTS_PER_INCH
-from mimii_jax.report.matrix import (
-    METRICS,
-    csv_text,
-    heat_map,
-    markdown,
-    terminal_table,
-)
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.results.matrix import AUC, Matrix, matrices
-from mimii_jax.results.splits import split_part
-from mimii_jax.results.table import read_scores
+from mimii_jax.results.per_id import evaluate
+from mimii_jax.results.table import read_scores, select_split
 from mimii_jax.run import load_config
 from mimii_jax.workdir import command_line
-
-REPORTED = "reported.json"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -83,7 +80,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for matrix, reported in write_matrices(args.out / key):
                     for metric in METRICS:
                         console.print(terminal_table(matrix, metric, reported))
-                write_report(args.out / key)
     except (ConfigError, ImportError) as error:
         parser.exit(1, f"error: {error}\n")
     console.print(f"tables, heat maps and pages: {args.out}", markup=False)
@@ -105,25 +101,27 @@ def matrix_cell(spec: str) -> Cell:
 
 
 def write_matrices(workdir: Path) -> list[tuple[Matrix, dict[str, str]]]:
-    """Write the matrices of a cell; returns them, and what was reported."""
+    """Write the matrices and the page of a cell; returns them with reported numbers."""
     config = load_config(workdir)
     known = FIRST_REPORT.get(config.detector.name, {})
     if config.detector.get("kernel", "linear") != "linear":
         known = {}  # the report's one-class SVM is linear
     reported = {row: str(numbers) for row, numbers in known.items()}
-    (workdir / REPORTED).write_text(json.dumps(reported, indent=2) + "\n")
     c = config.eval
-    scores = split_part(read_scores(workdir / "scores.csv"), c.split, c.split_seed)
-    found = matrices(scores, bootstrap=c.bootstrap, max_fpr=c.max_fpr)
+    scores = select_split(read_scores(workdir / "scores.csv"), c.split)
+    how = {"bootstrap": c.bootstrap, "max_fpr": c.max_fpr}
+    found = matrices(scores, **how)
     for matrix in found:
         stem = f"matrix_{matrix.name.split(', ')[-1]}"
-        (workdir / f"{stem}.md").write_text(markdown(matrix, reported))
+        (workdir / f"{stem}.md").write_text(matrix_markdown(matrix, reported))
         (workdir / f"{stem}.csv").write_text(csv_text(matrix))
         (workdir / "figures").mkdir(exist_ok=True)
         for metric, name in METRICS.items():
-            ending = "" if metric == AUC else f"_{name}"
+            ending = "" if metric == "auc" else f"_{name}"
             path = workdir / "figures" / f"{stem}{ending}.png"
             heat_map(matrix, metric).savefig(path, dpi=DOTS_PER_INCH)
+    rows = evaluate(outside_matrices(scores), **how)
+    write_report(workdir, rows, list(matrix_blocks(found, reported)))
     return [(matrix, reported) for matrix in found]
 
 

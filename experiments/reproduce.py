@@ -19,8 +19,9 @@ from experiments.cell import Cell, Options, split_overrides
 from experiments.runner import Outcome, add_arguments, failures, parse, run_cells, share
 from experiments.study_page import study_section
 from mimii_jax.errors import ConfigError
-from mimii_jax.report.of_workdir import data_block
-from mimii_jax.report.page import Block, Code, Section, Table, page, write_page
+from mimii_jax.files import replace_file
+from mimii_jax.report.of_workdir import source_block
+from mimii_jax.report.page import Block, Code, Section, Table, page
 from mimii_jax.workdir import command_line
 
 SCALE, SEEDS = 0.015, "(0, 1)"  # below scale 1: about 20 minutes on two cores
@@ -104,7 +105,7 @@ def _write(
     """The page of all studies."""
     root = dict(options.overrides).get("data.root", "")
     lead: list[Block] = [
-        data_block({"root": root, "scale": options.train_share}),
+        source_block({"data": {"root": root, "scale": options.train_share}}),
         f"Training clips: {options.train_share:g} of the official number per machine "
         f"ID; test clips: {options.test_share:g}.",
         READING,
@@ -122,7 +123,8 @@ def _write(
         }
         sections.append(study_section(name, args.out, cells, own, options))
     path = args.out / "report.html"
-    write_page(path, page("Two reports on slide rails, run again", lead, sections))
+    html = page("Two reports on slide rails, run again", lead, sections)
+    replace_file(path, html.encode())
     return path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mimii_jax import run
-from mimii_jax.report.tables import markdown_table
+from mimii_jax.report.tables import by_type, markdown, results_lines
 from mimii_jax.results.per_id import evaluate
 from mimii_jax.results.table import CONTROLS, Scores, read_scores
 from mimii_jax.watch import Watch
@@ -60,7 +60,9 @@ def main() -> None:
         for name, table in zip(args.configs, tables, strict=True)
         for rows in [table[~np.isin(table.detector, CONTROLS)]]
     ]
-    print(markdown_table(evaluate(Scores.concatenate([*learned, controls]))))
+    rows = evaluate(Scores.concatenate([*learned, controls]))
+    for of_type in by_type(rows).values():
+        print(markdown(*results_lines(of_type)))
     print(f"minutes, now: {', '.join(minutes)}")
 
 

@@ -1,7 +1,7 @@
-"""From a ConfigDict to typed objects: `build`, and the registry of what it can build."""
+"""From a ConfigDict to typed objects, and the registry of what can be built."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
 
@@ -15,14 +15,14 @@ from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import ConfigError
-from mimii_jax.features.augment import build_augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
-from mimii_jax.models.mlp import MLPAE, MLPVAE
+from mimii_jax.models.mlp_ae import MLPAE
+from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
-from mimii_jax.train.runs import TRAINING_SETS, CheckpointPolicy, Settings
+from mimii_jax.train.runs import EXTRA, MATRIX, CheckpointPolicy, Settings
 
 MODELS: dict[str, Any] = {
     "mlp_vae": MLPVAE,
@@ -170,13 +170,11 @@ def _build_detector(
     # What else a scoring has belongs to the model, such as a transformer's decoding.
     return NeuralDetector(
         front_end=front_end,
-        model=ModelSpec(MODELS[name], own, scoring, dtype),
+        model=ModelSpec(MODELS[name], own | scoring, dtype),
         windows=windows,
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
-        settings=_construct(
-            "train", Settings, training | {"augment": build_augment(config.augment)}
-        ),
+        settings=_construct("train", Settings, training | {"augment": None}),
         scoring=Scoring(**of_scoring, pooling=pooling),
         checkpoint=_construct("checkpoint", CheckpointPolicy, config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
@@ -214,7 +212,7 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
 
 def _training_sets(kinds: Any) -> tuple[str, ...]:
     for kind in kinds:
-        _choice("training_sets", kind, TRAINING_SETS)
+        _choice("training_sets", kind, (*MATRIX, EXTRA))
     if not kinds:
         raise ConfigError("training_sets=(): name at least one, such as 'all'")
     return tuple(kinds)

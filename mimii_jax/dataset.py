@@ -90,7 +90,7 @@ class Dataset:
     @property
     def source(self) -> str:
         """The kind of sound, for titles."""
-        return "recordings" if self.root else "simulated sound"
+        return "recordings" if self.root else "simulated"
 
     def machines(self) -> list[str]:
         """The machine types to train on, each by itself."""
@@ -129,7 +129,7 @@ class Dataset:
     def check(self, machine_type: str) -> None:
         """Raise `DataError` for files that `load` would refuse."""
         if self.root:
-            dcase.check(self._root, machine_type, self.ids, self.on_bad_file)
+            self._read(self._root, machine_type, self.ids, ("train", "test"))
 
     @property
     def _root(self) -> Path:
@@ -139,7 +139,7 @@ class Dataset:
         self, root: Path, machine_type: str, ids: Sequence[str], splits: Sequence[str]
     ) -> Clips:
         log.info(f"{machine_type}: reading {root}")
-        labels = layouts.labels_of(root, self.labels)
+        labels = layouts.find_labels(root, self.labels)
         clips = dcase.read(
             root,
             machine_type,

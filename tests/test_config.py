@@ -31,9 +31,7 @@ def test_every_config_and_variant_builds_and_equals_its_json(name):
         config = module.get_config(variant)
         experiment = build(config)
         assert (experiment.detector is None) == (name == "controls")
-        saved, assumed = fill(
-            workdir._tuples(json.loads(json.dumps(config.to_dict())))
-        )
+        saved, assumed = fill(workdir._tuples(json.loads(json.dumps(config.to_dict()))))
         assert not assumed
         assert build(saved) == experiment
     with pytest.raises(ValueError, match="':nope' is not one of default"):

@@ -177,7 +177,7 @@ def test_every_variant_trains_two_steps_when_shrunk_and_scores(
 ):
     config = conv_vae.get_config(variant)
     config.seeds = (0, 1)
-    config.data.root, config.data.cache = str(recordings), ""
+    config.data.root = str(recordings)
     config.features.n_mels = 16
     config.windows.width = min(config.windows.width, 9)
     config.detector.channels, config.detector.latent = (2, 3, 2, 3, 2), 2

@@ -42,7 +42,7 @@ def test_a_new_user_gets_clips_that_can_be_read(server, dev, fan, tmp_path, caps
     assert f"python -m mimii_jax.data.dcase {out}" in printed
     assert f"--config.data.root={out} " in printed
     assert "--config.data.machine_types=\"('fan',)\"" in printed
-    assert len(dcase.read(out, "fan", progress=False)) == 8
+    assert len(dcase.read(out, "fan")) == 8
 
 
 def test_a_second_call_fetches_nothing_that_is_complete(server, dev, fan, tmp_path):
@@ -66,7 +66,7 @@ def test_several_splits_share_a_folder_with_the_labels(server, dev, fan, tmp_pat
     get(server, tmp_path, split=("all",))
     require_whole(tmp_path, fan, "dev", "additional", "eval")
     assert (tmp_path / "eval_data_list.csv").read_text().startswith("fan\nid_01")
-    assert dcase.read(tmp_path, "fan", progress=False).ids == ["00", "01"]
+    assert dcase.read(tmp_path, "fan").ids == ["00", "01"]
     server.asked.clear()
     get(server, tmp_path, split=("all",))
     assert server.asked == []

@@ -61,7 +61,7 @@ def test_the_quick_variants_run_on_simulated_sound(
     config = QUICK[name].get_config("quick")
     printed = trained(config, workdir)
     assert "SIMULATED sound, not recordings" in printed
-    assert "slider, simulated sound" in printed
+    assert "slider, simulated" in printed
 
     table = read_scores(workdir / "scores.csv")
     own = [] if name == "controls" else [name]
@@ -246,7 +246,7 @@ def test_a_bad_file_of_the_last_machine_type_is_found_first(tmp_path, no_figures
     bad = tmp_path / "slider" / "test" / "anomaly_id_00_00000000.wav"
     bad.write_bytes(bad.read_bytes()[:1000])
     config = small(root=tmp_path, data={"machine_types": ()})
-    with pytest.raises(DataError, match="anomaly_id_00_00000000.wav: truncated"):
+    with pytest.raises(DataError, match=r"anomaly_id_00_00000000\.wav: truncated"):
         trained(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -95,7 +95,7 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         what = f"recordings in {args.root}" if args.root else "noise, as wav files"
         if args.root is None:
             write_noise(root, args.scale)
-        options = [f"--config.data.root={root}", "--config.data.cache="]
+        options = [f"--config.data.root={root}"]
     command = main_job(args.config, options + args.option, folder / "workdir")
     process, tree, seconds = measure(command)
     files = len((folder / "workdir" / "clips.csv").read_text().splitlines()) - 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +68,7 @@ class Pooling:
         return jnp.sort(errors, axis=-1, descending=True) @ weights
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A frozen dataclass of arrays."""
 

@@ -19,13 +19,7 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int16
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
-from mimii_jax.detectors.backends import (
-    MSE,
-    Normals,
-    Scoring,
-    load_normals,
-    save_normals,
-)
+from mimii_jax.detectors.backends import Banks, Scoring, load_banks, save_banks
 from mimii_jax.detectors.detector import Explanation
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import (
@@ -105,7 +99,7 @@ class NeuralDetector:
     scoring_hop : frames from one scored window to the next
     mesh : devices along "run" and "data"; None: automatic
     checkpoint : when to save
-    profile : folder for a JAX profile of the training
+    profile : whether to write a JAX profile of the training beside the model
     """
 
     front_end: FrontEnd
@@ -117,7 +111,16 @@ class NeuralDetector:
     scoring_hop: int = 1
     mesh: tuple[int | None, int | None] = field(default=(None, None), compare=False)
     checkpoint: CheckpointPolicy = field(default=CheckpointPolicy(), compare=False)
-    profile: Path | None = field(default=None, compare=False)
+    profile: bool = field(default=False, compare=False)
+
+    one_process = False
+
+    def training(self) -> object:
+        """Everything but the scoring."""
+        spec = self.model
+        fields = {k: v for k, v in spec.fields.items() if k not in SCORING_FIELDS}
+        model = (spec.model, fields, spec.dtype)
+        return (self.front_end, model, self.windows, self.standardise, self.settings)
 
     def check(self, n_samples: int) -> None:
         """Raise ConfigError if the settings don't fit clips of this length."""
@@ -141,19 +144,19 @@ class NeuralDetector:
         checkpoints = Checkpoints(folder, self.checkpoint) if folder else None
         try:
             graph, state = self._restore_finished(n_samples, runs, checkpoints) or (
-                self._train(train, held_out, runs, checkpoints)
+                self._train(train, held_out, runs, checkpoints, folder)
             )
         finally:
             if checkpoints:
                 checkpoints.close()
         fitted = self._fitted(graph, state)
-        if self.scoring.kind == MSE:
+        if not self.scoring.needs_fit:
             return fitted
         summaries = fitted.summarise(train, self.scoring, "normal clips")
-        backend = _fit_backend(self.scoring, summaries, train, runs)
+        banks = _fit_banks(self.scoring, summaries, train, runs)
         if folder and jax.process_index() == 0:
-            save_normals(backend, folder / self._backend_file)
-        return replace(fitted, backend=backend)
+            save_banks(banks, folder / self._backend_file)
+        return replace(fitted, banks=banks)
 
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedNeural":
         """Read the latest checkpoint of the same runs."""
@@ -166,15 +169,16 @@ class NeuralDetector:
         if not step:
             raise DataError(f"{folder}: no readable checkpoint; train again")
         fitted = self._fitted(graph, state)
-        if self.scoring.kind == MSE:
+        if not self.scoring.needs_fit:
             return fitted
         path = folder / self._backend_file
         if not path.exists():
             raise ConfigError(
-                f"scoring.kind='{self.scoring.kind}': {path} is missing; train in this "
-                "workdir with this scoring (the model isn't trained again)"
+                f"scoring.backend='{self.scoring.backend}': {path} is missing; "
+                "train in this workdir with this scoring (no model is trained again)"
             )
-        return replace(fitted, backend=load_normals(path, len(runs)))
+        banks = load_banks(self.scoring.backend, path, len(runs))
+        return replace(fitted, banks=banks)
 
     @property
     def scoring_windows(self) -> Windows:
@@ -187,14 +191,14 @@ class NeuralDetector:
         pooling = self.scoring.pooling
         numbers = {"top_k": pooling.top_k, "gwrp": pooling.gwrp_r}
         parts = [
-            self.scoring.kind,
+            self.scoring.backend,
             "per_id" if self.scoring.per_id else "",
             pooling.name,
             str(numbers.get(pooling.name, "")),
             f"hop_{self.scoring_hop}",
             *(str(self.model.fields.get(name, "")) for name in SCORING_FIELDS),
         ]
-        return f"normals_{'_'.join(filter(None, parts))}.npz"
+        return f"{'_'.join(filter(None, parts))}.npz"
 
     def _shape(self, n_samples: int) -> tuple[int, int]:
         """Frames and bins of a clip."""
@@ -232,6 +236,7 @@ class NeuralDetector:
         held_out: Clips,
         runs: Sequence[Run],
         checkpoints: Checkpoints | None,
+        folder: Path | None,
     ) -> tuple[nnx.GraphDef, TrainState]:
         """Extract features and train."""
         mesh = make_mesh(len(runs), *self.mesh)
@@ -254,7 +259,7 @@ class NeuralDetector:
             runs,
             mesh,
             checkpoints,
-            profile=self.profile,
+            profile=folder / "profile" if folder and self.profile else None,
         )
 
     def _extract(self, clips: Clips, advance: Callable[[int], None]) -> Array:
@@ -280,14 +285,14 @@ class FittedNeural:
     graph : of all models
     models : parameters of all runs
     alive : bool [shape=(run,)], False for a run that diverged
-    backend : one per run; None: the pooled mean of the errors is the score
+    banks : fitted back-end of each run; None: the summary is the score
     """
 
     detector: NeuralDetector
     graph: nnx.GraphDef
     models: Models
     alive: Bool[np.ndarray, " run"]
-    backend: Sequence[Normals] | None = None
+    banks: Sequence[Banks] | None = None
 
     def represent(self, clips: Clips) -> Float32[np.ndarray, "run clip segment column"]:
         """Squared errors per segment and bin."""
@@ -297,11 +302,11 @@ class FittedNeural:
         """Anomaly scores; NaN for a run that diverged."""
         summaries = self.summarise(clips, self.detector.scoring, "scoring")
         scores = summaries[:, :, 0]
-        if self.backend:
+        if self.banks:
             scores = np.stack(
                 [
-                    backend.distance(summary, clips.machine_id)
-                    for backend, summary in zip(self.backend, summaries, strict=True)
+                    banks.score(summary, clips.machine_id)
+                    for banks, summary in zip(self.banks, summaries, strict=True)
                 ]
             )
         return np.where(self.alive[:, None], scores, np.nan)
@@ -434,13 +439,18 @@ def _compile(
     return score_chunk
 
 
-def _fit_backend(
+def _fit_banks(
     scoring: Scoring, summaries: np.ndarray, train: Clips, runs: Sequence[Run]
-) -> list[Normals]:
-    """Statistics of the training clips of each run; those of a diverged run are 0."""
+) -> list[Banks]:
+    """Fit the back-end of each run to its training clips; zeros for a diverged run."""
     finite = np.nan_to_num(summaries, posinf=0.0, neginf=0.0)
     return [
-        Normals.fit(summary[run.clips], train.machine_id[run.clips], scoring.per_id)
+        Banks.fit(
+            scoring.backend,
+            summary[run.clips],
+            train.machine_id[run.clips],
+            scoring.per_id,
+        )
         for summary, run in zip(finite, runs, strict=True)
     ]
 
