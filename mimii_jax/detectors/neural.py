@@ -305,8 +305,8 @@ class FittedNeural:
         if self.banks:
             scores = np.stack(
                 [
-                    banks.score(summary, clips.machine_id)
-                    for banks, summary in zip(self.banks, summaries, strict=True)
+                    bank.score(summary, clips.machine_id)
+                    for bank, summary in zip(self.banks, summaries, strict=True)
                 ]
             )
         return np.where(self.alive[:, None], scores, np.nan)
