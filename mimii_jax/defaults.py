@@ -102,7 +102,7 @@ def fill(saved: Mapping[str, Any]) -> tuple[ConfigDict, list[str]]:
     with config.unlocked():
         for name, default in flatten(defaults).items():
             *sections, last = name.split(".")
-            section = config
+            section: Any = config
             for part in sections:
                 if part not in section:
                     section[part] = ConfigDict()
@@ -113,12 +113,12 @@ def fill(saved: Mapping[str, Any]) -> tuple[ConfigDict, list[str]]:
     return config, assumed
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every field by its full name, such as "train.epochs"."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
-            found |= flatten(value, f"{prefix}{key}.")  # pyright: ignore
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

@@ -81,11 +81,9 @@ def main(argv: list[str]) -> None:
                 raise ConfigError("--workdir: name the folder of a trained model")
             run.evaluate(CONFIG.value, workdir, workdir / f"evaluate_{stamp}")
             return
-        config = CONFIG.value
         if workdir is None:
-            workdir = Path(f"runs/{stamp}_{config.detector.name}")
-        elif config is None:
-            config = Workdir(workdir).read_config()
+            workdir = Path(f"runs/{stamp}_{CONFIG.value.detector.name}")
+        config = CONFIG.value or Workdir(workdir).read_config()
         if RESUME.value == "never":
             workdir = _new_folder(workdir)
         run.train(config, workdir)
