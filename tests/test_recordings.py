@@ -20,7 +20,7 @@ from mimii_jax.errors import DataError
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.official import write_official
 from mimii_jax.results.table import read_scores, write_scores
-from mimii_jax.run import load_config
+from mimii_jax.workdir import Workdir
 
 GOOD = "id_01_00000000.wav,normal_id_01_00000098.wav,0\n"
 
@@ -102,7 +102,7 @@ def test_a_model_is_measured_on_an_evaluation_folder_of_its_own(
     hidden, lines = published(small_clips(seed=3), ["00", "02"])
     dcase.write(hidden.test, tmp_path / "eval_data")
     (tmp_path / LABEL_LIST).write_text(lines)
-    config = load_config(model)
+    config = Workdir(model).read_config()
     config.data.root = str(tmp_path / "eval_data")
     printed, _ = again(config, model)
     assert "slider: 12 evaluation clips have published labels" in printed
