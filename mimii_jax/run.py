@@ -27,7 +27,7 @@ from mimii_jax.detectors.pictures import add_pictures
 from mimii_jax.errors import ConfigError
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.tables import print_results
+from mimii_jax.report.tables import results_report
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate
 from mimii_jax.results.table import (
@@ -266,7 +266,8 @@ def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None
     c = config.eval
     selected = select_split(scores, c.split)
     rows = evaluate(selected, bootstrap=c.bootstrap, max_fpr=c.max_fpr)
-    print_results(rows, "recordings" if config.data.root else "simulated", c.split)
+    source = "recordings" if config.data.root else "simulated"
+    watch.say(results_report(rows, source, c.split))
     write_figures(workdir, c.split)
     watch.say(f"Report: {write_report(workdir, rows)}")
 

@@ -95,7 +95,7 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
     root, workdir = tmp_path / "root", tmp_path / "run"
     dcase.write(hidden, root)
     without = trained(small(controls, "quick", root), tmp_path / "without")
-    assert "01: unlabelled clips only: no AUC" in without
+    assert "01: only unlabelled clips: no AUC" in without
     (root.parent / FILE).write_text(lines)  # beside it, or as the download has it:
     assert "no AUC" not in trained(small(controls, "quick", root), tmp_path / "beside")
     (root.parent / FILE).rename(root / FILE)
@@ -117,7 +117,7 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
 
     # From the official files, whose names have no label, with the list.
     official = workdir / "official" / "rms_dbfs"
-    assert "01: unlabelled clips only" in command(capsys, official)
+    assert "01: only unlabelled clips" in command(capsys, official)
     text = command(capsys, official, f"--labels={root / FILE}")
     assert "no AUC" not in text
     assert "identical to result.csv beside the scores" in text
@@ -132,7 +132,7 @@ def test_labels_in_another_place_are_named(tmp_path, no_figures):
     hidden, lines = published(small_clips(), ["00"])
     dcase.write(hidden, tmp_path / "root")
     (tmp_path / FILE).write_text(f"fan\n{GOOD}")  # found beside the root, unless named
-    assert "00: unlabelled" in trained(
+    assert "00: only unlabelled" in trained(
         small(controls, "quick", tmp_path / "root"), tmp_path / "beside"
     )
     (tmp_path / "list.csv").write_text(lines)
@@ -193,7 +193,7 @@ def test_a_list_of_other_clips_is_one_line(tmp_path, capsys):
         command(capsys, tmp_path, f"--labels={path}")
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "has none of the unlabelled clips, such as slider/id_00_0" in message
+    assert "none of the unlabelled clips, such as slider/id_00_0" in message
     with pytest.raises(SystemExit):
         command(capsys, tmp_path, "--labels=nowhere.csv")
     assert "nowhere.csv: cannot be read" in capsys.readouterr().err
@@ -207,4 +207,4 @@ def test_scores_of_sections_are_read_back(tmp_path, capsys):
         for number, kind in enumerate(kinds)
     ]
     write_official(replace(scores, name=np.array(names)), tmp_path)
-    assert "5+5" in command(capsys, tmp_path)
+    assert "slider, 10 test clips" in command(capsys, tmp_path)

@@ -163,7 +163,7 @@ def test_one_class_of_test_clips_gives_scores_and_no_auc(tmp_path, label, no_fig
     )
     printed = trained(small(root=tmp_path), tmp_path / "run")
     kind = {NORMAL: "normal", ANOMALOUS: "anomalous"}[label]
-    assert f"02: {kind} clips only: no AUC" in printed
+    assert f"02: only {kind} clips: no AUC" in printed
     assert "mean: of IDs 00" in printed
     table = read_scores(tmp_path / "run" / "scores.csv")
     found = (table.detector == "mlp_vae") & (table.machine_id == "02")
@@ -185,7 +185,7 @@ def test_unlabelled_test_clips_get_scores(tmp_path, no_figures):
     )
     dcase.write(unlabelled, tmp_path)
     printed = trained(small(root=tmp_path), tmp_path / "run")
-    assert "unlabelled clips only: no AUC" in printed
+    assert "only unlabelled clips: no AUC" in printed
     table = read_scores(tmp_path / "run" / "scores.csv")
     assert set(table.label.tolist()) == {UNKNOWN}
     assert np.sum(table.detector == "mlp_vae") == test.sum()
