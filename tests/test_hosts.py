@@ -75,7 +75,7 @@ def test_two_processes_train_what_one_does(
         command = (more_recordings, tmp_path / "two", *more, *flags)
         processes.append(start(*command, **variables))
     first, second = finished(*processes)
-    assert f"workdir: {tmp_path / 'two'}" in first
+    assert f"Report: {tmp_path / 'two'}" in first
     assert "AUC" not in second  # process 0 alone prints tables
     finished(start(more_recordings, tmp_path / "one", f"--config.seeds={seeds}"))
     one, two = (read_scores(tmp_path / n / "scores.csv") for n in ("one", "two"))
