@@ -89,7 +89,7 @@ def test_the_quick_variants_run_on_simulated_sound(
     assert ids == ("00", "02", "04")
     assert (options["scale"], options["seed"]) == (0.02, 0)
     assert "SIMULATED sound, not recordings" in printed
-    assert "simulated sound: all test clips" in printed
+    assert "slider, simulated, " in printed
 
     table = read_scores(workdir / "scores.csv")
     own = [] if name == "controls" else [name]
@@ -110,7 +110,7 @@ def test_the_quick_variants_run_on_simulated_sound(
     assert {row["split"] for row in clips} == {"train", "test"}
     examples = np.load(workdir / "examples.npz")
     n_frames = 1 + simulation.clips.audio.shape[1] // config.features.hop
-    assert examples["slider/00/normal"].shape == (n_frames, 128)
+    assert examples["slider/00/normal/features"].shape == (n_frames, 128)
     assert len(examples["frequency"]) == 128
     printed, folder = again(run.load_config(workdir), workdir)
     assert "scores: identical" in printed
@@ -123,7 +123,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
     config.seeds = (0, 3)
     config.train.validation_fraction = 0.2
     printed = trained(config, workdir)
-    assert "slider, recordings: all test clips" in printed
+    assert "slider, recordings, " in printed
     assert "SIMULATED" not in printed
     names = {path.name for path in workdir.iterdir()}
     assert names == {
@@ -220,8 +220,8 @@ def test_two_machine_types_have_a_model_each(recordings, tmp_path, no_figures):
 def test_a_part_of_the_test_set_is_reported_as_such(recordings, tmp_path, no_figures):
     config = small(controls, root=recordings, eval={"split": "validation"})
     printed = trained(config, tmp_path / "run")
-    assert "validation part, 40 % of the test clips" in " ".join(printed.split())
-    assert "1+1" in printed  # of the 3 + 3 clips of an ID
+    assert "validation split, 40 % of the test clips" in " ".join(printed.split())
+    assert "recordings, 4 test clips" in printed  # of the 3 + 3 clips of an ID
     # All clips are scored whatever the part.
     assert len(read_scores(tmp_path / "run" / "scores.csv")) == 12 * 4
 
