@@ -194,5 +194,5 @@ def test_every_variant_trains_two_steps_when_shrunk_and_scores(
         predicted = dict(file)
     with np.load(tmp_path / "run" / "examples.npz") as file:
         for name in predicted.keys() - {"slider/scale"}:
-            assert predicted[name].shape == file[name].shape
+            assert predicted[name].shape == file[f"{name}/features"].shape
             assert np.all(np.isfinite(predicted[name]))
