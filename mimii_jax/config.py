@@ -18,8 +18,7 @@ from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
-from mimii_jax.models.mlp_ae import MLPAE
-from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.models.mlp import MLPAE, MLPVAE
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
 from mimii_jax.train.runs import EXTRA, MATRIX, CheckpointPolicy, Settings

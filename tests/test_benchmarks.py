@@ -139,9 +139,8 @@ def test_the_transformer_of_torch_is_the_same_network():
         heads=2,
         feed_forward=16,
         attention="causal",
-        remat=False,
         decoding="autoregressive",
-        given=0,
+        context=0,
         rngs=nnx.Rngs(0),
     )
     # Biases and scales that a wrong copy would mix up.
@@ -155,8 +154,8 @@ def test_the_transformer_of_torch_is_the_same_network():
     patches = np.asarray(model.patches(x))
     vectors = transformer_torch.torch.from_numpy(patches[:, :-1].copy())
     with transformer_torch.torch.inference_mode():
-        parallel, loop = peer.in_parallel(vectors), peer.autoregress(vectors)
-    ours = jax.jit(lambda v: model.network.in_parallel(v))(patches[:, :-1])
+        parallel, loop = peer.teacher_forced(vectors), peer.autoregress(vectors)
+    ours = jax.jit(lambda v: model.network.teacher_forced(v))(patches[:, :-1])
     np.testing.assert_allclose(parallel.numpy(), ours, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(
         loop.numpy(), jax.jit(model.decode)(patches), rtol=1e-4, atol=1e-5

@@ -99,7 +99,7 @@ def test_training_gets_features_and_models_as_arguments():
 
 
 @pytest.mark.parametrize(
-    "module", ["features.front_ends", "detectors.backends", "models.mlp_vae"]
+    "module", ["features.front_ends", "detectors.backends", "models.mlp"]
 )
 def test_leaf_modules_import_no_detector_and_no_training(module):
     names = reached(f"{PACKAGE}.{module}")

@@ -31,7 +31,7 @@ from configs.mlp_vae import get_config
 from experiments.benchmarks.rounds import add_options, report, take_turns
 from mimii_jax.config import build_detector
 from mimii_jax.features.windows import Standardiser
-from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.models.mlp import MLPVAE
 from mimii_jax.train.loop import Metrics, init_runs, loss_so_far, make_plan, spread
 from mimii_jax.train.mesh import make_mesh, replicate
 from mimii_jax.train.runs import Run

@@ -111,7 +111,7 @@ def train_torch(task: Task, peer: Peer, model: Transformer) -> Work:
         for step in range(task.steps):
             x = patches[order[step * task.batch : (step + 1) * task.batch]]
             optimizer.zero_grad()
-            loss = torch.mean((peer.in_parallel(x[:, :-1]) - x[:, 1:]) ** 2)
+            loss = torch.mean((peer.teacher_forced(x[:, :-1]) - x[:, 1:]) ** 2)
             loss.backward()
             optimizer.step()
             total += loss.detach()
@@ -132,13 +132,13 @@ def score(task: Task, model: Transformer, prefixes: list[int]) -> dict[str, Work
     """Everyone that scores a batch; those without a cache at some prefixes only."""
     patches = jax.jit(model.patches)(task.features[: task.batch])
     vectors, network = patches[:, :-1], model.network
-    memory = jax.jit(lambda v: network.encode(network.place(v)))(vectors)
+    memory = jax.jit(lambda v: network.encode(network.embed_positions(v)))(vectors)
 
     def decoder_again(own: Any, memory: Any) -> Any:
-        return network.decode(network.place(own), memory)[:, -1]
+        return network.decode(network.embed_positions(own), memory)[:, -1]
 
     def all_again(own: Any, true: Any) -> Any:
-        return decoder_again(own, network.encode(network.place(true)))
+        return decoder_again(own, network.encode(network.embed_positions(true)))
 
     def at_prefixes(call: Callable[..., Any], other: Any) -> Work:
         compiled = jax.jit(call)

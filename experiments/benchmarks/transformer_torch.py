@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 
-from mimii_jax.models.encoder_decoder import EncoderDecoder, sinusoids
+from mimii_jax.models.transformer import EncoderDecoder, sinusoidal_positions
 
 # An optional peer, of which a type checker knows nothing.
 torch: Any = import_module("torch") if find_spec("torch") else None
@@ -22,7 +22,7 @@ class Peer:
     """The same network; `parameters` are those of all its parts."""
 
     def __init__(self, network: EncoderDecoder) -> None:
-        heads, channels = network.per_head
+        heads, channels = network.heads, network.width // network.heads
         width = heads * channels
         hidden = network.encoder[0].feed_forward.hidden.out_features
         fields = {
@@ -48,7 +48,7 @@ class Peer:
         n_features = network.embed.in_features
         self.embed = torch.nn.Linear(n_features, width)
         self.output = torch.nn.Linear(width, n_features)
-        self.places = torch.from_numpy(sinusoids(network.n_positions, width))
+        self.places = torch.from_numpy(sinusoidal_positions(network.n_positions, width))
         mask = torch.nn.Transformer.generate_square_subsequent_mask
         self.mask = mask(network.n_positions)
         with torch.no_grad():
@@ -82,7 +82,7 @@ class Peer:
         )
         return self.output(y)
 
-    def in_parallel(self, vectors: Any) -> Any:
+    def teacher_forced(self, vectors: Any) -> Any:
         """Predictions from true vectors."""
         x = self.place(vectors)
         return self.decode(x, self.encode(x))
