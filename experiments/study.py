@@ -1,35 +1,32 @@
-"""A study: cells, the question that they answer, and what their numbers say."""
+"""A study: its cells and its findings."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from experiments.cell import Cell
+from experiments.matrix import Matrix, compare, matrices, outside_matrices
 from mimii_jax.report.page import Block
-from mimii_jax.results.matrix import SEPARATOR, Matrix, compare, matrices, models
-from mimii_jax.results.splits import split_part
-from mimii_jax.results.table import Scores, read_scores
+from mimii_jax.results.table import Scores, read_scores, select_split
 
 TUNE, REPORT = "validation", "test"
-"""Parts of the test clips: a study that tunes picks on one, reports on the other."""
+"""Splits of the test clips: a study that tunes picks on one, reports on the other."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What a file in experiments/studies has.
+    """A question, asked by a file in experiments/studies.
 
     Attributes
     ----------
     title : a few words
-    source : which table or figure of which report it is about
-    cells : what to run
-    base : the row with which the others are compared; "" for none
-    tunes : whether it picks the best row, on the validation part
-    reported : by row, what the report says
-    extra : more to show, from the matrix of its rows and the folder for figures
+    source : table or figure of a report
+    cells : experiments to run
+    base : row to compare the others with; "" for none
+    tunes : whether it picks the best row, on the validation split
+    reported : numbers of the report, by row
+    extra : further blocks, from the matrix of its rows and the folder for figures
     """
 
     title: str
@@ -47,13 +44,11 @@ class Findings:
 
     Attributes
     ----------
-    scores : all rows
     matrices : of the training sets of a model
-    rows : all other rows, on all test clips or on the part to report; None without
-    tuned : those rows on the part to pick on; None if nothing is picked
+    rows : all other rows, on all test clips or on the split to report; None without
+    tuned : those rows on the split to pick on; None if nothing is picked
     """
 
-    scores: Scores
     matrices: Sequence[Matrix]
     rows: Matrix | None
     tuned: Matrix | None
@@ -62,7 +57,7 @@ class Findings:
 def find(
     study: Study, folders: Sequence[Path], *, bootstrap: int, max_fpr: float
 ) -> list[Findings]:
-    """What the cells in these folders found, for each machine type."""
+    """Evaluate the cells in these folders, for each machine type."""
     how = {"bootstrap": bootstrap, "max_fpr": max_fpr}
     tables = [read_scores(folder / "scores.csv") for folder in folders]
     scores = Scores.concatenate(tables)
@@ -73,16 +68,14 @@ def find(
 
 
 def _of_type(study: Study, scores: Scores, how: dict[str, Any]) -> Findings:
-    of_matrix = tuple(model + SEPARATOR for model in models(scores.detectors))
-    names = scores.detector.tolist()
-    others = scores[np.array([not name.startswith(of_matrix) for name in names])]
-    name = scores.machine_types[0]
+    others = outside_matrices(scores)
     rows = tuned = None
     if len(others):
-        parts = (REPORT, TUNE) if study.tunes else ("all",)
-        found = [
-            compare(split_part(others, part, 0), name, study.base, **how)
-            for part in parts
-        ]
-        rows, tuned = found[0], found[1] if study.tunes else None
-    return Findings(scores, matrices(scores, **how), rows, tuned)
+        rows, *rest = (
+            compare(
+                select_split(others, split), scores.machine_types[0], study.base, **how
+            )
+            for split in ((REPORT, TUNE) if study.tunes else ("all",))
+        )
+        tuned = rest[0] if rest else None
+    return Findings(matrices(scores, **how), rows, tuned)

@@ -1,35 +1,27 @@
-"""What a page shows of a study: question, tables, figures, sentences, cells."""
+"""The section of a study on a page: question, tables, figures, sentences, cells."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from shlex import quote
 
 from experiments import studies
-from experiments.cell import RESULT, Cell, Options
+from experiments.cell import Cell, Options
 from experiments.cross_id import write_matrices
+from experiments.matrix import Matrix
+from experiments.matrix_tables import legend, mark, matrix_blocks, signed
 from experiments.reported import FIRST_REPORT
 from experiments.runner import Outcome
-from experiments.says import about_matrix, about_rows, about_tuning
 from experiments.study import Findings, Study, find
+from experiments.summary_text import about_matrix, about_rows, about_tuning
 from mimii_jax.report.figures import write_figures
-from mimii_jax.report.matrix import (
-    METRICS,
-    forgetting_grid,
-    grid,
-    interval_of,
-    legend,
-    mark,
-    signed,
-)
+from mimii_jax.report.inputs import read_json
 from mimii_jax.report.of_workdir import pictures
 from mimii_jax.report.page import Block, Code, Picture, Section, Table
-from mimii_jax.report.tables import mean
-from mimii_jax.results.matrix import AUC, PAUC, Matrix
-from mimii_jax.results.per_id import AVERAGE, POOLED
-from mimii_jax.results.splits import part_title
+from mimii_jax.report.tables import mean_interval, mean_sd
+from mimii_jax.results.per_id import MEAN
+from mimii_jax.results.table import SPLITS
 
-SHOWN = {  # figures of a cell's workdir that belong to a report, by study and cell
+SHOWN = {  # figures of a report that cells draw, by study and cell
     "data/controls": ("clips", "labels", "spectrograms"),
     "cross_id/conv_vae": ("predictions",),
     "cross_id/transformer": ("predictions", "tracks"),
@@ -43,14 +35,14 @@ def study_section(
     outcomes: Mapping[str, Outcome],
     options: Options,
 ) -> Section:
-    """The section of a study; of one without any result only the question and why."""
+    """The section of a study; without any result, its question and the errors."""
     study = studies.load(name)
     blocks: list[Block] = [*studies.question(name).split("\n\n")]
     blocks.append(f"About: {study.source}.")
     done = [key for key, outcome in outcomes.items() if not outcome.error]
     missing = [o.key.partition("/")[2] for o in outcomes.values() if o.error]
     if missing:
-        blocks.append(f"Without numbers, for the reasons above: {', '.join(missing)}.")
+        blocks.append(f"No numbers (see the errors above): {', '.join(missing)}.")
     if done:
         c = cells[done[0]].build(options).eval
         folders = [out / key for key in done]
@@ -64,7 +56,7 @@ def study_section(
 
 
 def _command(name: str, out: Path, options: Options) -> str:
-    """What makes this section alone, of the same cells."""
+    """The command that makes this section alone, from the same cells."""
     last = dict(options.overrides)
     fields = [f"--config.{field}={text}" for field, text in last.items()]
     scale = f"{options.train_share:g}"
@@ -73,72 +65,58 @@ def _command(name: str, out: Path, options: Options) -> str:
 
 
 def _quoted(text: str) -> str:
-    """As a shell needs it; a tuple of words stays readable."""
+    """Quote for a shell, readably for a tuple of words."""
     return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else quote(text)
 
 
 def _findings(study: Study, found: Findings, folder: Path) -> Iterator[Block]:
     """Tables and sentences of one machine type."""
     for matrix in found.matrices:
-        reported = _reported(matrix)
         yield about_matrix(matrix)
-        for metric, metric_name in METRICS.items():
-            caption = f"{matrix.name}: {metric_name} by training set and test ID"
-            notes = [f"{legend(matrix)}."] if metric == AUC else []
-            yield Table(caption, *grid(matrix, metric, reported), notes)
-        head, rows = forgetting_grid(matrix)
-        if rows:
-            yield Table(f"{matrix.name}: forgetting, change of AUC", head, rows)
+        yield from matrix_blocks([matrix], _reported(matrix))
     if found.rows:
         if found.tuned:
             yield about_tuning(found.tuned, found.rows)
-            yield _table(found.tuned, part_title("validation"), {})
-            yield _table(found.rows, part_title("test"), study.reported)
+            yield _table(found.tuned, SPLITS["validation"], {})
+            yield _table(found.rows, SPLITS["test"], study.reported)
         else:
             yield about_rows(found.rows)
-            yield _table(found.rows, part_title("all"), study.reported)
+            yield _table(found.rows, SPLITS["all"], study.reported)
         if study.extra:
             folder.mkdir(parents=True, exist_ok=True)
             yield from study.extra(found.rows, folder)
 
 
 def _reported(matrix: Matrix) -> dict[str, str]:
-    """What a report says about the rows of a model's matrix."""
+    """Reported numbers of the rows of a model's matrix."""
     model = matrix.name.split(",")[0]
     names = {"one_class_svm:linear": "sgd_one_class_svm"}  # the report's is linear
     family = names.get(model, model.split(":")[0])
     return {row: str(value) for row, value in FIRST_REPORT.get(family, {}).items()}
 
 
-def _table(matrix: Matrix, part: str, reported: Mapping[str, str]) -> Table:
-    """Rows of a study: AUC per ID, averages with intervals, and the paired change."""
-    ids = [column for column in matrix.columns if column not in (AVERAGE, POOLED)]
-    head = ["", *(f"AUC {i}" for i in ids), "AUC average (95 %)", "pAUC average"]
+def _table(matrix: Matrix, split: str, reported: Mapping[str, str]) -> Table:
+    """Rows of a study: AUC per ID, means with intervals, and the paired change."""
+    head = ["", *(f"AUC {i}" for i in matrix.ids), "AUC mean (95 %)", "pAUC mean"]
     compared = matrix.base in matrix.rows
     head += [f"change from “{matrix.base}” (95 %)"] if compared else []
     head += ["seeds"] + (["reported AUC"] if reported else [])
     rows = []
     for row in matrix.rows:
-        span = interval_of(matrix, row, AVERAGE)
-        cells = [_mean(matrix, row, column, AUC) for column in (*ids, AVERAGE)]
-        cells[-1] += f" ({span})" if span else ""
-        cells.append(_mean(matrix, row, AVERAGE, PAUC))
+        cells = [mean_sd(matrix.estimate(row, i)) for i in matrix.ids]
+        cells.append(mean_interval(matrix.estimate(row, MEAN)))
+        cells.append(mean_sd(matrix.estimate(row, MEAN, "pauc")))
         if compared:
-            change = matrix.change(row, AVERAGE)
+            change = matrix.change(row, MEAN)
             cells.append(signed(change) + mark(change) if change else "")
         cells.append(str(matrix.seeds[row]))
         rows.append([row, *cells, *([reported.get(row, "")] if reported else [])])
-    notes = [f"{legend(matrix)}."] if compared else []
-    return Table(f"{matrix.name}: {part}", head, rows, notes)
-
-
-def _mean(matrix: Matrix, row: str, column: str, metric: int) -> str:
-    measured = matrix.measured[row].get(column)
-    return mean(measured and measured.estimate(metric))
+    notes = [legend(matrix)] if compared else []
+    return Table(f"{matrix.name}: {split}", head, rows, notes)
 
 
 def _figures(key: str, workdir: Path) -> list[Picture]:
-    """Figures of a cell that the reports have, too, and heat maps."""
+    """Figures of a cell that the reports have too, and heat maps."""
     kinds: tuple[str, ...] = SHOWN.get(key, ())
     if kinds:
         write_figures(workdir)
@@ -152,21 +130,15 @@ def _figures(key: str, workdir: Path) -> list[Picture]:
 def _cells(
     cells: Mapping[str, Cell], done: list[str], out: Path, options: Options
 ) -> Table:
-    """How each cell was made."""
+    """Config and run of each cell."""
     rows = []
     for key in done:
-        cell, result = cells[key], json.loads((out / key / RESULT).read_text())
+        cell, run = cells[key], read_json(out / key / "run.json")
+        config = read_json(out / key / "config.json")
         changes = ", ".join(f"{k}={v}" for k, v in cell.changes.items())
-        seeds = ", ".join(map(str, result["config"]["seeds"]))
-        rows.append(
-            [
-                cell.name,
-                cell.spec(options),
-                changes,
-                seeds,
-                f"{result['seconds']:.0f}",
-                result["commit"],
-            ]
-        )
+        seeds = ", ".join(map(str, config.get("seeds", ())))
+        seconds = f"{run['seconds']:.0f}" if "seconds" in run else ""
+        made = [seeds, seconds, str(run.get("commit", ""))]
+        rows.append([cell.name, cell.spec(options), changes, *made])
     head = ["cell", "config", "changes", "seeds", "seconds", "commit"]
     return Table("Cells", head, rows)

@@ -32,7 +32,7 @@ from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.mlp_ae import MLPAE
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.models.transformer import Transformer
-from mimii_jax.results.splits import PARTS
+from mimii_jax.results.table import SPLITS
 from mimii_jax.slide_rail import simulate as slide_rail
 from mimii_jax.train.mesh import make_mesh
 from mimii_jax.train.settings import Settings
@@ -88,7 +88,7 @@ def check(config: Config) -> None:
 def _check_values(config: Config) -> None:
     """Refuse a bad value of what is not built."""
     c = config.eval
-    _choice("eval.split", c.split, PARTS)
+    _choice("eval.split", c.split, SPLITS)
     _choice("data.on_bad_file", config.data.on_bad_file, ("error", "skip"))
     for field in ("test_normals", "split_seed"):
         value = config.data[field]

@@ -9,14 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
+from mimii_jax import log
 from mimii_jax.data.clips import UNKNOWN
 from mimii_jax.data.labels import Labels, read_labels
 from mimii_jax.errors import DataError
-from mimii_jax.report.tables import results_table
+from mimii_jax.files import replace_file
+from mimii_jax.report.inputs import read_json, source
+from mimii_jax.report.tables import print_results
+from mimii_jax.results.metrics import MAX_FPR
 from mimii_jax.results.official import (
-    MAX_FPR,
     RESULT,
     compare_result,
     read_official,
@@ -24,90 +26,76 @@ from mimii_jax.results.official import (
     score_files,
 )
 from mimii_jax.results.per_id import evaluate
-from mimii_jax.results.splits import PARTS, part_title, split_part
-from mimii_jax.results.table import ScoreError, Scores, read_scores
-
-
-def load(path: Path) -> Scores:
-    """Read a workdir, a scores.csv, or official score files (one, or a folder)."""
-    if (path / "scores.csv").is_file():
-        path = path / "scores.csv"
-    if path.is_file() and path.name == "scores.csv":
-        return read_scores(path)
-    return read_official(path)
+from mimii_jax.results.table import SPLITS, Scores, read_scores, select_split
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table of the scores that the command line names."""
+    """Print the table of the scores at a path; print user errors as one line."""
     parser = _parser()
     args = parser.parse_args(argv)
-    console = Console(highlight=False)
     try:
-        labels = read_labels(args.labels) if args.labels else {}
-        scores = load(args.path)
-        if labels:
-            scores = _labelled(scores, labels, args.labels)
-        scores = split_part(scores, args.split, args.split_seed)
-        if args.detector:
-            scores = _only(scores, args.detector)
-        if not len(scores):
-            raise ScoreError(f"{args.path}: no clips in the {part_title(args.split)}")
-        text = _result_to_write(scores, args.max_fpr) if args.out else ""
-        with console.status("Resampling the clips for the intervals"):
-            rows = evaluate(scores, bootstrap=args.bootstrap, max_fpr=args.max_fpr)
-        for machine_type in scores.machine_types:
-            of_type = [row for row in rows if row.machine_type == machine_type]
-            title = f"{machine_type}: {part_title(args.split)}"
-            console.print(results_table(of_type, title), end="\n\n")
-        for line in _compare(args.path, labels):
-            console.print(line, markup=False, soft_wrap=True)
-        if args.out:
-            _write(args.out, text)
-            console.print(f"wrote {args.out}", markup=False, soft_wrap=True)
-    except (DataError, ScoreError) as error:
+        _evaluate(args)
+    except DataError as error:
         parser.exit(1, f"error: {error}\n")
 
 
+def _evaluate(args: argparse.Namespace) -> None:
+    labels = read_labels(args.labels) if args.labels else {}
+    scores, known_source = load(args.path)
+    scores = select_split(_labelled(scores, labels, args.labels), args.split)
+    if args.detector:
+        scores = _only(scores, args.detector)
+    if not len(scores):
+        raise DataError(f"{args.path}: no clips in the {SPLITS[args.split]}")
+    if args.out and len(scores.detectors) > 1:
+        raise DataError(
+            f"--out={args.out}: {RESULT} is of one detector; choose one with "
+            f"--detector: {', '.join(scores.detectors)}"
+        )
+    rows = evaluate(scores, bootstrap=args.bootstrap, max_fpr=args.max_fpr)
+    print_results(rows, known_source, args.split)
+    for line in _compare(args.path, labels):
+        log.info(line)
+    if args.out:
+        replace_file(args.out, result_text(scores, args.max_fpr).encode())
+        log.info(f"wrote {args.out}")
+
+
+def load(path: Path) -> tuple[Scores, str]:
+    """Read a workdir, a scores.csv, or DCASE csv files (one, or a folder of them).
+
+    Returns the scores, and their source where a workdir says it.
+    """
+    file = path / "scores.csv" if path.is_dir() else path
+    if file.is_file() and file.name == "scores.csv":
+        return read_scores(file), source(read_json(file.with_name("config.json")))
+    return read_official(path), ""
+
+
 def _labelled(scores: Scores, labels: Labels, path: Path) -> Scores:
-    """The scores with the labels of a list."""
+    """Label the clips whose names have no label."""
     labelled = scores.labelled(labels)
-    if np.any(scores.label == UNKNOWN) and np.all(labelled.label == scores.label):
-        first = scores[scores.label == UNKNOWN]
-        raise ScoreError(
-            f"--labels={path}: has none of the unlabelled clips, such as "
-            f"{first.machine_type[0]}/{first.name[0]}"
+    unknown = scores[scores.label == UNKNOWN]
+    if labels and len(unknown) and np.array_equal(scores.label, labelled.label):
+        first = f"{unknown.machine_type[0]}/{unknown.name[0]}"
+        raise DataError(
+            f"--labels={path}: lists none of the unlabelled clips, such as {first}"
         )
     return labelled
 
 
 def _only(scores: Scores, detector: str) -> Scores:
-    """The rows of one detector."""
+    """Select one detector."""
     if detector not in scores.detectors:
-        raise ScoreError(
-            f"--detector={detector}: the scores are of {', '.join(scores.detectors)}"
+        raise DataError(
+            f"--detector={detector}: no such detector; choose one of "
+            f"{', '.join(scores.detectors)}"
         )
     return scores[scores.detector == detector]
 
 
-def _result_to_write(scores: Scores, max_fpr: float) -> str:
-    """The result.csv of the one detector that there is."""
-    if len(scores.detectors) > 1:
-        raise ScoreError(
-            "--out: a result.csv is of one detector; choose one with --detector: "
-            + ", ".join(scores.detectors)
-        )
-    return result_text(scores, max_fpr)
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ScoreError(f"{path}: cannot be written: {error.strerror}") from None
-
-
 def _compare(path: Path, labels: Labels) -> list[str]:
-    """Lines about each result.csv that lies beside official score files in a folder."""
+    """Compare each result.csv with the DCASE csv files beside it; lines to print."""
     if not path.is_dir() or (path / "scores.csv").is_file():
         return []
     lines = []
@@ -129,60 +117,53 @@ def _parser() -> argparse.ArgumentParser:
         description="AUC and pAUC per machine ID, with bootstrap 95 % intervals, from "
         "anomaly scores. Trains nothing and needs no GPU.",
     )
-    parser.add_argument(
+    add = parser.add_argument
+    add(
         "path",
         type=Path,
-        help="a workdir or its scores.csv; or a folder of official score files "
+        help="a workdir or its scores.csv; or a folder of DCASE csv files "
         "anomaly_score_<type>_id_<NN>.csv (lines: name,score; no header), in it or in "
         "folders <detector>/seed_<S>; or one such file",
     )
-    parser.add_argument(
+    add(
         "--split",
-        choices=PARTS,
+        choices=SPLITS,
         default="all",
-        help="part of the test clips: 40 %% validation, 60 %% test, or all (default)",
+        help="of the test clips: validation (40 %%), test (60 %%), or all (default)",
     )
-    parser.add_argument(
+    add(
         "--labels",
         type=Path,
         metavar="FILE",
-        help="eval_data_list.csv, the organisers' labels of the evaluation clips, for "
-        "scores of names without a label",
+        help="eval_data_list.csv, the organisers' labels of the evaluation clips",
     )
-    parser.add_argument("--detector", help="this one only (default: all)")
-    parser.add_argument(
+    add("--detector", help="this one only (default: all)")
+    add(
         "--bootstrap",
         type=_replicates,
         default=1000,
         metavar="N",
         help="replicates for the intervals, 0 for none (default 1000)",
     )
-    parser.add_argument(
+    add(
         "--max_fpr",
         type=_rate,
         default=MAX_FPR,
         metavar="RATE",
-        help=f"false positive rate at which pAUC ends (default {MAX_FPR})",
+        help=f"false positive rate where pAUC ends (default {MAX_FPR})",
     )
-    parser.add_argument(
-        "--split_seed",
-        type=_replicates,
-        default=0,
-        metavar="N",
-        help="seed of the split (default 0)",
-    )
-    parser.add_argument(
+    add(
         "--out",
         type=Path,
         metavar="FILE",
-        help="also write a result.csv in the official format (one detector)",
+        help="also write the result.csv of one detector, as the challenge's evaluator",
     )
     return parser
 
 
 def _replicates(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, 0 or more")
+    if not text.isdecimal() or int(text) > 100_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not in 0 to 100000")
     return int(text)
 
 
@@ -192,7 +173,7 @@ def _rate(text: str) -> float:
     except ValueError:
         rate = 0.0
     if not 0 < rate <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate above 0, up to 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a rate in (0, 1]")
     return rate
 
 

@@ -39,5 +39,7 @@ def replace_file(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
+        except OSError as error:  # of which the user doesn't know the temporary name
+            raise OSError(error.errno, error.strerror) from error
         finally:
             temporary.unlink(missing_ok=True)

@@ -21,7 +21,6 @@ from ml_collections import config_flags
 
 from mimii_jax import run
 from mimii_jax.errors import ConfigError, DataError
-from mimii_jax.results.table import ScoreError
 from mimii_jax.train.checkpoints import CheckpointError
 from mimii_jax.train.loop import StartError
 from mimii_jax.train.mesh import join_processes
@@ -59,7 +58,6 @@ ERRORS = (
     DataError,
     ImportError,
     NonFiniteLoss,
-    ScoreError,
     StartError,
 )
 COORDINATOR = flags.DEFINE_string(

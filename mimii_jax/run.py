@@ -27,11 +27,15 @@ from mimii_jax.detectors.pictures import add_pictures
 from mimii_jax.errors import ConfigError
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.tables import results_table
+from mimii_jax.report.tables import print_results
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate
-from mimii_jax.results.splits import part_title, split_part
-from mimii_jax.results.table import Scores, read_scores, write_scores
+from mimii_jax.results.table import (
+    Scores,
+    read_scores,
+    select_split,
+    write_scores,
+)
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import Start, runs_on_all
 from mimii_jax.watch import Watch
@@ -260,15 +264,11 @@ def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None
     write_scores(scores, workdir / "scores.csv")
     write_official(scores, workdir / "official")
     c = config.eval
-    part = split_part(scores, c.split, c.split_seed)
-    rows = evaluate(part, bootstrap=c.bootstrap, max_fpr=c.max_fpr)
-    source = "recordings" if config.data.root else "simulated sound"
-    for machine_type in scores.machine_types:
-        of_type = [row for row in rows if row.machine_type == machine_type]
-        title = f"{machine_type}, {source}: {part_title(c.split)}"
-        watch.console.print(results_table(of_type, title))
-    write_figures(workdir, part=c.split, seed=c.split_seed)
-    watch.say(f"workdir: {workdir}, on one page: {write_report(workdir, rows)}")
+    selected = select_split(scores, c.split)
+    rows = evaluate(selected, bootstrap=c.bootstrap, max_fpr=c.max_fpr)
+    print_results(rows, "recordings" if config.data.root else "simulated", c.split)
+    write_figures(workdir, c.split)
+    watch.say(f"Report: {write_report(workdir, rows)}")
 
 
 def _needed(detector: Detector | None) -> Callable[[Clips], np.ndarray] | None:

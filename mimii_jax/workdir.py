@@ -63,7 +63,8 @@ def add_examples(
     if front_end.frequencies is not None:
         about["frequency"] = front_end.frequencies
     add_arrays(
-        workdir / "examples.npz", about | dict(zip(names, pictures, strict=True))
+        workdir / "examples.npz",
+        about | {f"{n}/features": x for n, x in zip(names, pictures, strict=True)},
     )
     if predict and rows:
         predicted, scale = predict(np.stack(pictures))

@@ -12,19 +12,13 @@ WITHOUT_JAX = (
     "results.per_id",
     "results.table",
     "results.official",
-    "results.splits",
-    "results.matrix",
     "evaluate",
     "report.__main__",
-    "report.matrix",
     "report.of_workdir",
     "report.page",
-    "report.style",
     "report.tables",
     "report.figures",
-    "report.pictures",
-    "report.score_figures",
-    "report.track_figures",
+    "report.inputs",
 )
 
 

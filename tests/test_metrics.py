@@ -6,7 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
-from mimii_jax.results.metrics import Measured, auc, measure, resample, weighted_auc
+from mimii_jax.results.metrics import (
+    Estimate,
+    auc,
+    average,
+    measure,
+    resample,
+    weighted_auc,
+)
 
 LIMITS = (1.0, 0.5, 0.1, 0.01)
 
@@ -105,18 +112,36 @@ def test_resampling_keeps_the_size_of_each_stratum_and_its_mean():
 
 def test_no_replicates_give_no_interval_and_one_seed_no_sd():
     label, score = clips(0)
-    estimate = measure(label, score[None], np.empty((0, len(label))), 0.1).estimate(0)
-    assert (estimate.sd, estimate.low, estimate.high) == (None, None, None)
+    estimate = measure(label, score[None], np.empty((0, len(label))))
+    assert (estimate.sd, estimate.interval) == (None, None)
     assert estimate.mean == roc_auc_score(label, score)
 
 
 def test_mean_and_sd_are_over_seeds():
-    measured = Measured(
-        np.array([[0.5, 0.7, 0.9], [0.6, 0.6, 0.6]]), np.zeros((2, 1000))
-    )
-    assert measured.estimate(0).mean == pytest.approx(0.7)
-    assert measured.estimate(0).sd == pytest.approx(0.2)
-    assert measured.estimate(1).sd == pytest.approx(0.0)
+    estimate = Estimate(np.array([0.5, 0.7, 0.9]), np.zeros(1000))
+    assert estimate.mean == pytest.approx(0.7)
+    assert estimate.sd == pytest.approx(0.2)
+    equal = Estimate(np.full(3, 0.6), np.zeros(1000))
+    assert equal.sd == pytest.approx(0.0)
+    assert average([estimate, equal]).mean == pytest.approx(0.65)
+    assert average([estimate, equal]).sd == pytest.approx(0.1)
+
+
+def test_a_difference_is_paired_by_seed_and_replicate():
+    drawn = np.linspace(-0.2, 0.2, 1000)
+    base = Estimate(np.array([0.5, 0.9]), 0.7 + drawn)
+    better = Estimate(np.array([0.6, 1.0]), 0.8 + drawn)
+    change = better.minus(base)
+    assert change.mean == pytest.approx(0.1)
+    assert change.sd == pytest.approx(0.0)
+    assert change.interval == pytest.approx((0.1, 0.1))
+    assert change.beyond_noise
+    mixed = Estimate(np.array([0.4, 1.2]), 0.8 + drawn).minus(base)
+    assert mixed.mean == pytest.approx(0.1)
+    assert not mixed.beyond_noise  # of two signs
+    unpaired = Estimate(np.array([0.6, 0.9, 0.9]), 0.8 + drawn).minus(base)
+    assert unpaired.mean == pytest.approx(0.1)
+    assert unpaired.sd is None
 
 
 def test_interval_covers_the_true_auc_about_as_often_as_it_says():
@@ -127,9 +152,8 @@ def test_interval_covers_the_true_auc_about_as_often_as_it_says():
     for trial in range(trials):
         score = rng.normal(size=140) + label
         weight = resample(label, 200, seed=trial)
-        estimate = measure(label, score[None], weight, 0.1).estimate(0)
-        assert estimate.low is not None
-        assert estimate.high is not None
-        covered += estimate.low <= truth <= estimate.high
+        interval = measure(label, score[None], weight).interval
+        assert interval
+        covered += interval[0] <= truth <= interval[1]
     # .95 and three standard errors; percentile intervals are a bit narrow, so .93.
     assert 0.93 - 0.044 < covered / trials < 0.95 + 0.038

@@ -9,10 +9,11 @@ import pytest
 from browser import DARK, measured, picture
 from example_scores import some_scores
 
+from mimii_jax.errors import DataError
 from mimii_jax.report import __main__ as command
 from mimii_jax.report.figures import write_figures
-from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.page import Code, Section, Table, Warned, page
+from mimii_jax.report.of_workdir import pictures, write_report
+from mimii_jax.report.page import Callout, Code, Section, Table, page
 from mimii_jax.results.table import CONTROLS, NO_SEED, Scores, write_scores
 
 IDS = {"00": (12, 12), "02": (12, 9)}
@@ -47,7 +48,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """A workdir with results, a matrix, figures, settings and a command."""
+    """A workdir with results, figures, settings and a command; a matrix on top."""
     folder = tmp_path_factory.mktemp("workdir")
     tables = [
         some_scores(IDS, name, seed)
@@ -60,12 +61,18 @@ def workdir(tmp_path_factory):
         "seeds": [0, 1],
         "data": {"root": "", "scale": 0.1},
         "detector": {"name": "mlp_vae"},
-        "eval": {"split": "all", "split_seed": 0, "bootstrap": 20},
+        "eval": {"split": "all", "bootstrap": 20},
     }
+    run = {"command": "python -m x --config.a='<b>'", "seconds": 81.3, "commit": "abc"}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "command.txt").write_text("python -m x --config.a='<b>'\n")
+    (folder / "run.json").write_text(json.dumps(run))
+    line = {"machine_type": "slider", "epoch": 9, "step": 1240, "seconds": 70.1}
+    losses = {"train_loss": [2.0, 3.0], "val_loss": [2.5, 3.5]}
+    line = json.dumps(line | losses | {"windows_per_second": 12345.6})
+    (folder / "metrics.jsonl").write_text(line + "\n" + line[:20])
     write_figures(folder)
-    write_report(folder)
+    matrix = Table("m: by training set", ["", "AUC 00"], [["id 00", ".9 ▲"]])
+    write_report(folder, extra_blocks=[matrix])
     return folder
 
 
@@ -96,7 +103,12 @@ def test_the_page_says_what_the_numbers_are_from(read):
         "python -m x --config.a='<b>'",
         "data.scale",
         "mlp_vae, by machine ID",
-        "m, slider: AUC by training set",
+        "m: id 00",
+        "m: by training set",
+        "rms_dbfs (control)",
+        "1,240",
+        "12,346",
+        "81.3",
     ):
         assert part in text, part
 
@@ -113,7 +125,7 @@ def test_everything_has_words_for_those_who_do_not_see_it(read):
 
 
 def test_recordings_are_named_and_text_is_escaped():
-    text = page("<t>", [Warned("a & b")], [Section("s<", [Code("x < y"), "p <i>"])])
+    text = page("<t>", [Callout("a & b")], [Section("s<", [Code("x < y"), "p <i>"])])
     read = Reader(text)
     assert "i" not in {tag for tag, _ in read.tags}
     assert {"<t>", "a & b", "s<", "x < y", "p <i>"} <= set(read.texts)
@@ -126,20 +138,68 @@ def test_marks_are_read_aloud():
     assert labels == ["more, beyond noise", "less, beyond noise"]
 
 
-def test_the_command_writes_the_page_and_says_what_is_missing(workdir, capsys):
+def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path, capsys):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    write_scores(some_scores({"00": (5, 5)}, "m: id 00"), workdir / "scores.csv")
     command.main([str(workdir)])
     assert "report.html" in capsys.readouterr().out
+    assert "m: id 00" in (workdir / "report.html").read_text()
     with pytest.raises(SystemExit):
-        command.main([str(workdir.parent)])
+        command.main([str(tmp_path)])
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {workdir.parent}: no scores.csv")
-    assert workdir.name in error
+    assert error.startswith(f"error: {tmp_path}: no scores.csv")
+    assert error.endswith("choose one: run\n")
 
 
 def test_scores_alone_are_enough_for_a_page(tmp_path):
     write_scores(some_scores({"00": (5, 5)}), tmp_path / "scores.csv")
     text = write_report(tmp_path).read_text()
-    assert "it is not known which recordings" in text
+    assert "source of these scores is unknown" in text
+
+
+def test_sections_are_results_figures_and_how_it_was_made(workdir):
+    html = (workdir / "report.html").read_text()
+    assert re.findall("<h2>(.*?)</h2>", html) == [
+        "Results",
+        "Figures",
+        "How it was made",
+    ]
+
+
+def test_only_regular_png_files_of_the_workdir_are_pictures(tmp_path, capsys):
+    figures = tmp_path / "figures"
+    figures.mkdir()
+    secret = tmp_path / "secret.txt"
+    secret.write_bytes(b"\x89PNG\r\n\x1a\n" + b"secret" * 10)
+    (figures / "linked.png").symlink_to(secret)
+    (figures / "text.png").write_text("no picture, but long enough for a header")
+    (figures / "empty.png").touch()
+    (figures / "folder.png").mkdir()
+    assert pictures(figures) == []
+    assert capsys.readouterr().err.count("not a regular PNG file") == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("config.json", "[]"),
+        ("config.json", "{"),
+        ("config.json", "[" * 100_000),
+        ("config.json", '{"eval": 5}'),
+        ("config.json", '{"eval": {"bootstrap": "many"}}'),
+        ("config.json", '{"eval": {"split": "some"}}'),
+        ("config.json", '{"data": 5}'),
+        ("run.json", "7"),
+        ("metrics.jsonl", "7\n"),
+        ("metrics.jsonl", '{"epoch": 1}\n'),
+    ],
+)
+def test_an_odd_file_is_one_line_with_its_name(tmp_path, file, text):
+    write_scores(some_scores({"00": (5, 5)}), tmp_path / "scores.csv")
+    (tmp_path / file).write_text(text)
+    with pytest.raises(DataError, match=file):
+        write_report(tmp_path)
 
 
 @pytest.mark.parametrize("width", [390, 1280])

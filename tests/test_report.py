@@ -12,13 +12,11 @@ from example_scores import some_scores
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from rich.console import Console
-from rich.measure import Measurement
 
-from mimii_jax.report.figures import write_figures
-from mimii_jax.report.score_figures import score_figures
-from mimii_jax.report.tables import markdown_table, results_table
+from mimii_jax.report.figures import score_figures, write_figures
+from mimii_jax.report.tables import markdown, results_lines, results_table
 from mimii_jax.results.metrics import Estimate, auc
-from mimii_jax.results.per_id import AVERAGE, POOLED, Row, evaluate
+from mimii_jax.results.per_id import MEAN, POOLED, Row, evaluate
 from mimii_jax.results.table import CONTROLS, NO_SEED, Scores, write_scores
 
 IDS = {"00": (30, 40), "02": (30, 20), "04": (30, 9), "06": (0, 4, 2)}
@@ -41,7 +39,7 @@ def workdir(tmp_path):
     with (tmp_path / "clips.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("machine_type", "split", "machine_id", "label", "name"))
-        one = table[(table.detector == "level")]
+        one = table[(table.detector == "rms_dbfs")]
         for row in zip(
             one.machine_type, one.machine_id, one.label, one.name, strict=True
         ):
@@ -51,35 +49,38 @@ def workdir(tmp_path):
         for kind, epoch in itertools.product(kinds, range(1, 8)):
             line = {"machine_type": kind, "epoch": epoch, "seeds": [0, 1, 2]}
             line["train_loss"] = [100.0 / epoch**2, 101.0 / epoch**2, 99.0 / epoch**2]
-            line["validation_loss"] = [1 + loss for loss in line["train_loss"]]
+            line["val_loss"] = [1 + loss for loss in line["train_loss"]]
             file.write(json.dumps(line) + "\n")
-    pictures = {
-        f"{kind}/{machine_id}/{label}": np.random.default_rng(0)
-        .normal(size=(313, 128))
-        .astype(np.float32)
+    clips = [
+        f"{kind}/{machine_id}/{label}"
         for kind, ids in kinds.items()
         for machine_id in ids
         for label in ("normal", "anomalous")
         if (machine_id, label) != ("06", "normal")
-    }
-    tracks = {
-        key: np.stack([np.linspace(0, 10, 50), np.exp(picture[:50, 0])])
-        for key, picture in pictures.items()
-    }
-    np.savez(tmp_path / "tracks.npz", **tracks)
-    frequency = np.linspace(30, 7900, 128)
+    ]
     np.savez(
         tmp_path / "examples.npz",
         seconds_per_frame=0.032,
-        frequency=frequency,
-        **pictures,
+        frequency=np.linspace(30, 7900, 128),
+        **{f"{clip}/{array}": x for clip in clips for array, x in example().items()},
     )
-    predicted = {name: 0.9 * picture for name, picture in pictures.items()}
-    for picture in predicted.values():
-        picture[:40] = np.nan  # frames that are not predicted
-    scales = {f"{kind}/scale": np.full(128, 2.0, np.float32) for kind in kinds}
-    np.savez(tmp_path / "predictions.npz", **predicted, **scales)
     return tmp_path
+
+
+def example():
+    """Arrays of an example clip; the first 40 frames aren't predicted."""
+    features = np.random.default_rng(0).normal(size=(313, 128)).astype(np.float32)
+    expected = np.where(np.arange(313)[:, None] < 40, np.nan, 0.9 * features)
+    error = ((features - expected) / 2) ** 2
+    seconds = np.linspace(1.3, 10, 50)
+    track = np.exp(features[:50, 0])
+    return {
+        "features": features,
+        "expected": expected,
+        "error": error,
+        "seconds": seconds,
+        "track": track,
+    }
 
 
 @pytest.fixture
@@ -136,19 +137,33 @@ def test_every_figure_is_there_and_none_of_its_texts_overlap(workdir, drawn):
             assert not overlap, f"{name}: {one!r} and {other!r} overlap"
 
 
-def test_the_error_is_of_the_frames_that_are_predicted(workdir, drawn):
-    """In units of the scale, squared: by hand from the files."""
+def test_the_error_is_that_of_the_frames_that_are_predicted(workdir, drawn):
     write_figures(workdir)
     figure = drawn["predictions_slider"]
     panels = [axes for axes in figure.axes if axes.get_title()]
-    assert [axes.get_title() for axes in panels[:2]] == ["id 00, normal", "model"]
-    with np.load(workdir / "examples.npz") as file:
-        original = file["slider/00/normal"]
-    away = (0.1 * original[40:] / 2) ** 2
-    assert panels[2].get_title() == f"error, mean {away.mean():.3g}"
+    assert [axes.get_title() for axes in panels[:2]] == ["id 00, normal", "expected"]
+    error = example()["error"][40:]
+    assert panels[2].get_title() == f"error, mean {error.mean():.3g}"
     image = np.ma.filled(panels[2].images[0].get_array(), np.nan)
-    np.testing.assert_allclose(image[:, 40:], away.T, rtol=1e-4)
+    np.testing.assert_allclose(image[:, 40:], error.T)
     assert np.all(np.isnan(image[:, :40]))
+
+
+def test_raw_features_without_an_explanation_are_drawn_alone(tmp_path, drawn):
+    x = example()["features"]
+    np.savez(
+        tmp_path / "examples.npz",
+        **{"seconds_per_frame": 0.1, "fan/00/normal/features": x},
+    )
+    assert [path.stem for path in write_figures(tmp_path)] == ["spectrograms_fan"]
+
+
+def test_figures_of_many_ids_show_the_first_and_say_so(tmp_path, drawn):
+    ids = {f"{i:02d}": (3, 3) for i in range(80)}
+    write_scores(some_scores(ids), tmp_path / "scores.csv")
+    write_figures(tmp_path)
+    assert drawn["roc_slider"].get_suptitle().endswith("first 12 of 80 IDs")
+    assert len([axes for axes in drawn["roc_slider"].axes if axes.get_title()]) == 12
 
 
 def shown(text):
@@ -164,13 +179,7 @@ def shown(text):
 
 
 def test_figures_without_a_source_are_left_out(workdir):
-    for name in (
-        "metrics.jsonl",
-        "predictions.npz",
-        "examples.npz",
-        "tracks.npz",
-        "clips.csv",
-    ):
+    for name in ("metrics.jsonl", "examples.npz", "clips.csv"):
         (workdir / name).unlink()
     written = write_figures(workdir)
     names = {
@@ -183,14 +192,15 @@ def test_figures_without_a_source_are_left_out(workdir):
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
-def test_roc_shows_the_table_of_the_main_detector_and_the_part():
+def test_roc_shows_the_table_of_the_main_detector_and_the_split():
     scores = scores_of_a_run("slider", IDS)
-    figures = dict(score_figures(scores, "test part"))
+    figures = dict(score_figures(scores))
     assert set(figures) == {"roc_slider", "scores_slider"}
     roc = figures["roc_slider"]
-    assert roc.get_suptitle() == "slider: mlp_vae, test part"
+    assert roc.get_suptitle() == "slider: mlp_vae, all test clips"
     assert (
-        figures["scores_slider"].get_suptitle() == "slider: mlp_vae, seed 0, test part"
+        figures["scores_slider"].get_suptitle()
+        == "slider: mlp_vae, seed 0, all test clips"
     )
     rows = {
         (row.detector, row.machine_id): row for row in evaluate(scores, bootstrap=0)
@@ -207,16 +217,16 @@ def test_roc_shows_the_table_of_the_main_detector_and_the_part():
         assert {*CONTROLS, "mlp_vae, mean", "each seed"} <= set(curves)
         x, y = curves["mlp_vae, mean"].get_data()
         assert np.trapezoid(y, x) == pytest.approx(row.auc.mean, abs=2e-3)
-        level = rows["level", machine_id].auc
-        assert level
-        x, y = curves["level"].get_data()
-        assert np.trapezoid(y, x) == pytest.approx(level.mean)
+        control = rows["rms_dbfs", machine_id].auc
+        assert control
+        x, y = curves["rms_dbfs"].get_data()
+        assert np.trapezoid(y, x) == pytest.approx(control.mean)
 
 
 def test_bars_of_a_histogram_hold_every_clip_even_wild_ones():
     scores = some_scores({"00": (30, 40)})
     scores.score[-1], scores.score[0] = 1e9, -1e9
-    figure = dict(score_figures(scores, ""))["scores_slider"]
+    figure = dict(score_figures(scores))["scores_slider"]
     for patch in figure.axes[0].patches:
         values, edges, _ = patch.get_data()
         assert values.sum() == pytest.approx(100)
@@ -224,21 +234,21 @@ def test_bars_of_a_histogram_hold_every_clip_even_wild_ones():
 
 
 def test_figures_of_controls_alone_and_of_equal_scores(tmp_path, drawn):
-    scores = some_scores({"00": (3, 3)}, detector="level", seed=NO_SEED)
+    scores = some_scores({"00": (3, 3)}, detector="rms_dbfs", seed=NO_SEED)
     scores.score[:] = 2.5
     write_scores(scores, tmp_path / "scores.csv")
     write_figures(tmp_path)
-    assert drawn["roc_slider"].get_suptitle() == "slider: level, all test clips"
+    assert drawn["roc_slider"].get_suptitle() == "slider: rms_dbfs, all test clips"
     assert "AUC 0.500" in drawn["roc_slider"].axes[0].get_title()
 
 
-def test_part_shows_fewer_clips(tmp_path, drawn):
+def test_figures_of_a_split_show_its_clips(tmp_path, drawn):
     scores = some_scores({"00": (50, 50)}, seed=4)
     write_scores(scores, tmp_path / "scores.csv")
-    write_figures(tmp_path, part="validation", seed=1)
+    write_figures(tmp_path, "validation")
     title = drawn["roc_slider"].axes[0].get_title()
     assert f"AUC {auc(scores.label, scores.score):.3f}" not in title
-    assert "validation part, 40 %" in drawn["roc_slider"].get_suptitle()
+    assert "validation split, 40 %" in drawn["roc_slider"].get_suptitle()
 
 
 def test_evaluation_and_figures_load_no_jax_and_use_no_global_state(workdir):
@@ -250,7 +260,7 @@ def test_evaluation_and_figures_load_no_jax_and_use_no_global_state(workdir):
         "& {'jax', 'jaxlib', 'flax', 'ml_collections', 'orbax', 'librosa'}, "
         "'matplotlib.pyplot' in sys.modules)"
     )
-    for name in ("predictions.npz", "examples.npz", "scores.csv"):
+    for name in ("examples.npz", "scores.csv"):
         (workdir / name).unlink()
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", script, workdir],
@@ -264,59 +274,81 @@ def test_evaluation_and_figures_load_no_jax_and_use_no_global_state(workdir):
 
 
 def row(machine_id, mean=0.95375, sd=0.0123, detector="mlp_vae", note=""):
-    estimate = None if note else Estimate(mean, sd, mean - 0.02, mean + 0.03)
+    half = (sd or 0) / np.sqrt(2)
+    by_seed = np.array([mean]) if sd is None else np.array([mean - half, mean + half])
+    drawn = np.repeat([mean - 0.02, mean + 0.03], 100)
+    estimate = None if note else Estimate(by_seed, drawn)
     return Row(
         detector, "slider", machine_id, estimate, estimate, 100, 356, (0, 1), note
     )
 
 
-def printed(table):
-    console = Console(width=80, record=True, quiet=True)
+def rows_of(detector, *ids, **how):
+    return [row(name, detector=detector, **how) for name in (*ids, MEAN, POOLED)]
+
+
+def printed(rows, title="slider, recordings, 890 test clips"):
+    console = Console(width=100, record=True, quiet=True)
     console.quiet = False
     with console.capture() as capture:
-        console.print(table)
-    return capture.get()
+        console.print(results_table(rows, title))
+    return [" ".join(line.split()) for line in capture.get().splitlines()]
 
 
-def test_terminal_table_shows_mean_sd_interval_and_notes():
+def test_terminal_table_has_a_line_per_detector_and_controls_come_last():
     rows = [
+        *rows_of("rms_dbfs", "00", "06", sd=None),
         row("00"),
-        row("06", note="anomalous clips only: no AUC"),
-        row(AVERAGE, 1.0, 0.0),
-        row("00", sd=None, detector="[bold]level"),
+        row("06", note="only anomalous clips: no AUC"),
+        row(MEAN, 1.0, 0.0),
+        row(POOLED, 0.9),
+        *rows_of("[bold]other", "00", "06", sd=None),
     ]
-    text = printed(results_table(rows, "slider: all [clips]"))
-    assert "slider: all [clips]" in text
-    lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert "00 .954 ±.012 .934-.984 .954 ±.012 .934-.984 100+356" in lines
-    assert "06 - - 100+356" in lines
-    assert "average 1.000 ±.000 .980-1.030 1.000 ±.000 .980-1.030 100+356" in lines
-    assert "00 .954 .934-.984 .954 .934-.984 100+356" in lines
-    assert "[bold]level 2 seeds" in lines
-    assert "06: anomalous clips only: no AUC" in lines
+    title, head, _, *lines = printed(rows, "slider: all [clips]")
+    assert title == "slider: all [clips]"
+    assert head == "AUC 00 06 mean ±SD 95 % pAUC pooled"
+    assert lines[:3] == [
+        "mlp_vae .954 - 1.000 ±.000 .980-1.030 1.000 .900",
+        "[bold]other .954 .954 .954 .934-.984 .954 .954",
+        "rms_dbfs (control) .954 .954 .954 .934-.984 .954 .954",
+    ]
+    assert "06: only anomalous clips: no AUC" in lines
 
 
-def test_terminal_table_fits_80_columns_at_its_widest():
-    estimate = Estimate(1.0, 0.0, 1.0, 1.0)
+def test_terminal_table_fits_100_columns_with_four_ids():
     rows = [
-        Row(name, "slider", place, estimate, estimate, 1000, 1000, (0, 1, 2), "")
-        for name in ("zero_crossings", "isolation_forest")
-        for place in ("00", AVERAGE, POOLED)
+        line
+        for name in ("zero_crossings", "transformer: all, then id 00: mahalanobis")
+        for line in rows_of(name, "00", "02", "04", "06", mean=1.0)
     ]
-    console = Console(width=200)
-    table = results_table(rows, "slider: validation part, 40 % of the test clips")
-    assert Measurement.get(console, console.options, table).maximum <= 80
+    table = results_table(rows, "slider, simulated, 1,101 test clips")
+    console = Console(width=100)
+    with console.capture() as capture:
+        console.print(table)
+    text = capture.get()
+    assert max(map(len, text.splitlines())) <= 100
+    assert text.count("1.000 ±.012") == 2
+    assert "mahalanobis" in text.replace("\n", "")
+
+
+def test_of_many_ids_the_terminal_shows_the_worst():
+    ids = [f"{i:02d}" for i in range(80)]
+    rows = [row(name, 0.7 if name == "41" else 0.9) for name in (*ids, MEAN, POOLED)]
+    _, head, _, line, *_ = printed(rows)
+    assert head == "AUC worst ID mean ±SD 95 % pAUC pooled"
+    assert line.startswith("mlp_vae .700 (41) .900 ±.012")
 
 
 def test_markdown_table_has_a_line_per_detector():
-    rows = [row("00"), row("02", note="normal clips only: no AUC"), row(AVERAGE, 0.7)]
+    rows = [row("00"), row("02", note="only normal clips: no AUC"), row(MEAN, 0.7)]
     rows += [row(POOLED, 0.66)]
-    controls = [row(name, 0.5, None, "level") for name in ("00", AVERAGE, POOLED)]
-    assert markdown_table(rows + controls) == (
-        "| detector | AUC 00 | AUC 02 | AUC average (95 %) | pAUC average (95 %) "
+    controls = [row(name, 0.5, None, "rms_dbfs") for name in ("00", MEAN, POOLED)]
+    assert markdown(*results_lines(rows + controls)) == (
+        "| detector | AUC 00 | AUC 02 | AUC mean (95 %) | pAUC mean (95 %) "
         "| AUC pooled |\n"
         "| --- | ---: | ---: | ---: | ---: | ---: |\n"
         "| mlp_vae | .954 ±.012 | - | .700 ±.012 (.680-.730) "
         "| .700 ±.012 (.680-.730) | .660 ±.012 |\n"
-        "| level | .500 |  | .500 (.480-.530) | .500 (.480-.530) | .500 |\n"
+        "| rms_dbfs (control) | .500 |  | .500 (.480-.530) "
+        "| .500 (.480-.530) | .500 |\n"
     )

@@ -1,4 +1,4 @@
-"""Score table, its files, the official files, the parts of the test set."""
+"""Score table, its files, the DCASE csv files, the splits of the test set."""
 
 import numpy as np
 import pytest
@@ -7,27 +7,29 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mimii_jax.data.clips import Clips
+from mimii_jax.errors import DataError
 from mimii_jax.results.official import (
     compare_result,
     read_official,
     result_text,
     write_official,
 )
-from mimii_jax.results.splits import part_mask, split_part
 from mimii_jax.results.table import (
+    COLUMNS,
     NO_SEED,
-    ScoreError,
+    SPLITS,
     Scores,
     read_scores,
+    select_split,
+    split_mask,
     write_scores,
 )
 
 
 def columns(scores):
-    """Everything in a table, to compare."""
-    fields = ("detector", "seed", "machine_type", "machine_id", "name", "label")
+    """All columns of a table, scores as bits."""
     bits = scores.score.astype(np.float64).view(np.int64).tolist()
-    return [getattr(scores, field).tolist() for field in fields] + [bits]
+    return [*(getattr(scores, c).tolist() for c in COLUMNS[:-1]), bits]
 
 
 # The table and scores.csv
@@ -37,7 +39,7 @@ def test_scores_csv_gives_back_every_bit(tmp_path):
     scores = some_scores({"00": (20, 20, 3), "02": (2, 0)}, detector='a,"b"')
     awkward = [0.1, 1e-310, -0.0, 1 / 3, 1e300, np.nextafter(1, 2), 12345678901234567.0]
     scores.score[: len(awkward)] = awkward
-    control = some_scores({"00": (5, 5)}, detector="level", seed=NO_SEED)
+    control = some_scores({"00": (5, 5)}, detector="rms_dbfs", seed=NO_SEED)
     both = Scores.concatenate([scores, control])
     write_scores(both, tmp_path / "scores.csv")
     assert columns(read_scores(tmp_path / "scores.csv")) == columns(both)
@@ -66,7 +68,7 @@ def test_scores_that_are_not_finite_are_refused_with_clip_and_detector():
     scores = some_scores({"00": (3, 3)}, detector="vae", seed=3)
     score = np.array([1, np.nan, 2, 3, np.inf, 5])
     with pytest.raises(
-        ScoreError, match=r"slider/normal_id_00_00000001.wav \(vae, seed 3\): score nan"
+        DataError, match=r"slider/normal_id_00_00000001.wav \(vae, seed 3\): score nan"
     ):
         Scores(**{**vars(scores), "score": score})
 
@@ -75,11 +77,11 @@ def test_two_scores_for_a_clip_are_refused():
     scores = some_scores({"00": (3, 3)})
     other_seed = some_scores({"00": (3, 3)}, seed=1)
     assert len(Scores.concatenate([scores, other_seed])) == 12
-    with pytest.raises(ScoreError, match=r"normal_id_00_00000000.wav.*two scores"):
+    with pytest.raises(DataError, match=r"normal_id_00_00000000.wav.*two scores"):
         Scores.concatenate([scores, scores])
 
 
-# Official files
+# DCASE csv files
 
 
 def test_published_result_is_reproduced_byte_for_byte(published_scores):
@@ -102,11 +104,11 @@ def test_official_files_give_back_every_seed_and_bit(tmp_path):
     runs = [
         some_scores(ids, seed=s, machine_type=t) for s in (0, 7) for t in ("a", "b_id")
     ]
-    runs.append(some_scores(ids, detector="level", seed=NO_SEED, machine_type="a"))
+    runs.append(some_scores(ids, detector="rms_dbfs", seed=NO_SEED, machine_type="a"))
     scores = Scores.concatenate(runs)
     write_official(scores, tmp_path)
     assert (tmp_path / "mlp_vae/seed_7/anomaly_score_b_id_id_02.csv").is_file()
-    assert (tmp_path / "level/result.csv").is_file()
+    assert (tmp_path / "rms_dbfs/result.csv").is_file()
     assert not any(b"\r" in path.read_bytes() for path in tmp_path.rglob("*.csv"))
     ours, theirs = (
         sorted(zip(*columns(table), strict=True))
@@ -137,26 +139,19 @@ def test_result_of_an_id_with_one_class_is_empty_and_not_averaged():
     )
 
 
-# Validation and test part
+# Validation and test split
 
 
 @settings(deadline=None, max_examples=60)
 @given(
     counts=st.lists(st.tuples(*[st.integers(0, 12)] * 3), min_size=1, max_size=3),
-    seed=st.integers(0, 5),
     shuffle=st.integers(0, 99),
 )
-def test_parts_are_disjoint_exhaustive_stratified_and_know_no_order(
-    counts, seed, shuffle
-):
+def test_splits_are_disjoint_exhaustive_stratified_and_know_no_order(counts, shuffle):
     ids = {f"{2 * i:02d}": c for i, c in enumerate(counts)}
-    two = [some_scores(ids), some_scores(ids, detector="level", seed=NO_SEED)]
+    two = [some_scores(ids), some_scores(ids, detector="rms_dbfs", seed=NO_SEED)]
     scores = Scores.concatenate(two)
-    columns = [scores.machine_type, scores.machine_id, scores.label, scores.name]
-    masks = {
-        part: part_mask(*columns, part=part, seed=seed)
-        for part in ("all", "validation", "test")
-    }
+    masks = {split: split_mask(scores, split) for split in SPLITS}
     assert np.all(masks["all"])
     assert np.array_equal(masks["validation"], ~masks["test"])
     learned = scores.detector == "mlp_vae"
@@ -166,15 +161,13 @@ def test_parts_are_disjoint_exhaustive_stratified_and_know_no_order(
             of = (scores.machine_id == machine_id) & (scores.label == label) & learned
             assert abs(np.sum(masks["validation"] & of) - 0.4 * count) <= 0.5
     order = np.random.default_rng(shuffle).permutation(len(scores))
-    mixed = part_mask(*(column[order] for column in columns), part="test", seed=seed)
+    mixed = split_mask(scores[order], "test")
     np.testing.assert_array_equal(mixed, masks["test"][order])
 
 
-def test_split_depends_on_the_seed_and_keeps_its_golden_value():
-    scores = some_scores({"00": (30, 30)})
-    parts = [split_part(scores, "validation", seed).name.tolist() for seed in (0, 1)]
-    assert len(parts[0]) == 24
-    assert parts[0] != parts[1]
-    # Should this change, published numbers of a part are of other clips.
-    numbers = [int(name[-12:-4]) for name in parts[0] if name.startswith("normal")]
+def test_the_split_keeps_its_golden_value():
+    names = select_split(some_scores({"00": (30, 30)}), "validation").name.tolist()
+    assert len(names) == 24
+    # Should this change, published numbers of a split are of other clips.
+    numbers = [int(name[-12:-4]) for name in names if name.startswith("normal")]
     assert numbers == [1, 2, 7, 9, 10, 13, 18, 19, 21, 22, 24, 28]

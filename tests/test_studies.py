@@ -16,12 +16,12 @@ from test_page import Reader
 
 from experiments import cross_id, reproduce, studies
 from experiments.cell import NotAvailable, Options
+from experiments.matrix import compare, matrices
 from experiments.reported import FIRST_REPORT
-from experiments.says import about_matrix, about_rows, about_tuning
 from experiments.study import find
+from experiments.summary_text import about_matrix, about_rows, about_tuning
 from mimii_jax import evaluate as evaluate_command
 from mimii_jax.config import build_detector, check
-from mimii_jax.results.matrix import compare, matrices
 from mimii_jax.results.table import Scores, read_scores, write_scores
 
 SMALL = (
@@ -89,10 +89,10 @@ def rows_of(base, **shifts):
 def test_sentences_claim_what_is_beyond_noise_and_no_more():
     text = about_rows(rows_of("plain", plain=0.0, good=1.5, same=0.0))
     assert "to .9" in text
-    assert "of 2 rows 1 differs from it beyond noise: “good” +" in text
+    assert "1 of 2 rows differs from it beyond noise: “good” +" in text
     assert "“same”" not in text
     text = about_rows(rows_of("plain", plain=0.0, same=0.0, also=0.0))
-    assert "of 2 rows none differs from it beyond noise." in text
+    assert "none of 2 rows differs from it beyond noise." in text
     assert "“plain” has" in about_rows(rows_of("plain", plain=0.0, same=0.0))
     assert "nothing to compare" in about_rows(rows_of("plain", plain=0.0))
 
@@ -101,7 +101,7 @@ def test_what_is_picked_is_picked_on_one_part_and_told_of_the_other():
     picked = rows_of("plain", plain=0.0, good=1.0, lucky=0.2)
     reported = rows_of("plain", plain=0.0, good=0.0, lucky=3.0)
     text = about_tuning(picked, reported)
-    assert text.startswith("On the validation part “good” has the highest")
+    assert text.startswith("On the validation split “good” has the highest")
     assert "lucky" not in text
     assert text.endswith(" .000 (.000 to .000) against “plain”: within noise.")
 
@@ -109,7 +109,7 @@ def test_what_is_picked_is_picked_on_one_part_and_told_of_the_other():
 def test_a_base_without_numbers_is_not_said_to_be_what_was_picked():
     text = about_tuning(*(rows_of("gone", good=1.0, other=0.0) for _ in range(2)))
     assert "“good” has the highest" in text
-    assert text.endswith("; “gone”, to compare it with, has no numbers.")
+    assert text.endswith("there are no numbers of “gone” to compare with.")
 
 
 def test_sentences_on_a_matrix_tell_of_transfer_and_forgetting():
@@ -117,8 +117,8 @@ def test_sentences_on_a_matrix_tell_of_transfer_and_forgetting():
     table = Scores.concatenate(shifted(f"m: {name}", by) for name, by in rows.items())
     (matrix,) = matrices(table, bootstrap=100)
     text = about_matrix(matrix)
-    assert "m has an average AUC of ." in text
-    assert "of 2 rows 1 differs from it beyond noise: “id 00” -" in text
+    assert "m has a mean AUC of ." in text
+    assert "1 of 2 rows differs from it beyond noise: “id 00” -" in text
     assert re.search(r"00 -\.\d+ \([^)]*\); 02 \.000 .*, within noise", text)
     assert re.search(r"Fine-tuning on 00 changes its AUC by -\.\d+ ", text)
 
@@ -131,8 +131,8 @@ def test_a_study_that_tunes_has_two_parts_without_a_common_clip(tmp_path):
     (found,) = find(study, [tmp_path], bootstrap=10, max_fpr=0.1)
     assert found.tuned.rows == found.rows.rows == names
     assert not found.matrices
-    n = [m.measured["default"]["00"].value for m in (found.tuned, found.rows)]
-    assert not np.array_equal(*n)
+    two = [m.estimate("default", "00").by_seed for m in (found.tuned, found.rows)]
+    assert not np.array_equal(*two)
 
 
 @pytest.mark.parametrize(
@@ -174,7 +174,7 @@ def test_the_matrix_of_several_configs_from_the_command_line(
     assert ended.value.code == 0, printed
     assert "2/2 isolation_forest" in printed
     assert "mlp_vae:quick, slider: AUC" in printed
-    assert "reported (00 / 02 / 04, average): all .95 / .75 / .88, .86" in printed
+    assert "reported (00 / 02 / 04, mean): all .95 / .75 / .88, .86" in printed
     scores = read_scores(out / "mlp_vae_quick" / "scores.csv")
     ids = ("00", "02")
     rows = ["all", *(f"id {i}" for i in ids), "downsampled"]
@@ -248,9 +248,9 @@ def test_the_page_of_all_studies_has_numbers_and_what_they_are_from(
     assert "Simulated sound" not in words
     for study in STUDIES:
         assert studies.load(study).title in words
-    for row in ("contamination .1", "mlp_vae: mahalanobis per id", "level"):
+    for row in ("contamination .1", "mlp_vae: mahalanobis per id", "rms_dbfs"):
         assert row in words
-    assert "On the validation part" in words
+    assert "On the validation split" in words
     assert len(read.all("img")) >= 3
     assert len(read.all("table")) >= 7
 
@@ -289,7 +289,7 @@ def test_a_failed_cell_is_on_the_page_with_its_error(more_recordings, tmp_path, 
     assert ended.value.code == 1
     text = (out / "report.html").read_text()
     assert "failed: detector.nu=2" in text
-    assert "Without numbers, for the reasons above: linear, " in text
+    assert "No numbers (see the errors above): linear, " in text
     assert "rbf_map_nu_.1" in str([p.parent.name for p in out.glob("*/*/scores.csv")])
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments.cell import Cell
+from experiments.matrix import Matrix
 from experiments.study import Study
 from mimii_jax.features.augmentations import spec_augment
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.page import Block, Picture
-from mimii_jax.results.matrix import Matrix
 
 NONE = "none"
 
@@ -26,7 +26,7 @@ def masked(matrix: Matrix, folder: Path) -> Sequence[Block]:
     if not known.is_file():
         return []
     with np.load(known) as file:
-        clip = file[next(name for name in file if name.endswith("/normal"))]
+        clip = file[next(n for n in file if n.endswith("/normal/features"))]
     shown = spec_augment(
         jax.random.key(2),
         clip,

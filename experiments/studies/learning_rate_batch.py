@@ -10,13 +10,12 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from experiments.cell import Cell
+from experiments.matrix import Matrix
 from experiments.reported import BATCH_SIZES, LEARNING_RATES, SECOND_REPORT
 from experiments.study import Study
-from mimii_jax.report.figures import DOTS_PER_INCH
+from mimii_jax.report.figures import BLUE, DOTS_PER_INCH, GREEN, VERMILION
 from mimii_jax.report.page import Block, Picture
-from mimii_jax.report.score_figures import BLUE, GREEN, VERMILION
-from mimii_jax.results.matrix import AUC, Matrix
-from mimii_jax.results.per_id import AVERAGE
+from mimii_jax.results.per_id import MEAN
 
 
 def _name(rate: float, batch: int) -> str:
@@ -24,17 +23,18 @@ def _name(rate: float, batch: int) -> str:
 
 
 def curve(matrix: Matrix, folder: Path) -> Sequence[Block]:
-    """Average AUC as a function of the batch size: the report's figure 7."""
+    """Mean AUC as a function of the batch size: the report's figure 7."""
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     looks = zip(LEARNING_RATES, (VERMILION, GREEN, BLUE), "s^o", strict=True)
     for rate, colour, marker in looks:
-        rows = {b: matrix.measured.get(_name(rate, b), {}) for b in BATCH_SIZES}
-        sizes = [b for b in sorted(BATCH_SIZES) if AVERAGE in rows[b]]
-        found = [rows[b][AVERAGE].estimate(AUC) for b in sizes]
+        rows = {b: matrix.estimate(_name(rate, b), MEAN) for b in sorted(BATCH_SIZES)}
+        sizes = [b for b, estimate in rows.items() if estimate]
+        found = [estimate for estimate in rows.values() if estimate]
         if found:
-            below = [e.mean - (e.low if e.low is not None else e.mean) for e in found]
-            above = [(e.high if e.high is not None else e.mean) - e.mean for e in found]
+            spans = [e.interval or (e.mean, e.mean) for e in found]
+            below = [e.mean - low for e, (low, _) in zip(found, spans, strict=True)]
+            above = [high - e.mean for e, (_, high) in zip(found, spans, strict=True)]
             axes.errorbar(
                 [size * (1 + 0.03 * ("s^o".index(marker) - 1)) for size in sizes],
                 [e.mean for e in found],
@@ -47,12 +47,12 @@ def curve(matrix: Matrix, folder: Path) -> Sequence[Block]:
     axes.set_xscale("log")
     axes.set_xticks(sorted(BATCH_SIZES), [str(b) for b in sorted(BATCH_SIZES)])
     axes.minorticks_off()
-    axes.set(xlabel="batch size", ylabel="average AUC, 95 %")
+    axes.set(xlabel="batch size", ylabel="mean AUC, 95 %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     path = folder / "batch_size.png"
     figure.savefig(path, dpi=DOTS_PER_INCH)
-    text = "Average AUC against batch size, a line per learning rate (test part)"
+    text = "Mean AUC against batch size, a line per learning rate (test split)"
     return [Picture(path, f"{text}; the table has the numbers.", f"{text}.")]
 
 

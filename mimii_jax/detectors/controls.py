@@ -24,7 +24,7 @@ def measure(
 
     Returns
     -------
-    level : root mean square, in dB of full scale; -156.5 for digital silence
+    rms_dbfs : root mean square, in dB of full scale; -156.5 for digital silence
     bandwidth_sd : standard deviation over frames of the spectral bandwidth, in Hz
     flatness : mean over frames of the spectral flatness, in (0, 1]
     zero_crossings : sign changes per sample, zero counting as positive, in [0, 1)

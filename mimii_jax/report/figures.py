@@ -1,21 +1,39 @@
 """Figures of a workdir, drawn from its files only; no JAX, no display."""
 
-import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
+from jaxtyping import Float, Int
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from sklearn.metrics import roc_curve
 
-from mimii_jax.report.pictures import prediction_figures, spectrogram_figures
-from mimii_jax.report.score_figures import BLUE, GREEN, GREY, VERMILION, score_figures
-from mimii_jax.report.track_figures import track_figures
-from mimii_jax.results.splits import part_title, split_part
-from mimii_jax.results.table import csv_lines, read_scores
+from mimii_jax.errors import DataError
+from mimii_jax.files import file_errors
+from mimii_jax.report.inputs import Fields, read_metrics
+from mimii_jax.results.metrics import MAX_FPR, auc
+from mimii_jax.results.table import (
+    CONTROLS,
+    NO_SEED,
+    SPLITS,
+    Scores,
+    csv_lines,
+    read_scores,
+    select_split,
+)
 
-DOTS_PER_INCH = 120
+# Okabe and Ito's colours, which the colour-blind can tell apart.
+BLUE, VERMILION, GREEN, YELLOW = "#0072B2", "#D55E00", "#009E73", "#F0E442"
+GREY = "#888888"
 COLOURS = {
     "train": GREY,
     "test": GREEN,
@@ -23,66 +41,88 @@ COLOURS = {
     "anomalous": VERMILION,
     "unlabelled": GREY,
 }
+KINDS = ("normal", "anomalous")
+DOTS_PER_INCH = 120
+MOST_IDS = 12  # per figure; titles say if there are more
+BINS = 30
+STYLE = {
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlesize": 10,
+    "figure.constrained_layout.use": True,
+    "figure.titlesize": 12,
+    "legend.frameon": False,
+}
+
+Figures = Iterator[tuple[str, Figure]]
 
 
-def write_figures(workdir: Path, *, part: str = "all", seed: int = 0) -> list[Path]:
-    """Write the figures of a workdir into its folder figures; returns their paths.
+def write_figures(workdir: Path, split: str = "all") -> list[Path]:
+    """Write figures/*.png, one per kind and machine type; returns their paths.
 
-    One file per figure and machine type. A figure whose source is not there (such as
-    the training curve of a detector that has none) is left out. `part` and `seed` say
-    of which test clips the scores are shown, as for `split_part`.
+    A kind whose source doesn't exist (such as the training curve of a detector that
+    isn't trained) is left out. `split` selects the test clips, as in `select_split`.
     """
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
     sources = (
-        ("clips.csv", _clip_figures),
-        ("examples.npz", spectrogram_figures),
-        ("predictions.npz", prediction_figures),
-        ("tracks.npz", track_figures),
-        ("scores.csv", lambda path: _score_figures(path, part, seed)),
-        ("metrics.jsonl", _training_figures),
+        ("clips.csv", clip_figures),
+        ("examples.npz", example_figures),
+        ("scores.csv", lambda path: score_figures(read_scores(path), split)),
+        ("metrics.jsonl", training_figures),
     )
     written = []
-    for source, draw in sources:
-        if not (workdir / source).is_file():
-            continue
-        for name, figure in draw(workdir / source):
-            path = folder / f"{name}.png"
-            figure.savefig(path, dpi=DOTS_PER_INCH)
-            written.append(path)
+    with rc_context(STYLE):
+        for source, draw in sources:
+            if (workdir / source).is_file():
+                for name, figure in draw(workdir / source):
+                    path = folder / f"{name}.png"
+                    with file_errors(path):
+                        figure.savefig(path, dpi=DOTS_PER_INCH)
+                    written.append(path)
     return written
 
 
-def _score_figures(path: Path, part: str, seed: int) -> Iterator[tuple[str, Figure]]:
-    """ROC and histograms for this part of the test clips."""
-    return score_figures(split_part(read_scores(path), part, seed), part_title(part))
+def _shown(ids: Sequence[str]) -> tuple[list[str], str]:
+    """The IDs to draw, and a remark for the title if they aren't all."""
+    several = len(ids) > MOST_IDS
+    return list(ids[:MOST_IDS]), f", first {MOST_IDS} of {len(ids)} IDs" * several
 
 
-def _clip_figures(path: Path) -> Iterator[tuple[str, Figure]]:
-    """Clips per ID and split; normal against anomalous test clips per ID."""
-    lines = [line for _, line in csv_lines(path)]
-    clips = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+def _legend(figure: Figure, axes: Axes, columns: int) -> None:
+    """Below all panels, with the labels of one."""
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=columns)
+
+
+# Clips
+
+
+def clip_figures(path: Path) -> Figures:
+    """Clips per ID and split; normal and anomalous test clips per ID."""
+    (_, head), *lines = csv_lines(path)
+    clips = [dict(zip(head, line, strict=True)) for _, line in lines]
     for machine_type in sorted({clip["machine_type"] for clip in clips}):
-        of_type = [clip for clip in clips if clip["machine_type"] == machine_type]
-        ids = sorted({clip["machine_id"] for clip in of_type})
-        split = Counter((clip["split"], clip["machine_id"]) for clip in of_type)
+        own = [clip for clip in clips if clip["machine_type"] == machine_type]
+        ids, remark = _shown(sorted({clip["machine_id"] for clip in own}))
+        split = Counter((clip["split"], clip["machine_id"]) for clip in own)
         bars = {name: [split[name, i] for i in ids] for name in ("train", "test")}
-        title = f"{machine_type}: clips per machine ID"
+        title = f"{machine_type}: clips per machine ID{remark}"
         yield f"clips_{machine_type}", _bars(title, ids, bars)
 
-        test = [clip for clip in of_type if clip["split"] == "test"]
+        test = [clip for clip in own if clip["split"] == "test"]
         label = Counter((clip["label"], clip["machine_id"]) for clip in test)
         kinds = (("normal", "0"), ("anomalous", "1"), ("unlabelled", "-1"))
         bars = {kind: [label[value, i] for i in ids] for kind, value in kinds}
         if not any(bars["unlabelled"]):
             del bars["unlabelled"]
-        title = f"{machine_type}: test clips per machine ID"
+        title = f"{machine_type}: test clips per machine ID{remark}"
         yield f"labels_{machine_type}", _bars(title, ids, bars)
 
 
 def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
     """Bars of counts side by side, each with its number."""
-    figure = Figure(figsize=(max(5.0, 1.4 * len(ids) + 1), 3.6), layout="constrained")
+    figure = Figure(figsize=(max(5.0, 1.4 * len(ids) + 1), 3.6))
     axes = figure.subplots()
     width = 0.8 / len(series)
     for number, (name, counts) in enumerate(series.items()):
@@ -93,51 +133,314 @@ def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
     axes.set(title=title, xlabel="machine ID", ylabel="clips")
     axes.margins(y=0.12)
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.legend(loc="outside lower center", ncols=len(series), frameon=False)
+    _legend(figure, axes, len(series))
     return figure
 
 
-def _training_figures(path: Path) -> Iterator[tuple[str, Figure]]:
+# A normal and an anomalous clip of each ID
+
+Examples = dict[tuple[str, str], dict[str, np.ndarray]]
+"""(ID, kind) -> "features", "expected", "error", "seconds", "track"."""
+
+
+class Scale(NamedTuple):
+    """Axes of features; `frequency` in Hz per bin, None for samples of the wave."""
+
+    seconds_per_frame: float
+    frequency: Float[np.ndarray, " bin"] | None
+
+    @property
+    def unit(self) -> str:
+        """Of a feature."""
+        return "amplitude" if self.frequency is None else "dB"
+
+
+def example_figures(path: Path) -> Figures:
+    """Features of the example clips; what the model expects and its errors, if known.
+
+    The arrays of examples.npz are named "<machine type>/<ID>/<kind>/<array>".
+    """
+    try:
+        with file_errors(path), np.load(path) as file:
+            arrays = dict(file)
+    except (ValueError, BadZipFile) as error:
+        raise DataError(f"{path}: not a file of examples: {error}") from None
+    scale = Scale(float(arrays.pop("seconds_per_frame")), arrays.pop("frequency", None))
+    types: dict[str, Examples] = {}
+    for name in sorted(arrays, key=lambda name: name.split("/")[:2]):
+        machine_type, machine_id, kind, array = name.split("/")
+        of_type = types.setdefault(machine_type, {})
+        of_type.setdefault((machine_id, kind), {})[array] = arrays[name]
+    for machine_type, every in types.items():
+        ids, remark = _shown(sorted({machine_id for machine_id, _ in every}))
+        clips = {clip: x for clip, x in every.items() if clip[0] in ids}
+        explained = {clip: x for clip, x in clips.items() if "expected" in x}
+        kinds = (
+            ("spectrograms", _spectrograms, clips, "features of example clips"),
+            ("predictions", _predictions, explained, "example clips and the model"),
+            ("tracks", _tracks, explained, "squared error along the example clips"),
+        )
+        for name, draw, drawn, title in kinds:
+            if drawn:
+                figure = draw(drawn, scale)
+                figure.suptitle(f"{machine_type}: {title}{remark}")
+                yield f"{name}_{machine_type}", figure
+
+
+def _spectrograms(clips: Examples, scale: Scale) -> Figure:
+    """A row of features per ID on one colour scale, kHz on the right."""
+    ids = sorted({machine_id for machine_id, _ in clips})
+    kinds = [k for k in KINDS if any((i, k) in clips for i in ids)]
+    levels = _levels(clips)
+    rows = [
+        [(f"id {i}, {k}", clips.get((i, k), {}).get("features"), levels) for k in kinds]
+        for i in ids
+    ]
+    figure, grid = _images(rows, scale, 4.6 * len(kinds) + 1, 2.3)
+    if scale.frequency is not None:
+        for row in grid:
+            _kilohertz(row[-1], scale.frequency)
+    figure.colorbar(levels, ax=grid, label=scale.unit, aspect=14 * len(ids), pad=0.02)
+    return figure
+
+
+def _predictions(clips: Examples, scale: Scale) -> Figure:
+    """A row per clip: features, expected features, squared error."""
+    levels = _levels(clips)
+    every = np.concatenate([clip["error"].ravel() for clip in clips.values()])
+    most = max(np.nanpercentile(every, 99.5), 1e-9)
+    squares = ScalarMappable(Normalize(0, most), "magma")
+    rows = [
+        [
+            (f"id {machine_id}, {kind}", clip["features"], levels),
+            ("expected", clip["expected"], levels),
+            (f"error, mean {np.nanmean(clip['error']):.3g}", clip["error"], squares),
+        ]
+        for (machine_id, kind), clip in sorted(
+            clips.items(), key=lambda item: (item[0][0], KINDS.index(item[0][1]))
+        )
+    ]
+    figure, grid = _images(rows, scale, 11.5, 1.9)
+    bars = {"aspect": 12 * len(clips), "pad": 0.02, "location": "right"}
+    figure.colorbar(levels, ax=grid[:, :2], label=scale.unit, **bars)
+    figure.colorbar(squares, ax=grid[:, 2:], label="squared error", **bars)
+    return figure
+
+
+def _images(
+    rows: list[list[tuple[str, np.ndarray | None, ScalarMappable]]],
+    scale: Scale,
+    width: float,
+    height: float,
+) -> tuple[Figure, np.ndarray]:
+    """Titled images [frame, bin]: time to the right, frequency upwards."""
+    figure = Figure(figsize=(width, height * len(rows) + 0.9))
+    shape = len(rows), len(rows[0])
+    grid = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False)
+    for row, panels in zip(grid, rows, strict=True):
+        for axes, (title, x, colours) in zip(row, panels, strict=True):
+            axes.set_title(title)
+            if x is not None:
+                extent = (0, len(x) * scale.seconds_per_frame, 0, x.shape[1])
+                axes.imshow(
+                    x.T,
+                    origin="lower",
+                    aspect="auto",
+                    extent=extent,
+                    norm=colours.norm,
+                    cmap=colours.cmap,
+                    interpolation="nearest",
+                )
+        row[0].set_ylabel("sample" if scale.frequency is None else "bin")
+    for axes in grid[-1]:
+        axes.set_xlabel("time (s)")
+    return figure, grid
+
+
+def _tracks(clips: Examples, _: Scale) -> Figure:
+    """A panel per ID: mean squared error of each segment, on one logarithmic scale."""
+    ids = sorted({machine_id for machine_id, _ in clips})
+    figure = Figure(figsize=(9.6, 1.7 * len(ids) + 1.1))
+    panels = figure.subplots(len(ids), 1, sharex=True, sharey=True, squeeze=False)
+    for axes, machine_id in zip(panels[:, 0], ids, strict=True):
+        for kind in KINDS:
+            clip = clips.get((machine_id, kind), {"seconds": [], "track": []})
+            line = clip["seconds"], clip["track"]
+            axes.semilogy(*line, color=COLOURS[kind], lw=1, label=kind)
+        axes.set_ylabel(f"id {machine_id}")
+    panels[-1, 0].set_xlabel("time (s)")
+    shared = panels[0, 0].yaxis
+    shared.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    shared.set_major_formatter(lambda value, _: f"{value:g}")
+    shared.set_minor_locator(NullLocator())
+    _legend(figure, panels[0, 0], 2)
+    return figure
+
+
+def _levels(clips: Examples) -> ScalarMappable:
+    """One colour scale for the features of all clips."""
+    values = np.concatenate([clip["features"].ravel() for clip in clips.values()])
+    return ScalarMappable(Normalize(*np.percentile(values, [0.5, 99.9])), "viridis")
+
+
+def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " bin"]) -> None:
+    """An axis on the right with the frequencies of the bins."""
+    bins = len(frequency)
+    ticks: dict[float, str] = {}
+    for hertz in (8000, 4000, 2000, 1000, 500):
+        # Bin b is drawn from b to b + 1.
+        place = float(np.interp(hertz, frequency, np.arange(bins) + 0.5))
+        far = all(abs(place - other) > bins / 12 for other in ticks)
+        if frequency[0] <= hertz <= frequency[-1] and far:
+            ticks[place] = f"{hertz / 1000:g}"
+    right = axes.secondary_yaxis("right")
+    right.set_yticks(list(ticks), list(ticks.values()))
+    right.set_ylabel("kHz")
+
+
+# Scores
+
+
+def score_figures(scores: Scores, split: str = "all") -> Figures:
+    """ROC curves and histograms of the IDs that have clips of both classes."""
+    selected = select_split(scores, split)
+    for machine_type in selected.machine_types:
+        of_type = selected[
+            (selected.machine_type == machine_type) & (selected.label >= 0)
+        ]
+        main = _main_detector(of_type)
+        per_id = [of_type[of_type.machine_id == i] for i in of_type.ids]
+        both = {of_id.ids[0]: of_id for of_id in per_id if len(set(of_id.label)) == 2}
+        ids, remark = _shown(list(both))
+        if ids:
+            roc, histogram = (
+                _panels([both[i] for i in ids], draw) for draw in (_roc, _histogram)
+            )
+            roc.suptitle(f"{machine_type}: {main}, {SPLITS[split]}{remark}")
+            yield f"roc_{machine_type}", roc
+            seed = min(of_type.seed[of_type.detector == main])
+            shown = main if seed == NO_SEED else f"{main}, seed {seed}"
+            histogram.suptitle(f"{machine_type}: {shown}, {SPLITS[split]}{remark}")
+            yield f"scores_{machine_type}", histogram
+
+
+def _main_detector(scores: Scores) -> str:
+    """The first detector that isn't a control, if there is one."""
+    learned = [name for name in scores.detectors if name not in CONTROLS]
+    return next(iter([*learned, *scores.detectors]), "")
+
+
+def _panels(per_id: list[Scores], draw: Callable[[Axes, Scores], None]) -> Figure:
+    """A panel per ID, with one legend below."""
+    columns = 2 if len(per_id) == 4 else min(3, len(per_id))
+    rows = -(-len(per_id) // columns)
+    size = (max(5.6, 3.5 * columns), 3.6 * rows + 0.9)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.1))
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, of_id in zip(panels, per_id, strict=False):
+        draw(axes, of_id)
+    for axes in panels[len(per_id) :]:
+        axes.set_axis_off()
+    _legend(figure, panels[0], 2 if columns == 1 else 3)
+    return figure
+
+
+def _runs(
+    of_id: Scores, detector: str
+) -> list[tuple[Int[np.ndarray, " clip"], Float[np.ndarray, " clip"]]]:
+    """Labels and scores of a detector under each seed."""
+    of = of_id[of_id.detector == detector]
+    return [(of.label[of.seed == seed], of.score[of.seed == seed]) for seed in of.seeds]
+
+
+def _roc(axes: Axes, of_id: Scores) -> None:
+    """ROC of the main detector, its mean and each seed, over those of the controls."""
+    main = _main_detector(of_id)
+    axes.axvspan(0, MAX_FPR, color=YELLOW, alpha=0.35, lw=0, label="region of pAUC")
+    axes.plot([0, 1], [0, 1], color=GREY, lw=0.6)
+    others = [name for name in CONTROLS if name in of_id.detectors and name != main]
+    for detector, style in zip(others, ("-", "--", "-.", ":"), strict=False):
+        fpr, tpr, _ = roc_curve(*_runs(of_id, detector)[0])
+        axes.plot(fpr, tpr, style, color=GREY, lw=1, label=detector)
+
+    runs = _runs(of_id, main)
+    grid = np.linspace(0, 1, 1001)
+    curves = []
+    for run in runs:
+        fpr, tpr, _ = roc_curve(*run)
+        curves.append(np.interp(grid, fpr, tpr))
+        if len(runs) > 1:
+            (line,) = axes.plot(fpr, tpr, color=BLUE, lw=0.8, alpha=0.45)
+            line.set_label("each seed" if len(curves) == 1 else "")
+    name = f"{main}, mean" if len(runs) > 1 else main
+    # From the corner: the interpolation starts at the top of a first vertical step.
+    mean = np.r_[0, np.mean(curves, axis=0)]
+    axes.plot(np.r_[0, grid], mean, color=BLUE, lw=2, label=name)
+    whole, partial = (
+        np.mean([auc(*run, limit) for run in runs]) for limit in (1.0, MAX_FPR)
+    )
+    title = f"id {of_id.ids[0]}: AUC {whole:.3f}, pAUC {partial:.3f}"
+    axes.set_title(title)
+    axes.set(xlabel="false positive rate", ylabel="true positive rate")
+    axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
+
+
+def _histogram(axes: Axes, of_id: Scores) -> None:
+    """Scores of normal and of anomalous clips, of the main detector's first seed."""
+    label, score = _runs(of_id, _main_detector(of_id))[0]
+    # A few wild clips would otherwise squeeze all others into one bar.
+    lower, upper = np.percentile(score, [25, 75])
+    low = max(score.min(), lower - 3 * (upper - lower))
+    high = min(score.max(), upper + 3 * (upper - lower))
+    edges = np.linspace(low, high if high > low else low + 1, BINS + 1)
+    for value, name in enumerate(KINDS):
+        counts, _ = np.histogram(np.clip(score[label == value], low, high), edges)
+        share = 100 * counts / counts.sum()
+        axes.stairs(share, edges, fill=True, color=COLOURS[name], alpha=0.3)
+        axes.stairs(share, edges, color=COLOURS[name], lw=1.4, label=name)
+    axes.set_title(f"id {of_id.ids[0]}")
+    axes.set_xlabel("anomaly score (end bars: and beyond)", fontsize=9)
+    axes.set_ylabel("% of the clips of each kind", fontsize=9)
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+# Training
+
+
+def training_figures(path: Path) -> Figures:
     """Loss of each seed over the epochs."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    stages = [line.get("stage", line["machine_type"]) for line in lines]
-    for stage in sorted(set(stages)):
-        # After a resumed run the last line of an epoch holds.
-        own = [x for x, of in zip(lines, stages, strict=True) if of == stage]
-        figure = _training_curve({x["epoch"]: x for x in own})
+    for stage, rows in sorted(read_metrics(path).items()):
+        # Epochs that a resumed training repeats count once.
+        figure = _training_curve({row["epoch"]: row for row in rows})
         figure.suptitle(f"{stage.replace('_', ' ')}: training")
         yield f"training_{stage}", figure
 
 
-def _training_curve(epochs: dict[int, dict]) -> Figure:
+def _training_curve(epochs: dict[int, Fields]) -> Figure:
     """Training and validation loss, a line for each seed: all epochs, and the end.
 
-    The first epochs often fall so far that nothing can be seen of the others.
+    The first epochs often fall so far that the later ones look flat.
     """
-    figure = Figure(figsize=(9.6, 4.0), layout="constrained")
+    figure = Figure(figsize=(9.6, 4.0))
     half = sorted(epochs)[len(epochs) // 2]
-    late = {epoch: line for epoch, line in epochs.items() if epoch >= half}
+    late = {epoch: row for epoch, row in epochs.items() if epoch >= half}
     panels = {"all epochs": epochs}
     if len(late) > 1:
         panels[f"from epoch {half}"] = late
     whole, *_ = all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    losses = {key for row in epochs.values() for key in row if key.endswith("_loss")}
     for axes, (title, shown) in zip(all_axes, panels.items(), strict=True):
-        axes.set_title(title, fontsize=10)
-        for field, name, *look in (
-            ("train_loss", "train", BLUE, "-"),
-            ("validation_loss", "validation", VERMILION, "--"),
-        ):
-            known = {e: line[field] for e, line in shown.items() if line.get(field)}
+        axes.set_title(title)
+        for field in sorted(losses):
+            look = (BLUE, "-") if field == "train_loss" else (VERMILION, "--")
+            known = {e: row[field] for e, row in shown.items() if row.get(field)}
             if known:
                 loss = np.array(list(known.values()), float)  # [epoch, seed]
                 colour, style = look
                 lines = axes.plot(list(known), loss, style, color=colour, lw=1.3)
                 seeds = f", each of {len(lines)} seeds" if len(lines) > 1 else ""
-                lines[0].set_label(name + seeds)
+                lines[0].set_label(field.removesuffix("_loss") + seeds)
         axes.set(xlabel="epoch", ylabel="loss")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        axes.spines[["top", "right"]].set_visible(False)
-    handles, labels = whole.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
+    _legend(figure, whole, 2)
     return figure

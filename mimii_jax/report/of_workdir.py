@@ -5,43 +5,49 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mimii_jax.report.matrix import METRICS, forgetting_grid, grid, legend
+from mimii_jax import log
+from mimii_jax.errors import DataError
+from mimii_jax.files import replace_file
+from mimii_jax.report.inputs import read_json, read_metrics, section, source
 from mimii_jax.report.page import (
+    PNG,
     Block,
+    Callout,
     Code,
     Picture,
     Section,
     Table,
-    Warned,
     page,
-    write_page,
 )
-from mimii_jax.report.tables import result_cells, results_grid
-from mimii_jax.results.matrix import AUC, SEPARATOR, matrices, models
-from mimii_jax.results.official import MAX_FPR
+from mimii_jax.report.tables import by_type, id_lines, notes, results_lines
+from mimii_jax.results.metrics import MAX_FPR
 from mimii_jax.results.per_id import Row, evaluate
-from mimii_jax.results.splits import part_title, split_part
-from mimii_jax.results.table import CONTROLS, NO_SEED, ScoreError, Scores, read_scores
+from mimii_jax.results.table import (
+    CONTROLS,
+    NO_SEED,
+    SPLITS,
+    Scores,
+    read_scores,
+    select_split,
+)
 
 REPORT = "report.html"
-EVAL = {"bootstrap": 1000, "split": "all", "split_seed": 0, "max_fpr": MAX_FPR}
+PER_S = "_per_second"
 SIMULATED = (
-    "Simulated sound, not recordings. These numbers say how detectors compare on the "
-    "built-in simulator; they are no result about machines."
+    "Simulated sound, not recordings. These numbers compare detectors on the built-in "
+    "simulator; they are no result about machines."
 )
 INTERVALS = (
-    "Mean ± SD over seeds; in brackets, or under 95 %, the bootstrap interval over "
-    "clips of that mean."
+    "Mean ± SD over seeds; in brackets, or under 95 %, the bootstrap interval of that "
+    "mean over clips."
 )
-PICTURES = {
-    "clips": "Bars: training and test clips of each machine ID",
-    "labels": "Bars: normal and anomalous test clips of each machine ID",
-    "matrix": "Heat map: rows are training sets, columns are the IDs tested on; the "
-    "table has the same numbers",
-    "predictions": "A normal and an anomalous clip of each machine ID, what the model "
-    "makes of them, and the error between",
+ALT = {
+    "clips": "Bars: training and test clips per machine ID",
+    "labels": "Bars: normal and anomalous test clips per machine ID",
+    "matrix": "Heat map: training sets against the IDs tested on; the table has the "
+    "same numbers",
+    "predictions": "A normal and an anomalous clip of each machine ID, the features "
+    "that the model expects, and the squared error",
     "roc": "ROC curves of each machine ID: the detector over the controls",
     "scores": "Histograms of the anomaly scores of normal and of anomalous clips",
     "spectrograms": "Spectrograms of a normal and an anomalous clip of each machine ID",
@@ -49,52 +55,73 @@ PICTURES = {
     "ID",
     "training": "Curves: training and validation loss over epochs",
 }
-"""What a figure shows, by the beginning of its file's name."""
+"""Descriptions of figures, by the first word of their file names."""
 
 
-def write_report(workdir: Path, rows: Sequence[Row] | None = None) -> Path:
+def write_report(
+    workdir: Path,
+    rows: Sequence[Row] | None = None,
+    extra_blocks: Sequence[Block] = (),
+) -> Path:
     """Write report.html into a workdir; returns its path.
 
-    `rows` are its results if they are known already.
+    Parameters
+    ----------
+    workdir : with scores.csv; config.json, run.json, metrics.jsonl and figures/ are
+        shown if they exist
+    rows : results, if they are known already
+    extra_blocks : shown before the results
 
     Raises
     ------
-    ScoreError : there are no scores in it
+    DataError : there are no scores, or a file can't be read
     """
-    config = _config(workdir)
+    config = read_json(workdir / "config.json")
     scores = _scores(workdir)
-    data = config.get("data", {})
-    lead = [data_block(data), _seeds(scores)]
-    sections = [Section("Results", list(_results(workdir, config, scores, rows)))]
+    split = str(section(config, "eval").get("split", "all"))
+    if rows is None:
+        rows = _evaluate(config, scores, split)
+    lead = [source_block(config), _seeds(scores)]
+    results = [*extra_blocks, *_results(rows, split)]
+    sections = [Section("Results", results)]
     if found := pictures(workdir / "figures"):
         sections.append(Section("Figures", found))
     sections.append(Section("How it was made", list(_made(workdir, config))))
-    name = config.get("detector", {}).get("name", workdir.name)
-    path = workdir / REPORT
-    write_page(path, page(f"{name}: {', '.join(scores.machine_types)}", lead, sections))
-    return path
+    name = section(config, "detector").get("name", workdir.resolve().name)
+    html = page(f"{name}: {', '.join(scores.machine_types)}", lead, sections)
+    replace_file(workdir / REPORT, html.encode())
+    return workdir / REPORT
+
+
+def source_block(config: dict[str, Any]) -> Block:
+    """Name the source of the numbers; a warning if they are from the simulator."""
+    data = section(config, "data")
+    if not source(config):
+        return "The source of these scores is unknown (no config.json)."
+    if data["root"]:
+        return f"Recordings: {data['root']}."
+    scale = data.get("scale", 1)
+    return Callout(f"{SIMULATED} {scale} times the official number of clips.")
 
 
 def _scores(workdir: Path) -> Scores:
     if not (workdir / "scores.csv").is_file():
         inside = [path.parent.name for path in sorted(workdir.glob("*/scores.csv"))]
-        hint = f"; there are workdirs in it: {', '.join(inside)}" if inside else ""
-        raise ScoreError(f"{workdir}: no scores.csv of a finished run{hint}")
+        hint = f"; it holds workdirs, choose one: {', '.join(inside)}" if inside else ""
+        raise DataError(f"{workdir}: no scores.csv of a finished run{hint}")
     return read_scores(workdir / "scores.csv")
 
 
-def _config(workdir: Path) -> dict[str, Any]:
-    path = workdir / "config.json"
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def data_block(data: dict[str, Any]) -> Block:
-    """Says what the numbers are from."""
-    if not data:
-        return "Of these scores it is not known which recordings they are of."
-    if data["root"]:
-        return f"Recordings: {data['root']}."
-    return Warned(f"{SIMULATED} {data['scale']:g} times the official number of clips.")
+def _evaluate(config: dict[str, Any], scores: Scores, split: str) -> list[Row]:
+    """Evaluate as the config says."""
+    c = {"bootstrap": 1000, "max_fpr": MAX_FPR} | section(config, "eval")
+    if split not in SPLITS:
+        raise DataError(f"config.json: eval.split={split!r} is not {', '.join(SPLITS)}")
+    try:
+        how = {"bootstrap": int(c["bootstrap"]), "max_fpr": float(c["max_fpr"])}
+    except (TypeError, ValueError) as error:
+        raise DataError(f"config.json: eval: {error}") from None
+    return evaluate(select_split(scores, split), **how)
 
 
 def _seeds(scores: Scores) -> str:
@@ -102,83 +129,66 @@ def _seeds(scores: Scores) -> str:
     return f"Seeds: {', '.join(seeds) or 'none, no detector is random'}. {INTERVALS}"
 
 
-def _results(
-    workdir: Path, config: dict[str, Any], scores: Scores, rows: Sequence[Row] | None
-) -> Iterator[Block]:
-    """Matrices where there are some, and a table of everything else."""
-    c = EVAL | config.get("eval", {})
-    part = split_part(scores, c["split"], c["split_seed"])
-    how = {key: c[key] for key in ("bootstrap", "max_fpr")}
-    yield from matrix_blocks(workdir, part, **how)
-    of_matrix = tuple(model + SEPARATOR for model in models(scores.detectors))
-    if rows is None:
-        others = [not name.startswith(of_matrix) for name in part.detector.tolist()]
-        part = part[np.array(others)]
-        rows = evaluate(part, **how) if len(part) else []
-    for machine_type in dict.fromkeys(row.machine_type for row in rows):
-        of_type = [row for row in rows if row.machine_type == machine_type]
-        caption = f"{machine_type}: {part_title(c['split'])}"
-        yield Table(caption, *results_grid(of_type), _notes(of_type))
+def _results(rows: Sequence[Row], split: str) -> Iterator[Block]:
+    """All detectors in one table per machine type; then each by machine ID."""
+    for machine_type, of_type in by_type(rows).items():
+        caption = f"{machine_type}: {SPLITS[split]}"
+        yield Table(caption, *results_lines(of_type), notes(of_type))
         for detector in dict.fromkeys(row.detector for row in of_type):
             if detector not in CONTROLS:
-                lines = [
-                    [row.machine_id, *result_cells(row)]
-                    for row in of_type
-                    if row.detector == detector
-                ]
-                head = ["", "AUC", "95 %", "pAUC", "95 %", "clips: normal + anomalous"]
-                yield Table(f"{machine_type}, {detector}, by machine ID", head, lines)
-
-
-def _notes(rows: Sequence[Row]) -> list[str]:
-    return list(dict.fromkeys(f"{r.machine_id}: {r.note}" for r in rows if r.note))
-
-
-def matrix_blocks(
-    workdir: Path, scores: Scores, *, bootstrap: int, max_fpr: float
-) -> Iterator[Block]:
-    """Tables of the cross-ID matrices in a score table."""
-    path = workdir / "reported.json"
-    reported = json.loads(path.read_text()) if path.is_file() else {}
-    for matrix in matrices(scores, bootstrap=bootstrap, max_fpr=max_fpr):
-        for metric, name in METRICS.items():
-            notes = [f"{legend(matrix)}."] if metric == AUC else []
-            caption = f"{matrix.name}: {name} by training set and test ID"
-            yield Table(caption, *grid(matrix, metric, reported), notes)
-        head, rows = forgetting_grid(matrix)
-        if rows:
-            caption = f"{matrix.name}: change of AUC by fine-tuning on one ID"
-            yield Table(caption, head, rows)
+                own = [row for row in of_type if row.detector == detector]
+                yield Table(
+                    f"{machine_type}, {detector}, by machine ID", *id_lines(own)
+                )
 
 
 def pictures(folder: Path) -> list[Picture]:
-    """All figures in a folder."""
+    """PNG files of a folder; links and other files are left out with a warning."""
     found = []
     for path in sorted(folder.glob("*.png")):
+        if path.is_symlink() or not path.is_file() or not _is_png(path):
+            log.warning(f"{path}: not a regular PNG file, so the page leaves it out")
+            continue
         kind, _, of = path.stem.partition("_")
-        alt = PICTURES.get(kind, path.stem.replace("_", " "))
-        found.append(Picture(path, f"{alt}.", f"{alt} ({of.replace('_', ', ')})."))
+        alt = ALT.get(kind, path.stem.replace("_", " "))
+        of = f" ({of.replace('_', ', ')})" if of else ""
+        found.append(Picture(path, f"{alt}.", f"{alt}{of}."))
     return found
 
 
+def _is_png(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(PNG)) == PNG and path.stat().st_size > len(PNG) + 16
+
+
 def _made(workdir: Path, config: dict[str, Any]) -> Iterator[Block]:
-    """Command, training and settings."""
-    if (workdir / "command.txt").is_file():
-        yield Code((workdir / "command.txt").read_text().strip())
-    if (workdir / "metrics.jsonl").is_file():
-        lines = (workdir / "metrics.jsonl").read_text().splitlines()
-        rows = map(json.loads, lines)
-        last = {row.get("stage", row["machine_type"]): row for row in rows}
-        head = ["", "epochs", "steps", "seconds", "examples per second"]
-        keys = ("epoch", "step", "seconds", "windows_per_second")
-        rows = [[k, *(f"{row[key]:,.0f}" for key in keys)] for k, row in last.items()]
-        yield Table("Training, at its end", head, rows)
-    rows = [[name, text] for name, text in _fields("", config)]
-    if rows:
-        yield Table("Settings (config.json)", ["field", "value"], rows)
+    """Command, machine, training and settings."""
+    run = read_json(workdir / "run.json")
+    if "command" in run:
+        yield Code(str(run.pop("command")))
+    if run:
+        yield Table(
+            "Run (run.json)", ["", "value"], [[k, str(v)] for k, v in run.items()]
+        )
+    stages = read_metrics(workdir / "metrics.jsonl")
+    if last := {stage: rows[-1] for stage, rows in stages.items()}:
+        speeds = {key for row in last.values() for key in row if key.endswith(PER_S)}
+        keys = ["epoch", "step", "seconds", *sorted(speeds)]
+        head = ["", *(key.replace("_", " ") for key in keys)]
+        lines = [
+            [k, *(_number(row.get(key)) for key in keys)] for k, row in last.items()
+        ]
+        yield Table("Training, at its end", head, lines)
+    if fields := [[name, text] for name, text in _fields("", config)]:
+        yield Table("Settings (config.json)", ["field", "value"], fields)
+
+
+def _number(value: object) -> str:
+    return f"{value:,.0f}" if isinstance(value, int | float) else ""
 
 
 def _fields(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Full name and value of every field of a config."""
     if isinstance(value, dict):
         for key, item in value.items():
             yield from _fields(f"{prefix}.{key}" if prefix else key, item)

@@ -1,115 +1,175 @@
-"""Tables of results, for the terminal and for Markdown; no JAX."""
+"""Tables of results for the terminal, Markdown and the page; no JAX."""
 
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
 
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from mimii_jax import log
 from mimii_jax.results.metrics import Estimate
-from mimii_jax.results.per_id import AVERAGE, POOLED, Row
-from mimii_jax.results.table import NO_SEED
+from mimii_jax.results.per_id import MEAN, POOLED, Row
+from mimii_jax.results.table import CONTROLS, SPLITS
+
+WIDTH = 100  # columns of the terminal's table
+MOST_IDS = 6  # with more, the terminal shows the worst only
+LEGEND = "mean: over IDs, ± SD over seeds; 95 %: bootstrap interval over clips"
+
+Lines = tuple[list[str], list[list[str]]]
+"""Headings, and rows of text."""
+
+
+def print_results(rows: Sequence[Row], source: str = "", split: str = "all") -> None:
+    """Print a compact table for each machine type."""
+    for machine_type, of_type in by_type(rows).items():
+        pooled = next(row for row in of_type if row.machine_id == POOLED)
+        count = pooled.n_normal + pooled.n_anomalous
+        parts = [machine_type, *filter(None, [source]), f"{count:,} test clips"]
+        title = ", ".join(parts) + ("" if split == "all" else f" ({SPLITS[split]})")
+        width = min(WIDTH, log.console.width) if log.console.is_terminal else WIDTH
+        log.console.print(results_table(of_type, title), width=width)
 
 
 def results_table(rows: Sequence[Row], title: str) -> Table:
-    """A table of at most 80 columns, a block per machine type and detector.
+    """A line per detector of one machine type, within 100 columns for up to four IDs.
 
-    Means over several seeds are shown with their SD; notes stand below the table.
+    AUC per ID, mean over IDs with SD and interval, pAUC, AUC of all clips pooled.
     """
+    head, lines = _compact(rows)
+    filled = [i for i, column in enumerate(zip(*lines, strict=True)) if any(column)]
     table = Table(
         title=Text(title),
         title_justify="left",
+        caption=Text("\n".join([LEGEND, *notes(rows)])),
+        caption_justify="left",
         box=box.SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),
+        padding=(0, 2, 0, 0),
     )
-    for heading in ("", "AUC", "95 %", "pAUC", "95 %", "clips"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    several = len({row.machine_type for row in rows}) > 1
-    for (machine_type, detector), block in groupby(rows, _block):
-        lines = list(block)
-        name = f"{machine_type} {detector}" if several else detector
-        table.add_row(Text(name, "bold"), _seeds(lines[0]))
-        for line in lines:
-            table.add_row(Text(f"  {line.machine_id}"), *result_cells(line))
-        table.add_section()
-    notes = {_note(row, several): None for row in rows if row.note}
-    if notes:
-        table.caption = Text("\n".join(notes))
-        table.caption_justify = "left"
+    for i in filled:
+        table.add_column(
+            head[i],
+            justify="right" if i else "left",
+            no_wrap=i > 0,
+            overflow="fold",
+        )
+    for line in lines:
+        table.add_row(*(Text(line[i]) for i in filled))
     return table
 
 
-def markdown_table(rows: Sequence[Row]) -> str:
-    """A Markdown table, one line per machine type and detector; see `results_grid`."""
-    head, lines = results_grid(rows)
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *lines]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
-def results_grid(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Headings and lines of text: AUC per ID, averages, pooled, for each detector.
-
-    The averages have their 95 % interval; several seeds are shown as mean ± SD.
-    """
-    ids = sorted({row.machine_id for row in rows} - {AVERAGE, POOLED})
-    head = ["detector", *(f"AUC {i}" for i in ids)]
-    head += ["AUC average (95 %)", "pAUC average (95 %)", "AUC pooled"]
+def _compact(rows: Sequence[Row]) -> Lines:
+    """The terminal's table: no interval but that of the mean AUC."""
+    ids = _ids(rows)
+    several = len(ids) > MOST_IDS
+    shown = ["worst ID"] if several else ids
+    head = ["", *shown, "mean ±SD", "95 %", "pAUC", "pooled"]
+    head[1] = f"AUC {head[1]}"
     lines = []
-    several = len({row.machine_type for row in rows}) > 1
-    for (machine_type, detector), block in groupby(rows, _block):
-        by_id = {row.machine_id: row for row in block}
-        name = f"{machine_type} {detector}" if several else detector
-        cells = [mean(by_id[i].auc) if i in by_id else "" for i in ids]
-        average = by_id[AVERAGE]
-        for estimate in (average.auc, average.pauc):
-            span = interval(estimate)
-            cells.append(mean(estimate) + (f" ({span})" if span else ""))
-        lines.append([name, *cells, mean(by_id[POOLED].auc)])
+    for name, own in _by_detector(rows).items():
+        means = {i: own[i].auc for i in ids if i in own}
+        cells = [_plain(means.get(i)) for i in ids]
+        if several:
+            known = {i: auc.mean for i, auc in means.items() if auc}
+            worst = min(known, key=known.__getitem__, default=None)
+            cells = [f"{digits(known[worst])} ({worst})" if worst else "-"]
+        mean, pooled = own[MEAN], own[POOLED]
+        cells += [mean_sd(mean.auc), interval(mean.auc)]
+        lines.append([name, *cells, _plain(mean.pauc), _plain(pooled.auc)])
     return head, lines
 
 
-def _block(row: Row) -> tuple[str, str]:
-    return row.machine_type, row.detector
+def results_lines(rows: Sequence[Row]) -> Lines:
+    """The page's table: a line per detector of one machine type, SDs and intervals."""
+    ids = _ids(rows)
+    head = ["detector", *(f"AUC {i}" for i in ids)]
+    head += ["AUC mean (95 %)", "pAUC mean (95 %)", "AUC pooled"]
+    lines = []
+    for name, own in _by_detector(rows).items():
+        cells = [mean_sd(own[i].auc) if i in own else "" for i in ids]
+        cells += [mean_interval(own[MEAN].auc), mean_interval(own[MEAN].pauc)]
+        lines.append([name, *cells, mean_sd(own[POOLED].auc)])
+    return head, lines
 
 
-def _note(row: Row, several: bool) -> str:
-    return f"{f'{row.machine_type} ' if several else ''}{row.machine_id}: {row.note}"
-
-
-def _seeds(row: Row) -> str:
-    """How many seeds; nothing for a detector that has none."""
-    if row.seeds == (NO_SEED,):
-        return ""
-    return f"{len(row.seeds)} seed{'s' if len(row.seeds) > 1 else ''}"
-
-
-def result_cells(row: Row) -> list[str]:
-    """AUC, its interval, pAUC, its interval, and the normal + anomalous clips."""
-    return [
-        mean(row.auc),
-        interval(row.auc),
-        mean(row.pauc),
-        interval(row.pauc),
-        f"{row.n_normal}+{row.n_anomalous}",
+def id_lines(rows: Iterable[Row]) -> Lines:
+    """A line per ID of one detector, with intervals and numbers of clips."""
+    head = ["", "AUC", "95 %", "pAUC", "95 %", "clips: normal + anomalous"]
+    return head, [
+        [
+            row.machine_id,
+            mean_sd(row.auc),
+            interval(row.auc),
+            mean_sd(row.pauc),
+            interval(row.pauc),
+            f"{row.n_normal}+{row.n_anomalous}",
+        ]
+        for row in rows
     ]
 
 
-def mean(estimate: Estimate | None) -> str:
-    """Mean and SD over seeds, as in .954 ±.003; "-" where there is none."""
-    if estimate is None:
-        return "-"
-    sd = "" if estimate.sd is None else f" ±{digits(estimate.sd)}"
-    return digits(estimate.mean) + sd
+def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    rows = [head, ["---"] + ["---:"] * (len(head) - 1), *lines]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows) + "\n"
 
 
-def interval(estimate: Estimate | None) -> str:
-    """The bootstrap interval, as in .910-.981; nothing without one."""
-    if estimate is None or estimate.low is None or estimate.high is None:
+def notes(rows: Iterable[Row]) -> list[str]:
+    """Notes of rows, each with the IDs that it applies to."""
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        if row.note:
+            found.setdefault(row.note, {})[row.machine_id] = None
+    return [f"{', '.join(_short(list(ids)))}: {note}" for note, ids in found.items()]
+
+
+def by_type(rows: Iterable[Row]) -> dict[str, list[Row]]:
+    """Rows of each machine type, in order."""
+    found: dict[str, list[Row]] = {}
+    for row in rows:
+        found.setdefault(row.machine_type, []).append(row)
+    return found
+
+
+def _by_detector(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
+    """Rows by displayed name and ID; controls come last and are marked."""
+    found: dict[str, dict[str, Row]] = {}
+    for row in sorted(rows, key=lambda row: row.detector in CONTROLS):
+        mark = " (control)" if row.detector in CONTROLS else ""
+        found.setdefault(row.detector + mark, {})[row.machine_id] = row
+    return found
+
+
+def _ids(rows: Iterable[Row]) -> list[str]:
+    return sorted({row.machine_id for row in rows} - {MEAN, POOLED})
+
+
+def _short(names: list[str]) -> list[str]:
+    return names if len(names) <= MOST_IDS else [*names[:MOST_IDS], "…"]
+
+
+def mean_sd(metric: Estimate | None) -> str:
+    """Mean and SD over seeds, as in .954 ±.003; "-" without clips of both classes."""
+    sd = "" if metric is None or metric.sd is None else f" ±{digits(metric.sd)}"
+    return _plain(metric) + sd
+
+
+def _plain(metric: Estimate | None) -> str:
+    return digits(metric.mean) if metric else "-"
+
+
+def interval(metric: Estimate | None) -> str:
+    """Bootstrap interval, as in .910-.981; empty without one."""
+    if metric is None or metric.interval is None:
         return ""
-    return f"{digits(estimate.low)}-{digits(estimate.high)}"
+    return "-".join(map(digits, metric.interval))
+
+
+def mean_interval(metric: Estimate | None) -> str:
+    """As in .954 ±.003 (.910-.981)."""
+    span = interval(metric)
+    return mean_sd(metric) + (f" ({span})" if span else "")
 
 
 def digits(value: float) -> str:

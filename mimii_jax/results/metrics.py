@@ -1,4 +1,4 @@
-"""AUC, partial AUC and bootstrap intervals on arrays of labels and scores; no JAX."""
+"""AUC, partial AUC and bootstrap intervals of labels and scores; no JAX."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 from sklearn.metrics import roc_auc_score
+
+MAX_FPR = 0.1
+"""False positive rate up to which the challenge computes pAUC."""
 
 
 def auc(
@@ -30,13 +33,13 @@ def auc(
 
 
 def resample(
-    stratum: Shaped[np.ndarray, " clip"], replicates: int, seed: int
+    stratum: Shaped[np.ndarray, " clip"], replicates: int, seed: int = 0
 ) -> Float[np.ndarray, "replicate clip"]:
-    """How often each clip is drawn in bootstrap samples that keep each stratum's size.
+    """Draw counts of each clip in bootstrap samples that keep each stratum's size.
 
     Parameters
     ----------
-    stratum : any sortable [shape=(clip,)], clips are drawn from their own stratum
+    stratum : any sortable [shape=(clip,)], clips are drawn within their stratum
     replicates : int >= 0
     seed : int >= 0
 
@@ -61,7 +64,7 @@ def weighted_auc(
     weight: Float[np.ndarray, "replicate clip"],
     max_fpr: float = 1.0,
 ) -> Float[np.ndarray, " replicate"]:
-    """`auc` of weighted clips, for many sets of weights at once.
+    """Compute `auc` of weighted clips, for many sets of weights at once.
 
     The curve is walked over the distinct scores of normal clips, from the highest: each
     adds a trapezoid as wide as its normal weight, with the anomalous weight above it on
@@ -70,7 +73,7 @@ def weighted_auc(
 
     Parameters
     ----------
-    label : int [shape=(clip,)], 0 normal, 1 anomalous; clips of other labels count not
+    label : int [shape=(clip,)], 0 normal, 1 anomalous; other clips are ignored
     score : float [shape=(clip,)], finite
     weight : f64 [shape=(replicate, clip)], >= 0, a positive sum over either label
     max_fpr : float in (0, 1], as in `auc`
@@ -101,97 +104,76 @@ def weighted_auc(
     return 0.5 * (1 + (area - useless) / (max_fpr - useless))
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A metric: mean and SD over seeds, bootstrap 95 % interval of the mean.
-
-    `sd` is None for a single seed; `low` and `high` are None without bootstrap.
-    """
-
-    mean: float
-    sd: float | None
-    low: float | None
-    high: float | None
-
-
-@dataclass(frozen=True)
-class Change:
-    """How much more a metric is for one detector than for another on the same clips.
-
-    `low` and `high` are the paired bootstrap 95 % interval of the mean over seeds, None
-    without bootstrap. It is beyond noise if that interval excludes zero and, where both
-    have the same number of seeds, the change has one sign under every seed.
-    """
-
-    mean: float
-    low: float | None
-    high: float | None
-    beyond_noise: bool
-
-
 @dataclass(frozen=True, eq=False)
-class Measured:
-    """AUC and pAUC: for each seed, and for each replicate the mean over seeds."""
+class Estimate:
+    """A metric, or the difference of one between two detectors on the same clips.
 
-    value: Float[np.ndarray, "2 seed"]
-    replicate: Float[np.ndarray, "2 replicate"]
+    Attributes
+    ----------
+    by_seed : f64 [shape=(seed,)]
+    replicates : f64 [shape=(replicate,)], bootstrap replicates of the mean over seeds
+    """
 
-    @classmethod
-    def average(cls, several: Sequence["Measured"]) -> "Measured":
-        """The unweighted mean, over machine IDs."""
-        return cls(
-            np.mean([one.value for one in several], axis=0),
-            np.mean([one.replicate for one in several], axis=0),
-        )
+    by_seed: Float[np.ndarray, " seed"]
+    replicates: Float[np.ndarray, " replicate"]
 
-    def change_from(self, base: "Measured", metric: int) -> Change:
-        """How much more than `base` this is, on the same clips and replicates."""
-        drawn = self.replicate[metric] - base.replicate[metric]
-        low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (None, None)
-        paired = self.value.shape == base.value.shape
-        by_seed = self.value[metric] - base.value[metric] if paired else np.zeros(1)
-        agree = not paired or len(set(np.sign(by_seed).tolist())) == 1
-        apart = low is not None and high is not None and bool(low > 0 or high < 0)
-        return Change(
-            mean=float(np.mean(self.value[metric]) - np.mean(base.value[metric])),
-            low=None if low is None else float(low),
-            high=None if high is None else float(high),
-            beyond_noise=apart and agree,
-        )
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return float(np.mean(self.by_seed))
 
-    def estimate(self, metric: int) -> Estimate:
-        """AUC (0) or pAUC (1) with its SD and percentile interval."""
-        value, replicate = self.value[metric], self.replicate[metric]
-        drawn = len(replicate) > 0
-        low, high = np.quantile(replicate, [0.025, 0.975]) if drawn else (None, None)
-        return Estimate(
-            mean=float(np.mean(value)),
-            sd=float(np.std(value, ddof=1)) if len(value) > 1 else None,
-            low=None if low is None else float(low),
-            high=None if high is None else float(high),
-        )
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation over seeds; None for a single seed."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else None
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Percentile 95 % interval of the mean; None without bootstrap."""
+        if not len(self.replicates):
+            return None
+        low, high = np.quantile(self.replicates, [0.025, 0.975])
+        return float(low), float(high)
+
+    @property
+    def beyond_noise(self) -> bool:
+        """Whether a difference has one sign in its interval and under every seed."""
+        low, high = self.interval or (0.0, 0.0)
+        return (low > 0 or high < 0) and len(set(np.sign(self.by_seed).tolist())) == 1
+
+    def minus(self, base: "Estimate") -> "Estimate":
+        """Paired difference; unpaired over seeds if their numbers differ."""
+        one, other = self.by_seed, base.by_seed
+        if one.shape != other.shape:
+            one, other = np.mean(one, keepdims=True), np.mean(other, keepdims=True)
+        return Estimate(one - other, self.replicates - base.replicates)
+
+
+def average(estimates: Sequence[Estimate]) -> Estimate:
+    """Unweighted mean, as over machine IDs."""
+    return Estimate(
+        np.mean([one.by_seed for one in estimates], axis=0),
+        np.mean([one.replicates for one in estimates], axis=0),
+    )
 
 
 def measure(
     label: Int[np.ndarray, " clip"],
     score: Float[np.ndarray, "seed clip"],
     weight: Float[np.ndarray, "replicate clip"],
-    max_fpr: float,
-) -> Measured:
-    """AUC and pAUC of clips of both classes; clips of label -1 are left out.
+    max_fpr: float = 1.0,
+) -> Estimate:
+    """Estimate (p)AUC from labelled clips of both classes.
 
     Parameters
     ----------
-    label : int [shape=(clip,)], 0 normal, 1 anomalous, -1 unknown
+    label : int [shape=(clip,)], 0 normal, 1 anomalous, -1 unknown (left out)
     score : float [shape=(seed, clip)], finite
     weight : f64 [shape=(replicate, clip)], from `resample`
-    max_fpr : float in (0, 1], where pAUC ends
+    max_fpr : float in (0, 1], as in `auc`
     """
     known = label >= 0
-    limits = (1.0, max_fpr)
-    value = [[auc(label[known], s[known], limit) for s in score] for limit in limits]
-    replicate = [
-        np.mean([weighted_auc(label, s, weight, limit) for s in score], axis=0)
-        for limit in limits
-    ]
-    return Measured(np.array(value), np.array(replicate))
+    return Estimate(
+        np.array([auc(label[known], one[known], max_fpr) for one in score]),
+        np.mean([weighted_auc(label, one, weight, max_fpr) for one in score], axis=0),
+    )

@@ -1,4 +1,4 @@
-"""The csv files of DCASE 2020 Task 2: scores per machine ID, and result.csv.
+"""The DCASE csv files: scores per machine ID, and result.csv.
 
 `anomaly_score_<type>_id_<NN>.csv` has no header, and a line `name,score` per clip;
 `result.csv` has for each machine type its name, `id,AUC,pAUC`, a line per ID, a line
@@ -10,98 +10,81 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 
-import numpy as np
-
 from mimii_jax.data.layouts import NAMED, parse_name
-from mimii_jax.results.metrics import auc
-from mimii_jax.results.table import (
-    NO_SEED,
-    ScoreError,
-    Scores,
-    csv_lines,
-    finite,
-    table,
-)
+from mimii_jax.errors import DataError
+from mimii_jax.files import replace_file
+from mimii_jax.results.metrics import MAX_FPR
+from mimii_jax.results.per_id import MEAN, POOLED, evaluate
+from mimii_jax.results.table import NO_SEED, Scores, csv_lines, finite
 
 RESULT = "result.csv"
-MAX_FPR = 0.1
 
 _FILE = re.compile(r"anomaly_score_(.+)_id_(\d+)\.csv")
-_SEED = re.compile(r"seed_(\d+)")
+_SEED = re.compile(r"seed_(\d{1,18})")
 
 
 def read_official(path: Path) -> Scores:
-    """Read one official score file, or all in a folder and the folders below it.
+    """Read one DCASE csv score file, or all in a folder and the folders below it.
 
     The folder names the detector; `<detector>/seed_<S>` names the seed too. Labels
     come from the names of the clips: -1 where a name has none.
 
     Raises
     ------
-    ScoreError
+    DataError
         When there is no such file, a line is malformed or a clip occurs twice.
     """
-    if path.is_file():
-        if not _FILE.fullmatch(path.name):
-            raise ScoreError(
-                f"{path}: a score file is called anomaly_score_<type>_id_<NN>.csv"
-            )
-        files, top = [path], path.parent
-    elif path.is_dir():
+    if path.is_dir():
         files, top = score_files(path), path
         if not files:
-            raise ScoreError(f"{path}: no anomaly_score_<type>_id_<NN>.csv in it")
+            raise DataError(
+                f"{path}: no scores.csv and no anomaly_score_<type>_id_<NN>.csv in it"
+            )
+    elif not path.is_file():
+        raise DataError(f"{path}: no such file or folder")
+    elif not _FILE.fullmatch(path.name):
+        raise DataError(
+            f"{path}: not a score file; expected the name scores.csv or "
+            "anomaly_score_<type>_id_<NN>.csv"
+        )
     else:
-        raise ScoreError(f"{path}: no such file or folder")
+        files, top = [path], path.parent
     return Scores.concatenate([_read_file(file, top.resolve()) for file in files])
 
 
 def score_files(folder: Path, pattern: str = "**/*.csv") -> list[Path]:
-    """The official score files in a folder, and by default below it, sorted."""
+    """DCASE csv score files in a folder and, by default, below it; sorted."""
     return [file for file in sorted(folder.glob(pattern)) if _FILE.fullmatch(file.name)]
 
 
 def _read_file(path: Path, top: Path) -> Scores:
-    """The scores of one file; `top` is where the reading began."""
+    """Read one file; `top` is the folder where the search started."""
     file = _FILE.fullmatch(path.name)
     assert file is not None
     machine_type, machine_id = file.groups()
-    detector, seed = _origin(path.resolve().parent, top)
-    names, labels, scores = [], [], []
-    for number, line in csv_lines(path):
-        where = f"{path}:{number}"
+    head = (*_origin(path.resolve().parent, top), machine_type, machine_id)
+    rows = []
+    for where, line in csv_lines(path):
         if len(line) != 2:
-            raise ScoreError(f"{where}: {len(line)} fields instead of name,score")
+            raise DataError(f"{where}: {len(line)} fields instead of name,score")
+        name, score = line
         try:
-            label, clip_id, _ = parse_name(line[0], NAMED)
+            label, clip_id, _ = parse_name(name, NAMED)
         except ValueError:
-            raise ScoreError(
-                f"{where}: {line[0]!r} is not a clip name such as "
+            raise DataError(
+                f"{where}: {name!r} is not a clip name such as "
                 f"normal_id_{machine_id}_00000000.wav"
             ) from None
         if clip_id != machine_id:
-            raise ScoreError(f"{where}: {line[0]} in the file of id {machine_id}")
-        names.append(line[0])
-        labels.append(label)
-        scores.append(finite(line[1], where))
-    if not scores:
-        raise ScoreError(f"{path}: no scores")
-    rows = len(scores)
-    return table(
-        {
-            "detector": [detector] * rows,
-            "seed": [seed] * rows,
-            "machine_type": [machine_type] * rows,
-            "machine_id": [machine_id] * rows,
-            "name": names,
-            "label": labels,
-            "score": scores,
-        }
-    )
+            raise DataError(f"{where}: {name} in the file of id {machine_id}")
+        rows.append((*head, label, name, finite(score, where)))
+    if not rows:
+        raise DataError(f"{path}: no scores")
+    return Scores.from_rows(rows)
 
 
 def _origin(folder: Path, top: Path) -> tuple[str, int]:
-    """Detector and seed that a folder of score files stands for."""
+    """Detector and seed of a folder of score files."""
     seed = NO_SEED
     if found := _SEED.fullmatch(folder.name):
         folder, seed = folder.parent, int(found[1])
@@ -122,61 +105,43 @@ def write_official(scores: Scores, folder: Path) -> list[Path]:
             here = folder / detector
             here = here if seed == NO_SEED else here / f"seed_{seed}"
             here.mkdir(parents=True, exist_ok=True)
-            texts = {**_score_texts(run), RESULT: result_text(run)}
-            for name, text in texts.items():
-                (here / name).write_text(text, encoding="utf-8", newline="\n")
+            for name, text in (_score_texts(run) | {RESULT: result_text(run)}).items():
+                replace_file(here / name, text.encode())
                 written.append(here / name)
     return written
 
 
 def _score_texts(run: Scores) -> dict[str, str]:
     """Names and contents of the score files of one detector and seed."""
-    texts: dict[str, str] = {}
-    columns = (run.machine_type, run.machine_id, run.name, run.score)
-    rows = zip(*(column.tolist() for column in columns), strict=True)
-    for machine_type, machine_id, name, score in rows:
+    lines: dict[str, list[str]] = {}
+    for _, _, machine_type, machine_id, _, name, score in run.rows():
         file = f"anomaly_score_{machine_type}_id_{machine_id}.csv"
-        texts[file] = texts.get(file, "") + f"{name},{score!r}\n"
-    return texts
+        lines.setdefault(file, []).append(f"{name},{score!r}\n")
+    return {file: "".join(own) for file, own in lines.items()}
 
 
 def result_text(scores: Scores, max_fpr: float = MAX_FPR) -> str:
-    """The result.csv of one detector: means over its seeds, where it has several.
+    """Contents of result.csv for one detector: means over its seeds.
 
-    An ID with clips of one class only has empty fields and is not in the average.
+    An ID without clips of both classes has empty fields and isn't averaged.
     """
     lines = []
     for machine_type in scores.machine_types:
-        of = scores[scores.machine_type == machine_type]
+        of_type = scores[scores.machine_type == machine_type]
         lines += [machine_type, "id,AUC,pAUC"]
-        measured = []
-        for machine_id in of.ids:
-            pair = _auc_pair(of[of.machine_id == machine_id], max_fpr)
-            lines.append(_result_line(machine_id, pair))
-            measured += [] if pair is None else [pair]
-        mean = np.mean(measured, axis=0) if measured else None
-        lines += [_result_line("Average", mean), ""]
+        for row in evaluate(of_type, bootstrap=0, max_fpr=max_fpr):
+            if row.machine_id != POOLED:
+                name = "Average" if row.machine_id == MEAN else row.machine_id
+                metrics = (repr(m.mean) if m else "" for m in (row.auc, row.pauc))
+                lines.append(",".join([name, *metrics]))
+        lines.append("")
     return "\n".join(lines) + "\n"
-
-
-def _auc_pair(of_id: Scores, max_fpr: float) -> np.ndarray | None:
-    """AUC and pAUC of one ID, the mean over seeds; None without both classes."""
-    of_id = of_id[of_id.label >= 0]
-    if len(set(of_id.label.tolist())) < 2:
-        return None
-    runs = [of_id[of_id.seed == seed] for seed in of_id.seeds]
-    pairs = [[auc(r.label, r.score), auc(r.label, r.score, max_fpr)] for r in runs]
-    return np.mean(pairs, axis=0)
-
-
-def _result_line(name: str, pair: np.ndarray | None) -> str:
-    return f"{name},," if pair is None else ",".join([name, *map(repr, pair.tolist())])
 
 
 def compare_result(
     folder: Path, labels: Mapping[tuple[str, str], int] | None = None
 ) -> list[str]:
-    """Differences of a folder's result.csv from its scores; [] if byte for byte equal.
+    """Differences of a folder's result.csv from its scores; [] if equal byte for byte.
 
     Each difference is a line that names the file and its line. `labels`, (machine type,
     name) -> label, are of clips whose name has none.

@@ -1,41 +1,37 @@
-"""The score table, the border of the project: one row per detector, seed and clip.
+"""The score table: one row per detector, seed and clip. Needs no JAX.
 
 Every detector ends in such a table; metrics, figures and reports read nothing else.
-Needs no JAX.
 """
 
 import csv
+import hashlib
+import io
 import math
-import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from mimii_jax.data.clips import UNKNOWN, Clips
+from mimii_jax.errors import DataError
+from mimii_jax.files import file_errors, replace_file
 
-CONTROLS = ("level", "bandwidth_sd", "flatness", "zero_crossings")
-"""Detectors without learning, which stand in every table."""
+CONTROLS = ("rms_dbfs", "bandwidth_sd", "flatness", "zero_crossings")
+"""Detectors without learning; every table has them."""
 
 NO_SEED = -1
-"""The seed of a detector that has no randomness."""
+"""Seed of a detector without randomness."""
 
-COLUMNS = (
-    "detector",
-    "seed",
-    "machine_type",
-    "machine_id",
-    "label",
-    "name",
-    "score",
-)
-
-
-class ScoreError(Exception):
-    """Scores that cannot be used; the message is one line that a user can act on."""
+SPLITS = {
+    "all": "all test clips",
+    "validation": "validation split, 40 % of the test clips",
+    "test": "test split, 60 % of the test clips",
+}
+"""Evaluation subsets and their titles; see `split_mask`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,13 +44,13 @@ class Scores:
     seed : int [shape=(row,)], `NO_SEED` for a detector without randomness
     machine_type : str [shape=(row,)], such as "slider"
     machine_id : str [shape=(row,)], such as "00"
-    name : str [shape=(row,)], file name, such as "normal_id_00_00000000.wav"
     label : int [shape=(row,)], 0 normal, 1 anomalous, -1 unknown
+    name : str [shape=(row,)], file name, such as "normal_id_00_00000000.wav"
     score : float [shape=(row,)], finite, higher is more anomalous
 
     Raises
     ------
-    ScoreError
+    DataError
         When a score is not finite; the message names its clip and detector.
     """
 
@@ -62,21 +58,19 @@ class Scores:
     seed: Int[np.ndarray, " row"]
     machine_type: Shaped[np.ndarray, " row"]
     machine_id: Shaped[np.ndarray, " row"]
-    name: Shaped[np.ndarray, " row"]
     label: Int[np.ndarray, " row"]
+    name: Shaped[np.ndarray, " row"]
     score: Float[np.ndarray, " row"]
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if len(getattr(self, field.name)) != len(self.score):
-                raise ValueError(
-                    f"Scores.{field.name} and Scores.score differ in length"
-                )
+        for column in COLUMNS:
+            if len(getattr(self, column)) != len(self.score):
+                raise ValueError(f"Scores.{column} and Scores.score differ in length")
         bad = np.flatnonzero(~np.isfinite(self.score))
         if len(bad):
-            raise ScoreError(
-                f"{self._row(bad[0])}: score {self.score[bad[0]]} is not finite"
-                + (f", and {len(bad) - 1} more" if len(bad) > 1 else "")
+            more = f" ({len(bad) - 1} more such scores)" if len(bad) > 1 else ""
+            raise DataError(
+                f"{self._row(bad[0])}: score {self.score[bad[0]]} is not finite{more}"
             )
 
     def __len__(self) -> int:
@@ -84,98 +78,84 @@ class Scores:
 
     def __getitem__(self, index: np.ndarray | slice) -> Self:
         """Select rows by mask, indices or slice."""
-        return replace(
-            self, **{f.name: getattr(self, f.name)[index] for f in fields(self)}
-        )
+        return replace(self, **{c: getattr(self, c)[index] for c in COLUMNS})
 
     @classmethod
     def of_clips(
         cls, detector: str, seed: int, clips: Clips, score: Float[np.ndarray, " clip"]
     ) -> Self:
-        """The table of one detector with one seed on these clips."""
+        """Scores of one detector with one seed on these clips."""
         rows = len(clips)
         return cls(
             detector=np.full(rows, detector),
             seed=np.full(rows, seed),
             machine_type=np.full(rows, clips.machine_type),
             machine_id=clips.machine_id,
-            name=clips.name,
             label=clips.label.astype(np.int64),
+            name=clips.name,
             score=np.asarray(score, np.float64),
         )
 
     @classmethod
+    def from_rows(cls, rows: Iterable[tuple]) -> Self:
+        """A table of at least one row, each in the order of `COLUMNS`."""
+        return cls(*map(np.array, zip(*rows, strict=True)))
+
+    @classmethod
     def concatenate(cls, tables: Iterable[Self]) -> Self:
-        """One table below the other; at least one.
+        """Join tables, at least one.
 
         Raises
         ------
-        ScoreError
+        DataError
             When two rows are of the same detector, seed and clip.
         """
         tables = list(tables)
-        joined = cls(
-            **{
-                f.name: np.concatenate([getattr(table, f.name) for table in tables])
-                for f in fields(cls)
-            }
-        )
+        columns = [[getattr(table, c) for table in tables] for c in COLUMNS]
+        joined = cls(*map(np.concatenate, columns))
         seen = set()
-        for row, key in enumerate(joined._keys()):
-            if key in seen:
-                raise ScoreError(f"{joined._row(row)}: two scores for this clip")
-            seen.add(key)
+        for row, (*key, _, name, _) in enumerate(joined.rows()):
+            if (*key, name) in seen:
+                raise DataError(f"{joined._row(row)}: two scores for this clip")
+            seen.add((*key, name))
         return joined
 
+    def rows(self) -> Iterator[tuple]:
+        """Rows as tuples in the order of `COLUMNS`."""
+        return zip(*(getattr(self, c).tolist() for c in COLUMNS), strict=True)
+
     def labelled(self, labels: Mapping[tuple[str, str], int]) -> Self:
-        """With labels, (machine type, name) -> label, for the rows that have none."""
-        rows = zip(
-            *(c.tolist() for c in (self.label, self.machine_type, self.name)),
-            strict=True,
-        )
-        label = [
-            labels.get((machine_type, name), UNKNOWN) if label == UNKNOWN else label
-            for label, machine_type, name in rows
-        ]
-        return replace(self, label=np.array(label, np.int64))
+        """Fill unknown labels from a map (machine type, name) -> label."""
+        keys = zip(self.machine_type.tolist(), self.name.tolist(), strict=True)
+        found = np.array([labels.get(key, UNKNOWN) for key in keys], np.int64)
+        return replace(self, label=np.where(self.label == UNKNOWN, found, self.label))
 
     @property
     def detectors(self) -> list[str]:
-        """The detectors, in the order of their first rows."""
+        """Detectors, in the order of their first rows."""
         return list(dict.fromkeys(self.detector.tolist()))
 
     @property
     def machine_types(self) -> list[str]:
-        """The machine types, sorted."""
+        """Machine types, sorted."""
         return sorted(set(self.machine_type.tolist()))
 
     @property
     def ids(self) -> list[str]:
-        """The machine IDs, sorted."""
+        """Machine IDs, sorted."""
         return sorted(set(self.machine_id.tolist()))
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds, sorted."""
+        """Seeds, sorted."""
         return sorted(set(self.seed.tolist()))
 
     def renamed(self, name: Callable[[str], str]) -> Self:
-        """The same rows, each detector under another name."""
+        """Rename the detectors."""
         names = {old: name(old) for old in self.detectors}
         return replace(
             self, detector=np.array([names[old] for old in self.detector.tolist()])
         )
-
-    def _keys(self) -> Iterator[tuple]:
-        """What has to be unique in a table."""
-        columns = (
-            self.detector,
-            self.seed,
-            self.machine_type,
-            self.machine_id,
-            self.name,
-        )
-        return zip(*(column.tolist() for column in columns), strict=True)
 
     def _row(self, row: int) -> str:
         """Name a row in a message."""
@@ -183,18 +163,17 @@ class Scores:
         return f"{self.machine_type[row]}/{self.name[row]} ({self.detector[row]}{seed})"
 
 
+COLUMNS = tuple(field.name for field in fields(Scores))
+
+
 def write_scores(scores: Scores, path: Path) -> None:
     """Write scores.csv, whole or not at all; `read_scores` gets identical numbers."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    columns = [getattr(scores, column).tolist() for column in COLUMNS]
-    with temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        # repr is the shortest text that reads back as the same float.
-        writer.writerows(
-            (*row, repr(score)) for *row, score in zip(*columns, strict=True)
-        )
-    temporary.replace(path)
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    # repr is the shortest text that reads back as the same float.
+    writer.writerows((*row, repr(score)) for *row, score in scores.rows())
+    replace_file(path, file.getvalue().encode())
 
 
 def read_scores(path: Path) -> Scores:
@@ -202,57 +181,78 @@ def read_scores(path: Path) -> Scores:
 
     Raises
     ------
-    ScoreError
+    DataError
         When a line is malformed, a score is not finite or a clip occurs twice.
     """
     lines = csv_lines(path)
-    header = next(lines, (1, []))[1]
+    where, header = next(lines, (f"{path}:1", []))
     if tuple(header) != COLUMNS:
-        raise ScoreError(f"{path}:1: the columns have to be {','.join(COLUMNS)}")
-    rows: dict[str, list] = {column: [] for column in COLUMNS}
-    for number, line in lines:
-        where = f"{path}:{number}"
+        raise DataError(f"{where}: expected columns {','.join(COLUMNS)}")
+    rows = []
+    for where, line in lines:
         if len(line) != len(COLUMNS):
-            raise ScoreError(f"{where}: {len(line)} fields instead of {len(COLUMNS)}")
-        row: dict = dict(zip(COLUMNS, line, strict=True))
-        row["score"] = finite(row["score"], where)
-        if not row["seed"].removeprefix("-").isdecimal():
-            raise ScoreError(f"{where}: seed {row['seed']!r} is not a whole number")
-        if row["label"] not in ("0", "1", "-1"):
-            raise ScoreError(f"{where}: label {row['label']!r} is not 0, 1 or -1")
-        row["seed"], row["label"] = int(row["seed"]), int(row["label"])
-        for column, value in row.items():
-            rows[column].append(value)
-    if not rows["score"]:
-        raise ScoreError(f"{path}: no scores")
-    return Scores.concatenate([table(rows)])
+            raise DataError(f"{where}: {len(line)} fields instead of {len(COLUMNS)}")
+        detector, seed, machine_type, machine_id, label, name, score = line
+        if not re.fullmatch("-?[0-9]{1,18}", seed):
+            raise DataError(f"{where}: seed {seed!r} is not a whole number")
+        if label not in ("0", "1", "-1"):
+            raise DataError(f"{where}: label {label!r} is not 0, 1 or -1")
+        head = (detector, int(seed), machine_type, machine_id, int(label), name)
+        rows.append((*head, finite(score, where)))
+    if not rows:
+        raise DataError(f"{path}: no scores")
+    return Scores.concatenate([Scores.from_rows(rows)])
 
 
-def table(columns: dict[str, list]) -> Scores:
-    """A table from lists, at least one row."""
-    return Scores(**{name: np.array(values) for name, values in columns.items()})
-
-
-def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """The non-empty lines of a csv file, each with its number, from 1."""
+def csv_lines(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Non-empty lines of a csv file, each with its place "file:line"."""
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with file_errors(path), path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             for line in reader:
+                where = f"{path}:{reader.line_num}"
+                if not "".join(line).isprintable():
+                    raise DataError(f"{where}: has a control character")
                 if line:
-                    yield reader.line_num, line
-    except OSError as error:
-        raise ScoreError(f"{path}: cannot be read: {error.strerror}") from None
+                    yield where, line
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ScoreError(f"{path}: not a csv file: {error}") from None
+        raise DataError(f"{path}: not a csv file: {error}") from None
 
 
 def finite(text: str, where: str) -> float:
-    """The score that `text` spells."""
+    """Parse a finite score."""
     try:
         score = float(text)
     except ValueError:
-        raise ScoreError(f"{where}: score {text!r} is not a number") from None
+        raise DataError(f"{where}: score {text!r} is not a number") from None
     if not math.isfinite(score):
-        raise ScoreError(f"{where}: score {text!r} is not finite")
+        raise DataError(f"{where}: score {text!r} is not finite")
     return score
+
+
+def split_mask(scores: Scores, split: str) -> Bool[np.ndarray, " row"]:
+    """Rows in one of `SPLITS`: tune on "validation", report on "test".
+
+    The validation split is 40 % of the clips of every machine type, ID and label,
+    rounded; the test split is the rest. It depends on the set of clips only, not on
+    their order: rows of one clip (of several detectors and seeds) stay together.
+    """
+    if split == "all":
+        return np.ones(len(scores), bool)
+    columns = (scores.machine_type, scores.machine_id, scores.label, scores.name)
+    rows = list(zip(*(column.tolist() for column in columns), strict=True))
+    strata: dict[tuple, list[str]] = {}
+    for *stratum, clip in set(rows):
+        strata.setdefault(tuple(stratum), []).append(clip)
+    chosen = set()
+    for stratum, clips in strata.items():
+        # A hash shuffles alike on every machine and with every version of NumPy.
+        clips.sort(key=lambda clip: hashlib.sha256(f"0/{clip}".encode()).digest())
+        chosen |= {(*stratum, clip) for clip in clips[: round(0.4 * len(clips))]}
+    validation = np.array([row in chosen for row in rows], bool)
+    return {"validation": validation, "test": ~validation}[split]
+
+
+def select_split(scores: Scores, split: str) -> Scores:
+    """Select the rows in one of `SPLITS`."""
+    return scores[split_mask(scores, split)]

@@ -1,0 +1,128 @@
+"""Results compared with one row of them: the cross-ID matrix, the cells of a study.
+
+A row is a detector of a score table. Rows of a matrix are named "model: training set".
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mimii_jax.results.metrics import MAX_FPR, Estimate, average
+from mimii_jax.results.per_id import MEAN, POOLED, Row, evaluate
+from mimii_jax.results.table import CONTROLS, Scores
+
+METRICS = {"auc": "AUC", "pauc": "pAUC"}
+BASE = "all"
+SEPARATOR = ": "
+TUNED = "all, then id "
+
+
+@dataclass(frozen=True, eq=False)
+class Matrix:
+    """Results by row and column, and the row that the others are compared with.
+
+    Attributes
+    ----------
+    name : such as "mlp_vae, slider"
+    base : name of the row to compare with; "" for none
+    results : by row and column; a column is a machine ID, `MEAN` or `POOLED`
+    """
+
+    name: str
+    base: str
+    results: Mapping[str, Mapping[str, Row]]
+
+    @property
+    def rows(self) -> list[str]:
+        """Names of the rows, in order."""
+        return list(self.results)
+
+    @property
+    def ids(self) -> list[str]:
+        """Machine IDs tested on, sorted."""
+        found = {column for row in self.results.values() for column in row}
+        return sorted(found - {MEAN, POOLED})
+
+    @property
+    def columns(self) -> list[str]:
+        """IDs, then mean and pooled."""
+        return [*self.ids, MEAN, POOLED]
+
+    @property
+    def seeds(self) -> dict[str, int]:
+        """Number of seeds of each row."""
+        return {name: len(row[MEAN].seeds) for name, row in self.results.items()}
+
+    def estimate(self, row: str, column: str, metric: str = "auc") -> Estimate | None:
+        """One number; None without clips of both classes."""
+        found = self.results.get(row, {}).get(column)
+        return getattr(found, metric) if found else None
+
+    def change(self, row: str, column: str, metric: str = "auc") -> Estimate | None:
+        """Paired change from the base row; None for itself, or without one."""
+        own = self.estimate(row, column, metric)
+        base = self.estimate(self.base, column, metric)
+        return own.minus(base) if own and base and row != self.base else None
+
+    def forgetting(
+        self, row: str, metric: str = "auc"
+    ) -> tuple[Estimate, Estimate] | None:
+        """Change by fine-tuning on the row's ID, and on the mean of the others.
+
+        None for rows that aren't fine-tuned, or whose ID has no AUC.
+        """
+        tuned_on = row.removeprefix(TUNED)
+        changes = {i: self.change(row, i, metric) for i in self.ids}
+        own = changes.pop(tuned_on, None)
+        others = [change for change in changes.values() if change]
+        return (own, average(others)) if own and others and tuned_on != row else None
+
+
+def compare(
+    scores: Scores,
+    name: str,
+    base: str,
+    *,
+    bootstrap: int = 1000,
+    max_fpr: float = MAX_FPR,
+) -> Matrix:
+    """All detectors of one machine type against one of them."""
+    results: dict[str, dict[str, Row]] = {}
+    for row in evaluate(scores, bootstrap=bootstrap, max_fpr=max_fpr):
+        results.setdefault(row.detector, {})[row.machine_id] = row
+    return Matrix(name, base, results)
+
+
+def matrices(
+    scores: Scores, *, bootstrap: int = 1000, max_fpr: float = MAX_FPR
+) -> list[Matrix]:
+    """A matrix for each machine type and model whose rows are training sets."""
+    found = []
+    for machine_type in scores.machine_types:
+        of_type = scores[scores.machine_type == machine_type]
+        for model in models(of_type.detectors):
+            own = of_type[np.char.startswith(of_type.detector, model + SEPARATOR)]
+            short = own.renamed(lambda name: name.split(SEPARATOR)[-1])
+            title = f"{model}, {machine_type}"
+            found.append(
+                compare(short, title, BASE, bootstrap=bootstrap, max_fpr=max_fpr)
+            )
+    return found
+
+
+def models(detectors: Sequence[str]) -> list[str]:
+    """Models with rows of a matrix: those with a training set called "all"."""
+    ending = SEPARATOR + BASE
+    return [
+        name.removesuffix(ending)
+        for name in detectors
+        if name.endswith(ending) and name not in CONTROLS
+    ]
+
+
+def outside_matrices(scores: Scores) -> Scores:
+    """Rows of a score table that are in no matrix."""
+    starts = tuple(model + SEPARATOR for model in models(scores.detectors))
+    names = scores.detector.tolist()
+    return scores[np.array([not name.startswith(starts) for name in names], bool)]

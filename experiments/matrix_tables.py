@@ -1,0 +1,194 @@
+"""A matrix of results as tables for terminal, Markdown, csv and page; a heat map."""
+
+import csv
+import io
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table as TerminalTable
+from rich.text import Text
+
+from experiments.matrix import METRICS, Matrix
+from mimii_jax.report.page import Table
+from mimii_jax.report.tables import Lines, digits, markdown, mean_sd
+from mimii_jax.results.metrics import Estimate
+
+BETTER, WORSE = "▲", "▼"
+LEGEND = (
+    f"{BETTER} {WORSE}: more or less than the row “{{base}}” beyond noise: the paired "
+    "bootstrap 95 % interval over clips excludes zero, and the sign is the same under "
+    "every seed"
+)
+
+
+def legend(matrix: Matrix) -> str:
+    """Meaning of the marks; empty without a row to compare with."""
+    if matrix.base not in matrix.rows:
+        return ""
+    text = LEGEND.format(base=matrix.base)
+    if max(matrix.seeds.values()) == 1:
+        text += "; one seed doesn't show the noise of training"
+    return f"{text}."
+
+
+def mark(change: Estimate | None) -> str:
+    """A sign for a change beyond noise; empty for others."""
+    if change is None or not change.beyond_noise:
+        return ""
+    return f" {BETTER if change.mean > 0 else WORSE}"
+
+
+def signed(change: Estimate) -> str:
+    """As in -.043 (-.061 to -.020)."""
+    span = change.interval
+    text = f" ({_signed(span[0])} to {_signed(span[1])})" if span else ""
+    return _signed(change.mean) + text
+
+
+def _signed(value: float) -> str:
+    text = digits(abs(value))
+    return text if text == ".000" else ("-" if value < 0 else "+") + text
+
+
+def matrix_lines(
+    matrix: Matrix, metric: str, reported: Mapping[str, str] | None = None
+) -> Lines:
+    """Headings and rows: mean, SD and mark; a last column for reported AUC, if any."""
+    head = ["", *(f"{METRICS[metric]} {column}" for column in matrix.columns)]
+    lines = [
+        [
+            row,
+            *(
+                mean_sd(matrix.estimate(row, column, metric))
+                + mark(matrix.change(row, column, metric))
+                for column in matrix.columns
+            ),
+        ]
+        for row in matrix.rows
+    ]
+    if reported and metric == "auc" and not reported.keys().isdisjoint(matrix.rows):
+        head.append("reported AUC: 00 / 02 / 04, mean")
+        lines = [[*cells, reported.get(cells[0], "")] for cells in lines]
+    return head, lines
+
+
+def forgetting_lines(matrix: Matrix) -> Lines:
+    """Change of AUC by fine-tuning on one ID, there and on the other IDs."""
+    head = ["fine-tuned on", "AUC of that id (95 %)", "AUC of the others (95 %)"]
+    lines = []
+    for row in matrix.rows:
+        if changes := matrix.forgetting(row):
+            lines.append([row.split()[-1], *(signed(c) + mark(c) for c in changes)])
+    return head, lines
+
+
+def terminal_table(
+    matrix: Matrix, metric: str, reported: Mapping[str, str]
+) -> TerminalTable:
+    """A table of rich; reported numbers are below it, to keep it narrow."""
+    notes = [legend(matrix)] if legend(matrix) else []
+    if metric == "auc":
+        notes += [
+            f"reported (00 / 02 / 04, mean): {row} {reported[row]}"
+            for row in matrix.rows
+            if row in reported
+        ]
+    table = TerminalTable(
+        title=Text(f"{matrix.name}: {METRICS[metric]}"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        caption=Text("\n".join(notes)),
+        caption_justify="left",
+    )
+    head, lines = matrix_lines(matrix, metric)
+    if len(head) > 6:  # no room for the SD, which the files have
+        lines = [[re.sub(r" ±\S+", "", text) for text in cells] for cells in lines]
+    for heading in head:
+        short = heading.removeprefix(f"{METRICS[metric]} ")
+        table.add_column(short, justify="right" if heading else "left", no_wrap=True)
+    for cells in lines:
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def matrix_markdown(matrix: Matrix, reported: Mapping[str, str]) -> str:
+    """Tables of AUC, pAUC and forgetting."""
+    parts = [f"## {matrix.name}"]
+    parts += [markdown(*matrix_lines(matrix, metric, reported)) for metric in METRICS]
+    head, lines = forgetting_lines(matrix)
+    if lines:
+        parts += ["Change of AUC by fine-tuning:", markdown(head, lines)]
+    return "\n\n".join(part.strip() for part in [*parts, legend(matrix)]) + "\n"
+
+
+def matrix_blocks(
+    found: Iterable[Matrix], reported: Mapping[str, str]
+) -> Iterator[Table]:
+    """Tables of AUC, pAUC and forgetting for a page."""
+    for matrix in found:
+        for metric, name in METRICS.items():
+            notes = [legend(matrix)] if metric == "auc" and legend(matrix) else []
+            caption = f"{matrix.name}: {name} by training set and test ID"
+            yield Table(caption, *matrix_lines(matrix, metric, reported), notes)
+        head, lines = forgetting_lines(matrix)
+        if lines:
+            caption = f"{matrix.name}: change of AUC by fine-tuning on one ID"
+            yield Table(caption, head, lines)
+
+
+COLUMNS = (
+    *("row", "column", "metric", "mean", "sd", "low", "high", "seeds"),
+    *("change", "change_low", "change_high", "beyond_noise"),
+)
+
+
+def csv_text(matrix: Matrix) -> str:
+    """A line per row, column and metric; empty fields where there is no number."""
+    file = io.StringIO()
+    write = csv.writer(file, lineterminator="\n").writerow
+    write(COLUMNS)
+    for row in matrix.rows:
+        for column in matrix.columns:
+            for metric, name in METRICS.items():
+                if estimate := matrix.estimate(row, column, metric):
+                    sd, seeds = estimate.sd, matrix.seeds[row]
+                    cells = [*_numbers(estimate, sd), seeds, "", "", "", ""]
+                    if change := matrix.change(row, column, metric):
+                        cells[5:] = [*_numbers(change), int(change.beyond_noise)]
+                    write((row, column, name, *cells))
+    return file.getvalue()
+
+
+def _numbers(estimate: Estimate, *more: float | None) -> list[str]:
+    numbers = (estimate.mean, *more, *(estimate.interval or (None, None)))
+    return ["" if number is None else f"{number:.5f}" for number in numbers]
+
+
+def heat_map(matrix: Matrix, metric: str = "auc") -> Figure:
+    """The means on a colour scale from chance to perfect, with their marks."""
+    rows, columns = matrix.rows, matrix.columns
+    found = [[matrix.estimate(row, c, metric) for c in columns] for row in rows]
+    values = np.array([[e.mean if e else np.nan for e in row] for row in found])
+    size = (2.4 + 0.95 * len(columns), 1.4 + 0.36 * len(rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(values, cmap="viridis", vmin=0.5, vmax=1, aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            text = digits(value) + mark(matrix.change(rows[i], columns[j], metric))
+            colour = "black" if value > 0.78 else "white"
+            axes.text(j, i, text, ha="center", va="center", color=colour, fontsize=9)
+    axes.set_xticks(range(len(columns)), columns)
+    axes.set_yticks(range(len(rows)), rows)
+    axes.set(xlabel="tested on", ylabel="trained on")
+    axes.set_title(f"{matrix.name}: {METRICS[metric]}", fontsize=11)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    figure.colorbar(picture, label=METRICS[metric], extend="min")
+    return figure
