@@ -20,7 +20,7 @@ def task(spec, clips=2, **fields):
 
 
 def small_transformer():
-    """A transformer with noise in its biases and scales, which a wrong copy mixes up."""
+    """A transformer with noisy biases and scales, which a wrong copy would mix up."""
     small = {
         "features__hop": 4096,
         "features__n_mels": 3,
