@@ -6,7 +6,7 @@ Variants: `:quick` (seconds)
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, require_variant
+from mimii_jax.defaults import base_config, require_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:

@@ -9,7 +9,7 @@ report's: whole clips, 968,748 parameters, 10 epochs, augmented), `:quick`
 
 from ml_collections import ConfigDict
 
-from configs.base import add_training, base_config, require_variant
+from mimii_jax.defaults import add_training, base_config, require_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -51,7 +51,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.train.batch_size = 16
         c.train.schedule = "constant"
         c.train.warmup = 0.0
-        c.train.validation_fraction = 0.0
+        c.data.validation_fraction = 0.0
         c.augment.names = ("cutout", "warp")
     if variant == "quick":
         c.data.scale = 0.02

@@ -7,7 +7,7 @@ Variants: `:quick` (seconds)
 
 from ml_collections import ConfigDict
 
-from configs.base import add_training, base_config, require_variant
+from mimii_jax.defaults import add_training, base_config, require_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:

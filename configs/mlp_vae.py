@@ -7,7 +7,7 @@ Variants: `:reference` (the first report's network and 50 epochs), `:quick` (sec
 
 from ml_collections import ConfigDict
 
-from configs.base import add_training, base_config, require_variant
+from mimii_jax.defaults import add_training, base_config, require_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -37,7 +37,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.train.learning_rate = 1e-3
         c.train.schedule = "constant"
         c.train.warmup = 0.0
-        c.train.validation_fraction = 0.0
+        c.data.validation_fraction = 0.0
     if variant == "quick":
         c.data.scale = 0.02
         c.train.epochs = 2

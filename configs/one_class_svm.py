@@ -8,7 +8,7 @@ of 5 frames in place of whole clips), `:exact` (libsvm's RBF kernel), `:quick` (
 
 from ml_collections import ConfigDict
 
-from configs.base import base_config, require_variant
+from mimii_jax.defaults import base_config, require_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:
@@ -19,7 +19,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.windows = ConfigDict()
     c.windows.width = 0  # frames; 0: the whole clip
     c.windows.hop = 1  # frames
-    c.windows.max_examples = 100_000  # more are subsampled
+    
 
     c.detector = ConfigDict()
     c.detector.name = "sgd_one_class_svm"

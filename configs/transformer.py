@@ -14,7 +14,7 @@ which fit no usual feed-forward size; here it is four times the width, as usual)
 
 from ml_collections import ConfigDict
 
-from configs.base import add_training, base_config, require_variant
+from mimii_jax.defaults import add_training, base_config, require_variant
 
 
 def get_config(variant: str = "default") -> ConfigDict:

@@ -12,7 +12,7 @@ import numpy as np
 
 from mimii_jax import log
 from mimii_jax.data.clips import UNKNOWN
-from mimii_jax.data.labels import Labels, read_labels
+from mimii_jax.data.layouts import Labels, read_labels
 from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
 from mimii_jax.report.inputs import read_json, source

@@ -16,11 +16,10 @@ def file_errors(path: Path | str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        name = error.filename or path
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            text = f"{name}: the disk is full; free some space and run again"
+            text = f"{path}: the disk is full; free some space and run again"
         else:
-            text = f"{name}: {error.strerror or error}"
+            text = f"{path}: {error.strerror or error}"
         raise DataError(text) from error
 
 

@@ -1,15 +1,16 @@
 """Train a detector on normal sound, score the test clips, measure AUC per machine ID.
 
 python -m mimii_jax.main --config configs/transformer.py
-python -m mimii_jax.main --config configs/mlp_vae.py
 python -m mimii_jax.main --config configs/mlp_vae.py --config.data.root=PATH
 python -m mimii_jax.main --config configs/mlp_vae.py:reference --config.seeds=0,
-python -m mimii_jax.main --mode evaluate --workdir runs/...
+python -m mimii_jax.main --workdir runs/...                    resume
+python -m mimii_jax.main --mode evaluate --workdir runs/...    score again
 """
 
 import os
 import signal
 import sys
+import traceback
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
@@ -19,136 +20,113 @@ import pooch
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from mimii_jax import run
+from mimii_jax import log, run
 from mimii_jax.errors import ConfigError, DataError
-from mimii_jax.train.checkpoints import CheckpointError
-from mimii_jax.train.loop import StartError
+from mimii_jax.train.loop import Diverged
 from mimii_jax.train.mesh import join_processes
-from mimii_jax.train.progress import NonFiniteLoss
-from mimii_jax.watch import Interrupted, Watch
+from mimii_jax.workdir import Workdir
 
 CONFIG = config_flags.DEFINE_config_file(
     "config",
     None,
-    "Experiment, such as configs/mlp_vae.py; any of its fields can be set as "
-    "--config.section.field=value. Needed for --mode=train.",
+    "Experiment, such as configs/mlp_vae.py; set any field as "
+    "--config.section.field=value. Default: the config of --workdir.",
 )
 WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of all that a run writes; a new dated one under runs/."
+    "workdir", None, "Folder of everything a run writes. Default: a dated one in runs/."
 )
 MODE = flags.DEFINE_enum(
     "mode",
     "train",
     ["train", "evaluate"],
-    "train: fit and score. evaluate: score again with the model in --workdir, on the "
-    "clips of its own config or of --config; writes a new folder in the workdir.",
+    "train: fit and score. evaluate: score with the model in --workdir, into a new "
+    "folder in it; the clips are those of its config, or of --config.",
 )
-
-
 RESUME = flags.DEFINE_enum(
     "resume",
     "auto",
     ["auto", "never"],
-    "auto: go on with a training that was stopped in --workdir. never: begin afresh, "
-    "in a new folder beside it.",
+    "auto: resume an interrupted training in --workdir. never: start in a new folder "
+    "beside it.",
 )
-ERRORS = (
-    CheckpointError,
-    ConfigError,
-    DataError,
-    ImportError,
-    NonFiniteLoss,
-    StartError,
-)
+DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
 COORDINATOR = flags.DEFINE_string(
     "coordinator_address", "", "host:port of process 0, where no scheduler is found."
 )
-PROCESSES = flags.DEFINE_integer("num_processes", 0, "How many processes there are.")
-PROCESS = flags.DEFINE_integer("process_id", -1, "Which of them this is, from 0 on.")
-STOPPED = 75  # exit code: try again (EX_TEMPFAIL of sysexits.h)
+PROCESSES = flags.DEFINE_integer("num_processes", 0, "Number of processes.")
+PROCESS = flags.DEFINE_integer("process_id", -1, "Index of this process, from 0.")
+FAILED, DIVERGED, INTERRUPTED = 1, 3, 75  # exit codes; 75 is EX_TEMPFAIL: try again
 
 
 def main(argv: list[str]) -> None:
-    """Run what the flags say; an error that a user can mend is one line."""
-    if len(argv) > 1:
-        sys.exit(f"error: {argv[1]}: not a flag; see --help")
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of a save
+    """Dispatch to training or evaluation; print user errors as one line."""
+    logging.set_verbosity(logging.WARNING)  # Orbax logs every step of a save
+    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else None
     try:
+        if len(argv) > 1:
+            raise ConfigError(f"{argv[1]}: not a flag; see --help")
+        if CONFIG.value is None and workdir is None:
+            raise ConfigError("--config: name an experiment; see --help")
         _prepare_jax()
         join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    except (OSError, RuntimeError, ValueError) as error:
-        sys.exit(f"error: {_one_line(error)}")
-    if jax.process_count() > 1 and not WORKDIR.value:
-        sys.exit("error: --workdir: several processes need the same folder")
-    watch = Watch(leader=jax.process_index() == 0)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, watch.stop)
-    workdir = Path(WORKDIR.value or "")
-    stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    try:
-        if MODE.value == "train":
-            if CONFIG.value is None:
-                sys.exit("error: --config: name an experiment, see --help")
-            name = CONFIG.value.detector.name
-            workdir = Path(WORKDIR.value or f"runs/{stamp}_{name}")
-            if RESUME.value == "never":
-                workdir = _new_folder(workdir)
-            run.train(CONFIG.value, workdir, watch)
-        else:
-            if WORKDIR.value is None:
-                sys.exit("error: --workdir: name the folder of a trained model")
-            config = CONFIG.value or run.load_config(workdir)
-            run.evaluate_again(config, workdir, workdir / f"evaluate_{stamp}", watch)
-    except ERRORS as error:
-        sys.exit(f"error: {error}")
-    except Interrupted:
-        watch.say(f"stopped; the same command with --workdir={workdir} goes on")
-        sys.exit(STOPPED)
-    except OSError as error:
-        sys.exit(f"error: {_one_line(error)}")
+        if jax.process_index():
+            log.quiet()
+        if jax.process_count() > 1 and workdir is None:
+            raise ConfigError("--workdir: several processes need the same folder")
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, log.request_stop)
+        if MODE.value == "evaluate":
+            if workdir is None:
+                raise ConfigError("--workdir: name the folder of a trained model")
+            run.evaluate(CONFIG.value, workdir, workdir / f"evaluate_{stamp}")
+            return
+        config = CONFIG.value
+        if workdir is None:
+            workdir = Path(f"runs/{stamp}_{config.detector.name}")
+        elif config is None:
+            config = Workdir(workdir).read_config()
+        if RESUME.value == "never":
+            workdir = _new_folder(workdir)
+        run.train(config, workdir)
+    except (ConfigError, DataError) as error:
+        if DEBUG.value:
+            traceback.print_exc()
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(DIVERGED if isinstance(error, Diverged) else FAILED)
+    except log.Interrupted:
+        log.info(f"Interrupted. Rerun with --workdir={workdir} to resume.")
+        sys.exit(INTERRUPTED)
 
 
 def _prepare_jax() -> None:
-    """Keep what is compiled for the next start; deterministic kernels if asked for."""
-    keep_compiled()
+    """Keep compiled programs for the next start; deterministic kernels if wanted."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = pooch.os_cache("mimii_jax") / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
     if CONFIG.value is not None and CONFIG.value.deterministic:
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true"
 
 
-def keep_compiled() -> None:
-    """Keep what JAX compiles under the user's cache folder, unless another is set."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = pooch.os_cache("mimii_jax") / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
-
-
 def _new_folder(path: Path) -> Path:
-    """The path itself, or with a number behind it, so that nothing is there yet."""
+    """Append a number to the path until nothing is there."""
     candidates = (path.with_name(f"{path.name}_{i}") for i in count(2))
     return next(p for p in chain([path], candidates) if not p.exists())
 
 
 def parse(argv: list[str]) -> list[str]:
-    """Parse the flags; what is wrong with them is one line."""
+    """Parse the flags; print a mistake in them as one line."""
     try:
         return flags.FLAGS(argv)
-    except (AttributeError, LookupError) as error:
-        sys.exit(f"error: --config: unknown field {_one_line(error)}")
-    except (flags.Error, OSError, TypeError, ValueError) as error:
-        sys.exit(f"error: {_one_line(error)}")
-
-
-def _one_line(error: Exception) -> str:
-    """The message without the attempts and tracebacks that ml_collections puts in."""
-    text: object = error
-    while isinstance(text, Exception) and text.args and not isinstance(text, OSError):
-        text = text.args[0]  # an AttributeError of a KeyError of the text
-    lines = [line.strip() for line in str(text).splitlines() if line.strip()]
-    if any(line.startswith("Traceback") for line in lines):
-        return f"{lines[0].partition(': ')[0]}: {lines[-1].partition(': ')[2]}"
-    return lines[-1] if isinstance(error, OSError) else " ".join(lines)
+    except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
+        text = " ".join(str(error.args[0] if error.args else error).split())
+        print(f"error: {text}", file=sys.stderr)
+        sys.exit(FAILED)
+    except OSError as error:
+        print(f"error: --config: {error}", file=sys.stderr)
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

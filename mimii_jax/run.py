@@ -1,323 +1,398 @@
-"""One experiment: build from the config, load, fit, score, evaluate, report."""
+"""One experiment: build once, load, fit, score, report."""
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
-from mimii_jax.config import (
-    Config,
-    build_detector,
-    build_front_end,
-    check,
-    load_clips,
-    machine_types,
-)
-from mimii_jax.data.clips import Clips
-from mimii_jax.detectors.backends import MAHALANOBIS
+from mimii_jax import log
+from mimii_jax.config import Config, Experiment, build, differences
+from mimii_jax.data.clips import Clips, hold_out
 from mimii_jax.detectors.controls import score_controls
-from mimii_jax.detectors.detector import Detector
-from mimii_jax.detectors.neural import NeuralDetector
-from mimii_jax.detectors.pictures import add_pictures
+from mimii_jax.detectors.detector import Fitted
 from mimii_jax.errors import ConfigError
+from mimii_jax.features.front_ends import extract
+from mimii_jax.files import file_errors, replace_file
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.tables import print_results
+from mimii_jax.report.tables import results_table
 from mimii_jax.results.official import write_official
-from mimii_jax.results.per_id import evaluate
+from mimii_jax.results.per_id import evaluate as evaluate_scores
 from mimii_jax.results.table import (
+    SEPARATOR,
     Scores,
     read_scores,
     select_split,
     write_scores,
 )
+from mimii_jax.train.loop import Diverged
 from mimii_jax.train.mesh import wait_for_processes
-from mimii_jax.train.runs import Start, runs_on_all
-from mimii_jax.watch import Watch
-from mimii_jax.workdir import PICTURED, append_clips, command_line, pictured
+from mimii_jax.train.runs import ALL, EXTRA, Run, TrainingSet, training_sets
+from mimii_jax.workdir import Workdir, example_name, example_rows
 
-# What may differ from an earlier start of the same training: it moves no number.
-FREE_TO_CHANGE = (
-    *("mesh.", "checkpoint.", "data.workers", "data.cache"),
-    *("profile", "tensorboard"),
-)
-# What a trained model depends on, when it scores again.
-OF_THE_MODEL = (
-    "features.",
-    "windows.width",
-    "detector.",
-    "scoring.kind",
-    "scoring.per_id",
-    "seeds",
-    # Which normal clips it was trained on, where they are drawn.
-    "data.split_seed",
-    "data.test_normals",
-)
-# And where what is normal was learned from scored training clips.
-OF_THE_NORMALS = (
-    *("scoring.pooling", "scoring.top_k", "scoring.gwrp_r"),
-    *("scoring.decoding", "scoring.given", "windows.scoring_hop"),
-)
+FINE_TUNED = "fine_tuned"
+RUNS = "runs.json"  # beside the models: training set and seed of each
 
 
-def train(config: Config, workdir: Path, watch: Watch) -> None:
-    """Fit the config's detector, score the test clips and write the workdir.
+def train(config: Config, path: Path) -> Scores:
+    """Fit the config's detector, score the test clips, write workdir and report.
 
-    With the workdir of an earlier start that was stopped, it goes on from there.
+    An interrupted training in the workdir is resumed.
 
     Raises
     ------
-    ConfigError, DataError
-        Before anything is trained or written.
+    ConfigError, DataError : before anything is trained or written
     """
-    check(config)
-    _require_same_training(config, workdir)
-    types = machine_types(config)
+    start = time.perf_counter()
+    experiment = build(config)
+    workdir = Workdir(path, writes=jax.process_index() == 0)
+    _require_same(experiment, config, workdir)
+    machines = experiment.data.machines()
+    for machine_type in machines[1:]:
+        experiment.data.check(machine_type)  # before the first is trained on
     wait_for_processes("checked")
-    if watch.leader:
-        # Of an earlier start; they are made anew.
-        for name in PICTURED:
-            (workdir / name).unlink(missing_ok=True)
-    if len(types) > 1:
-        # A bad file of the last type is found before the first is trained on.
-        for machine_type in types:
-            load_clips(config, machine_type, watch)
-    tables = [_train_one(config, name, workdir, watch) for name in types]
-    _report(config, Scores.concatenate(tables), workdir, watch)
-
-
-def _require_same_training(config: Config, workdir: Path) -> None:
-    """Refuse a workdir with anything in it but an earlier start of this training."""
-    if not workdir.exists() or not any(workdir.iterdir()):
-        return
-    if not (workdir / "config.json").exists():
-        raise ConfigError(
-            f"--workdir={workdir}: is not empty and holds no config.json of an earlier "
-            "start; choose another folder"
+    tables = []
+    for number, machine_type in enumerate(machines):
+        clips = experiment.data.load(
+            machine_type, extra=EXTRA in experiment.training_sets
         )
-    changes = [
-        f"{name} was {known}, is {asked}"
-        for name, known, asked in _differences(load_config(workdir), config)
-        if not name.startswith(FREE_TO_CHANGE)
-    ]
-    if changes:
-        raise ConfigError(
-            f"--workdir={workdir}: was begun with another config: "
-            f"{'; '.join(changes)}; --resume=never begins a new workdir"
-        )
+        _require_fit(experiment, clips)
+        if not number:
+            workdir.start(config)
+            wait_for_processes("started")
+        tables += _train_machine(experiment, clips, workdir)
+    table = Scores.concatenate(tables)
+    _report(experiment, table, workdir, time.perf_counter() - start)
+    return table
 
 
-def _train_one(
-    config: Config, machine_type: str, workdir: Path, watch: Watch
-) -> Scores:
-    """Train and score one machine type; its audio is gone when this returns."""
-    detector = build_detector(config)
-    if jax.process_count() > 1 and not isinstance(detector, NeuralDetector):
-        name = config.detector.name
-        raise ConfigError(f"detector.name='{name}': needs one process, no more")
-    clips = load_clips(config, machine_type, watch, needed=_needed(detector))
-    if watch.leader:
-        _begin(config, workdir)
-    wait_for_processes("workdir")
-    watch.begin(workdir, machine_type)
-    if config.get("tensorboard"):
-        watch.open_tensorboard(workdir / "tensorboard" / machine_type)
-    if config.get("profile"):
-        watch.profile = workdir / "profile"
-    if detector:
-        runs = runs_on_all(len(clips.train), config.seeds)
-        if config.get("init_from"):
-            n_samples = clips.audio.shape[1]
-            starts = _starts(config, machine_type, n_samples, watch)
-            runs = [replace(r, start=s) for r, s in zip(runs, starts, strict=True)]
-        folder = workdir / "checkpoints" / machine_type
-        detector = detector.fit(clips.train, runs, folder, watch)
-    return _score(config, detector, clips, workdir, watch)
+def evaluate(config: Config | None, path: Path, out: Path) -> Scores:
+    """Score with the trained models of a workdir, and report into `out`.
 
-
-def _begin(config: Config, folder: Path) -> None:
-    """Make a folder, with what its page tells of how it was made."""
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(config.to_dict(), indent=2)
-    (folder / "config.json").write_text(text + "\n")
-    (folder / "command.txt").write_text(command_line() + "\n")
-
-
-def _starts(
-    config: Config, machine_type: str, n_samples: int, watch: Watch
-) -> list[Start]:
-    """For each seed the model of the same seed in `init_from`, or its only one."""
-    workdir = Path(config.init_from)
-    saved = load_config(workdir)
-    for name, known, asked in _differences(saved, config):
-        if name.startswith(("features.", "windows.")):
-            raise ConfigError(
-                f"init_from={workdir}: was trained with {name}={known}, not {asked}"
-            )
-    detector = build_detector(saved)
-    folder = workdir / "checkpoints" / machine_type
-    if not isinstance(detector, NeuralDetector) or not folder.is_dir():
-        raise ConfigError(f"init_from={workdir}: no neural model of {machine_type}")
-    saved_runs = runs_on_all(0, saved.seeds)
-    starts = detector.load(folder, saved_runs, n_samples, watch).starts()
-    by_seed = dict(zip(saved.seeds, starts, strict=True))
-    missing = [seed for seed in config.seeds if seed not in by_seed]
-    if missing and len(starts) > 1:
-        raise ConfigError(
-            f"init_from={workdir}: has no model of seed {missing[0]}, but of "
-            f"{', '.join(map(str, saved.seeds))}"
-        )
-    return [by_seed.get(seed, starts[0]) for seed in config.seeds]
-
-
-def evaluate_again(config: Config, workdir: Path, out: Path, watch: Watch) -> None:
-    """Score with the trained model of `workdir`, and write tables into `out`.
-
-    The clips are those that `config` names, which may be others than those of the
-    training; everything that the model depends on must be as it was in training.
+    The clips are those of `config`, by default the workdir's; everything that the
+    models depend on must be as it was in training.
     """
-    check(config)
-    fixed = OF_THE_MODEL
-    if config.get("scoring") and config.scoring.get("kind") == MAHALANOBIS:
-        fixed += OF_THE_NORMALS
-    for name, known, asked in _differences(load_config(workdir), config):
-        if name.startswith(fixed):
-            raise ConfigError(
-                f"--config: {name}={asked} differs from that of the model in "
-                f"{workdir}, {known}"
-            )
-    if not (workdir / "scores.csv").exists():
+    start = time.perf_counter()
+    trained = Workdir(path)
+    saved = trained.read_config()
+    if not trained.finished:
         raise ConfigError(
-            f"{workdir}: its training is not finished; start the same command again"
+            f"{path}: the training isn't finished; resume it: "
+            f"python -m mimii_jax.main --workdir {path}"
         )
-    types = machine_types(config)
-    tables = [_evaluate_one(config, name, workdir, out, watch) for name in types]
-    scores = Scores.concatenate(tables)
-    _report(config, scores, out, watch)
-    if _same(scores, read_scores(workdir / "scores.csv")):
-        watch.say(f"scores: identical to those in {workdir / 'scores.csv'}")
+    experiment = build(saved if config is None else config)
+    if experiment.training() != build(saved).training():
+        changes = differences(saved, config)
+        raise ConfigError(
+            f"--config differs from the model in {path}: {'; '.join(changes)}"
+        )
+    workdir = Workdir(out, writes=jax.process_index() == 0)
+    tables = []
+    for number, machine_type in enumerate(experiment.data.machines()):
+        if experiment.detector and not trained.checkpoints(machine_type).is_dir():
+            raise ConfigError(f"{path}: holds no trained model of {machine_type}")
+        clips = experiment.data.load(machine_type, ("test",))
+        _require_fit(experiment, clips)
+        if not number:
+            workdir.start(saved if config is None else config)
+        tables += _score_machine(experiment, clips, trained, workdir)
+    table = Scores.concatenate(tables)
+    _report(experiment, table, workdir, time.perf_counter() - start)
+    if same_scores(table, read_scores(trained.scores)):
+        log.info(f"Scores are identical to {trained.scores}")
+    return table
 
 
-def _evaluate_one(
-    config: Config, machine_type: str, workdir: Path, out: Path, watch: Watch
-) -> Scores:
-    """Score one machine type with its trained model."""
-    folder = workdir / "checkpoints" / machine_type
-    detector = build_detector(config)
-    if detector and not folder.is_dir():
-        raise ConfigError(f"{folder}: no trained model of {machine_type}")
-    clips = load_clips(
-        config, machine_type, watch, splits=("test",), needed=_needed(detector)
+def _require_same(experiment: Experiment, config: Config, workdir: Workdir) -> None:
+    """Refuse a folder that holds anything but an earlier start of this experiment."""
+    if workdir.is_empty():
+        return
+    if not (workdir.path / "config.json").exists():
+        raise ConfigError(
+            f"--workdir={workdir.path}: exists but isn't a workdir (no config.json); "
+            "choose another folder"
+        )
+    saved = workdir.read_config()
+    if build(saved) != experiment:
+        raise ConfigError(
+            f"--workdir={workdir.path}: its config differs: "
+            f"{'; '.join(differences(saved, config))}. Choose another folder, or "
+            "--resume=never for a new one"
+        )
+
+
+def _require_fit(experiment: Experiment, clips: Clips) -> None:
+    """Refuse clips that the front end or the model doesn't fit."""
+    rate = getattr(experiment.front_end, "sample_rate", clips.sample_rate)
+    if rate != clips.sample_rate:
+        raise ConfigError(
+            f"features.sample_rate={rate}: the clips have {clips.sample_rate} Hz"
+        )
+    n_samples = clips.audio.shape[1]
+    wave = jax.ShapeDtypeStruct((n_samples,), np.float32)
+    jax.eval_shape(experiment.front_end, wave)
+    for detector in experiment.scorings.values():
+        detector.check(n_samples)
+        if detector.one_process and jax.process_count() > 1:
+            raise ConfigError(f"detector.name='{experiment.name}': needs one process")
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """Runs that are trained together: all random ones, or all fine-tuned ones."""
+
+    folder: Path
+    sets: Sequence[str]  # name of each run's training set
+    runs: Sequence[Run]
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        sets: Sequence[TrainingSet],
+        seeds: Sequence[int],
+        pretrained: dict[int, Any],
+    ) -> "_Stage":
+        """Create one run per training set and seed."""
+        names, runs = [], []
+        for one in sets:
+            for seed in seeds:
+                start = pretrained.get(seed)
+                run = Run(seed, one.clips, one.validation, pretrained=start)
+                names.append(one.name)
+                runs.append(run)
+        return cls(folder, names, runs)
+
+    @classmethod
+    def read(cls, folder: Path, seeds: Sequence[int]) -> "_Stage":
+        """Read the runs of a training; without a list of them, one per seed on all."""
+        path, none = folder / RUNS, np.arange(0)
+        known = [[ALL, seed] for seed in seeds]
+        if path.exists():
+            with file_errors(path):
+                known = json.loads(path.read_text())
+        runs = [Run(seed, none, none) for _, seed in known]
+        return cls(folder, [name for name, _ in known], runs)
+
+    def write(self) -> None:
+        """List the runs beside their models."""
+        with file_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+        rows = [[n, run.seed] for n, run in zip(self.sets, self.runs, strict=True)]
+        replace_file(self.folder / RUNS, (json.dumps(rows) + "\n").encode())
+
+
+def _fit(
+    experiment: Experiment, clips: Clips, workdir: Workdir
+) -> Iterator[tuple[_Stage, list[Fitted]]]:
+    """Train the random runs, then those fine-tuned from them; yield each stage."""
+    own = clips.train
+    held = hold_out(own.machine_id, experiment.data.validation_fraction)
+    rows = np.flatnonzero(clips.split == "train")[~held]
+    train = clips[np.append(rows, np.flatnonzero(clips.split == "extra"))]
+    held_out = own[held]
+    sets = training_sets(
+        train.machine_id,
+        held_out.machine_id,
+        experiment.training_sets,
+        n_own=len(rows),
     )
-    if detector:
-        runs = runs_on_all(0, config.seeds)
-        detector = detector.load(folder, runs, clips.audio.shape[1], watch)
-    if watch.leader:
-        _begin(config, out)
-    return _score(config, detector, clips, out, watch)
 
+    def fit(stage: _Stage) -> tuple[_Stage, list[Fitted]]:
+        if workdir.writes:
+            stage.write()
+        return stage, [
+            detector.fit(train, held_out, stage.runs, stage.folder)
+            for detector in experiment.scorings.values()
+        ]
 
-def load_config(workdir: Path) -> Config:
-    """The config of a workdir."""
-    path = workdir / "config.json"
+    first = [one for one in sets if not one.tuned]
+    pretrained = _pretrained(experiment, clips.machine_type)
+    folder = workdir.checkpoints(clips.machine_type)
+    stage, fitted = fit(_Stage.of(folder, first, experiment.seeds, pretrained))
+    yield stage, fitted
+    tuned = [one for one in sets if one.tuned]
+    models = fitted[0].pretrained()
+    if not tuned or not models:
+        return
+    triples = zip(stage.sets, stage.runs, models, strict=True)
+    of_all = {run.seed: model for name, run, model in triples if name == ALL}
+    folder = workdir.checkpoints(clips.machine_type, FINE_TUNED)
+    _open_metrics(experiment, clips.machine_type, workdir, stage=folder.name)
     try:
-        return ConfigDict(_tuples(json.loads(path.read_text())))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: no config of a finished training") from error
+        yield fit(_Stage.of(folder, tuned, experiment.seeds, of_all))
+    except Diverged as error:
+        log.warning(f"fine-tuning diverged: {error}")
+
+
+def _open_metrics(
+    experiment: Experiment, machine_type: str, workdir: Workdir, **more: str
+) -> None:
+    board = workdir.path / "tensorboard" / machine_type
+    log.open_metrics(
+        workdir.path / "metrics.jsonl",
+        {"machine_type": machine_type, **more},
+        board if experiment.tensorboard else None,
+    )
+
+
+def _train_machine(
+    experiment: Experiment, clips: Clips, workdir: Workdir
+) -> list[Scores]:
+    """Fit and score one machine type."""
+    workdir.add_clips(clips)
+    if not experiment.detector:
+        return _score_stages(experiment, (), clips.test, workdir)
+    _open_metrics(experiment, clips.machine_type, workdir)
+    stages = _fit(experiment, clips, workdir)
+    try:
+        return _score_stages(experiment, stages, clips.test, workdir)
+    finally:
+        log.close_metrics()
+
+
+def _score_machine(
+    experiment: Experiment, clips: Clips, trained: Workdir, workdir: Workdir
+) -> list[Scores]:
+    """Score one machine type with the fitted models of a workdir."""
+    workdir.add_clips(clips.test)
+    folders = [
+        trained.checkpoints(clips.machine_type, stage) for stage in ("", FINE_TUNED)
+    ]
+    stages = (
+        (
+            stage,
+            [d.load(stage.folder, stage.runs) for d in experiment.scorings.values()],
+        )
+        for stage in (
+            _Stage.read(folder, experiment.seeds)
+            for folder in folders
+            if folder.is_dir()
+        )
+    )
+    return _score_stages(experiment, stages, clips.test, workdir)
+
+
+def _score_stages(
+    experiment: Experiment,
+    stages: Iterable[tuple[_Stage, list[Fitted]]],
+    test: Clips,
+    workdir: Workdir,
+) -> list[Scores]:
+    """Score the test clips by every stage, and by the controls."""
+    tables, explained = [], False
+    for stage, fitted in stages:
+        if not explained:
+            _add_examples(experiment, fitted[0], test, workdir)
+            explained = True
+        tables += _score(experiment, stage, fitted, test)
+    if not explained:
+        _add_examples(experiment, None, test, workdir)
+    return [*tables, score_controls(test)]
 
 
 def _score(
-    config: Config, detector: Detector | None, clips: Clips, out: Path, watch: Watch
-) -> Scores:
-    """Scores of the test clips under every seed, and the controls'.
-
-    Adds the clips and the pictures of some to the files of `out`.
-    """
-    if watch.leader:
-        append_clips(clips, out / "clips.csv")
-        add_pictures(build_front_end(config), detector, clips.test, out)
-    tables = []
-    if detector:
-        scores = detector.score(clips.test, watch)
-        for seed, score in zip(config.seeds, scores, strict=True):
-            name = config.detector.name
+    experiment: Experiment, stage: _Stage, fitted: Sequence[Fitted], test: Clips
+) -> Iterator[Scores]:
+    """Yield the scores of every training set, scoring and seed."""
+    several = len(experiment.training_sets) > 1
+    for label, model in zip(experiment.scorings, fitted, strict=True):
+        scores = model.score(test)
+        for one, run, score in zip(stage.sets, stage.runs, scores, strict=True):
+            parts = [experiment.name, one if several else "", label]
+            name = SEPARATOR.join(part for part in parts if part)
             if np.isnan(score).all():
-                watch.say(f"seed {seed}: no scores, since its training diverged")
+                log.warning(f"{name}, seed {run.seed}: diverged, so no scores")
                 continue
-            tables.append(Scores.of_clips(name, seed, clips.test, score))
-    mine = np.ones(len(clips), bool)
-    if isinstance(detector, NeuralDetector):
-        mine = detector.rows_needed(clips)
-    mine = mine[clips.split == "test"]
-    return Scores.concatenate([*tables, score_controls(clips.test, mine, watch)])
+            yield Scores.of_clips(name, run.seed, test, score)
 
 
-def _report(config: Config, scores: Scores, workdir: Path, watch: Watch) -> None:
-    """Write tables and figures into the workdir, and print the results."""
-    if not watch.leader:
+def _pretrained(experiment: Experiment, machine_type: str) -> dict[int, Any]:
+    """Load the models of `init_from`: for each seed its own, or the only one."""
+    if not experiment.init_from:
+        return {}
+    path = Path(experiment.init_from).expanduser()
+    saved = build(Workdir(path).read_config())
+    if saved.front_end != experiment.front_end:
+        raise ConfigError(
+            f"init_from={path}: trained with {saved.front_end}, not "
+            f"{experiment.front_end}"
+        )
+    folder = Workdir(path).checkpoints(machine_type)
+    if not saved.detector or not folder.is_dir():
+        raise ConfigError(f"init_from={path}: holds no model of {machine_type}")
+    runs = [Run(seed, np.arange(0), np.arange(0)) for seed in saved.seeds]
+    models = saved.detector.load(folder, runs).pretrained()
+    if not models:
+        raise ConfigError(f"init_from={path}: {saved.name} can't be fine-tuned")
+    by_seed = dict(zip(saved.seeds, models, strict=True))
+    missing = [seed for seed in experiment.seeds if seed not in by_seed]
+    if missing and len(models) > 1:
+        raise ConfigError(
+            f"init_from={path}: has no model of seed {missing[0]}, but of "
+            f"{', '.join(map(str, saved.seeds))}"
+        )
+    return {seed: by_seed.get(seed, models[0]) for seed in experiment.seeds}
+
+
+def _add_examples(
+    experiment: Experiment, fitted: Fitted | None, test: Clips, workdir: Workdir
+) -> None:
+    """Add each ID's first normal and first anomalous test clip, for figures."""
+    rows = example_rows(test)
+    if not rows:
         return
-    write_scores(scores, workdir / "scores.csv")
-    write_official(scores, workdir / "official")
-    c = config.eval
-    selected = select_split(scores, c.split)
-    rows = evaluate(selected, bootstrap=c.bootstrap, max_fpr=c.max_fpr)
-    print_results(rows, "recordings" if config.data.root else "simulated", c.split)
-    write_figures(workdir, c.split)
-    watch.say(f"Report: {write_report(workdir, rows)}")
-
-
-def _needed(detector: Detector | None) -> Callable[[Clips], np.ndarray] | None:
-    """For one of several processes, the clips whose audio it needs."""
-    if jax.process_count() == 1 or not isinstance(detector, NeuralDetector):
-        return None
-
-    def needed(clips: Clips) -> np.ndarray:
-        rows = detector.rows_needed(clips)
-        if jax.process_index() == 0:  # which draws them
-            rows[pictured(clips)] = True
-        return rows
-
-    return needed
-
-
-def _same(a: Scores, b: Scores) -> bool:
-    """Whether two tables hold the same clips and the very same numbers."""
-    return len(a) == len(b) and all(
-        np.array_equal(getattr(a, column), getattr(b, column))
-        for column in ("detector", "seed", "machine_type", "name", "score")
+    front_end = experiment.front_end
+    arrays: dict[str, Any] = {"seconds_per_frame": front_end.hop / test.sample_rate}
+    if front_end.frequencies is not None:
+        arrays["frequency"] = front_end.frequencies
+    why = fitted.explain(test[np.array(rows)]) if fitted else None
+    features = (
+        why.features
+        if why
+        else np.asarray(extract(front_end, test.audio, np.array(rows), lambda n: None))
     )
+    for i, row in enumerate(rows):
+        name = example_name(test, row)
+        arrays[f"{name}/features"] = features[i]
+        if why:
+            arrays[f"{name}/expected"] = why.expected[i]
+            arrays[f"{name}/error"] = why.error[i]
+            arrays[f"{name}/seconds"] = why.seconds
+            arrays[f"{name}/track"] = why.track[i]
+    workdir.add_examples(arrays)
 
 
-def _tuples(value: Any) -> Any:
-    """JSON has no tuples: its lists into tuples, at every depth."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+def _report(
+    experiment: Experiment, scores: Scores, workdir: Workdir, seconds: float
+) -> None:
+    """Write tables, figures and the page; print the results."""
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    workdir.write_about(seconds, jax=jax.__version__, devices=devices)
+    if not workdir.writes:
+        return
+    write_scores(scores, workdir.scores)
+    write_official(scores, workdir.path / "official")
+    e = experiment.eval
+    part = select_split(scores, e.split)
+    rows = evaluate_scores(part, bootstrap=e.bootstrap, max_fpr=e.max_fpr)
+    for machine_type in scores.machine_types:
+        of_type = [row for row in rows if row.machine_type == machine_type]
+        log.console.print(
+            results_table(of_type, f"{machine_type}, {experiment.data.source}", e.split)
+        )
+    write_figures(workdir.path, split=e.split)
+    log.info(f"Report: {write_report(workdir.path, rows)}")
 
 
-def _differences(known: Config, asked: Config) -> list[tuple[str, str, str]]:
-    """Full name of every field in which two configs differ, and both values."""
-    first, second = _fields(known), _fields(asked)
-    return [
-        (name, first.get(name, "not there"), second.get(name, "not there"))
-        for name in sorted(first.keys() | second.keys())
-        if first.get(name) != second.get(name)
-    ]
-
-
-def _fields(config: Config) -> dict[str, str]:
-    """Every field of a config as text, by its full name."""
-
-    def walk(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                yield from walk(f"{prefix}.{key}" if prefix else key, item)
-        else:
-            yield prefix, json.dumps(value)
-
-    return dict(walk("", config.to_dict()))
+def same_scores(a: Scores, b: Scores) -> bool:
+    """Whether two tables hold the same clips and the very same numbers."""
+    columns = ("detector", "seed", "machine_type", "name", "score")
+    return len(a) == len(b) and all(
+        np.array_equal(getattr(a, column), getattr(b, column)) for column in columns
+    )

@@ -1,31 +1,125 @@
-"""What a run leaves in its workdir beside scores: its clips, and examples to draw."""
+"""The files of a workdir: config.json, run.json, clips.csv, examples.npz."""
 
 import csv
+import json
+import platform
 import shlex
+import subprocess
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
+from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
+from mimii_jax import log
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
-from mimii_jax.features.front_ends import FrontEnd
+from mimii_jax.defaults import ConfigDict, fill
+from mimii_jax.errors import ConfigError
+from mimii_jax.files import file_errors, replace_file
 
-# Files about the clips of a run, each made anew by every start.
-PICTURED = ("clips.csv", "examples.npz", "predictions.npz", "tracks.npz")
-# From features [clip, frame, bin] to what a model expects, and the scale of each bin.
-Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-
-
-def command_line() -> str:
-    """The command of this process, as it was typed, with a short name of Python."""
-    return shlex.join(["python", *sys.orig_argv[1:]])
+# Files about the clips of a run; every start writes them anew.
+OF_CLIPS = ("clips.csv", "examples.npz")
 
 
-def pictured(clips: Clips) -> list[int]:
-    """The first normal and the first anomalous test clip of each ID."""
+@dataclass(frozen=True)
+class Workdir:
+    """A folder with everything that a run writes.
+
+    Attributes
+    ----------
+    path : the folder
+    writes : whether this process, of several, writes small files
+    """
+
+    path: Path
+    writes: bool = True
+
+    @property
+    def scores(self) -> Path:
+        """The score table."""
+        return self.path / "scores.csv"
+
+    @property
+    def finished(self) -> bool:
+        """Whether a training has ended here."""
+        return self.scores.is_file()
+
+    def checkpoints(self, machine_type: str, stage: str = "") -> Path:
+        """Folder of the fitted models of a machine type."""
+        name = f"{machine_type}_{stage}" if stage else machine_type
+        return self.path / "checkpoints" / name
+
+    def is_empty(self) -> bool:
+        """Whether the folder is missing or empty."""
+        with file_errors(self.path):
+            return not self.path.exists() or not any(self.path.iterdir())
+
+    def read_config(self) -> ConfigDict:
+        """Read config.json; fields that it lacks get today's defaults, and a line."""
+        path = self.path / "config.json"
+        try:
+            saved = _tuples(json.loads(path.read_text()))
+            config, assumed = fill(saved)
+        except (OSError, ValueError, AttributeError, TypeError) as error:
+            raise ConfigError(
+                f"{path}: not readable as a workdir's config ({error})"
+            ) from error
+        if assumed:
+            log.info(f"{path}: assumed {', '.join(assumed)}")
+        return config
+
+    def start(self, config: ConfigDict) -> None:
+        """Create the folder; write config.json; drop an earlier start's clips."""
+        if not self.writes:
+            return
+        with file_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            for name in OF_CLIPS:
+                (self.path / name).unlink(missing_ok=True)
+        text = json.dumps(config.to_dict(), indent=2) + "\n"
+        replace_file(self.path / "config.json", text.encode())
+
+    def write_about(self, seconds: float, **more: Any) -> None:
+        """Write run.json: command, duration, versions."""
+        about = {
+            "command": shlex.join(["python", *sys.orig_argv[1:]]),
+            "seconds": round(seconds, 1),
+            "commit": _commit(),
+            "python": platform.python_version(),
+            **more,
+        }
+        if self.writes:
+            text = json.dumps(about, indent=2) + "\n"
+            replace_file(self.path / "run.json", text.encode())
+
+    def add_clips(self, clips: Clips) -> None:
+        """Add a row per clip to clips.csv."""
+        if not self.writes:
+            return
+        path, text = self.path / "clips.csv", StringIO()
+        write = csv.writer(text, lineterminator="\n").writerow
+        known = path.read_text(encoding="utf-8") if path.exists() else ""
+        if not known:
+            write(("machine_type", *COLUMNS))
+        rows = (getattr(clips, column).tolist() for column in COLUMNS)
+        for row in zip(*rows, strict=True):
+            write((clips.machine_type, *row))
+        replace_file(path, (known + text.getvalue()).encode())
+
+    def add_examples(self, arrays: dict[str, Any]) -> None:
+        """Add arrays to examples.npz."""
+        if not self.writes:
+            return
+        path, file = self.path / "examples.npz", BytesIO()
+        known: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
+        np.savez_compressed(file, **known | arrays)
+        replace_file(path, file.getvalue())
+
+
+def example_rows(clips: Clips) -> list[int]:
+    """Rows of the first normal and the first anomalous test clip of each ID."""
     rows = []
     for machine_id in clips.ids:
         for label in (NORMAL, ANOMALOUS):
@@ -34,55 +128,25 @@ def pictured(clips: Clips) -> list[int]:
     return rows
 
 
-def append_clips(clips: Clips, path: Path) -> None:
-    """Add a row per clip to clips.csv."""
-    fresh = not path.exists()
-    with path.open("a", newline="") as file:
-        write = csv.writer(file, lineterminator="\n").writerow
-        if fresh:
-            write(("machine_type", *COLUMNS))
-        rows = (getattr(clips, column).tolist() for column in COLUMNS)
-        for row in zip(*rows, strict=True):
-            write((clips.machine_type, *row))
-
-
-def add_examples(
-    front_end: FrontEnd, clips: Clips, workdir: Path, predict: Predict | None
-) -> None:
-    """Add pictures of each ID's first normal and first anomalous test clip.
-
-    Their features go to examples.npz; what the model of `predict` makes of them, if
-    there is one, and the scale of its errors per bin go to predictions.npz.
-    """
-    features = jax.jit(lambda clip: front_end(clip.astype(np.float32) / 32768))
-    rows = pictured(clips)
-    pictures = [np.asarray(features(clips.audio[row])) for row in rows]
-    names = [picture_name(clips, row) for row in rows]
-    seconds = front_end.hop / clips.sample_rate
-    about: dict[str, Any] = {"seconds_per_frame": seconds}
-    if front_end.frequencies is not None:
-        about["frequency"] = front_end.frequencies
-    add_arrays(
-        workdir / "examples.npz",
-        about | {f"{n}/features": x for n, x in zip(names, pictures, strict=True)},
-    )
-    if predict and rows:
-        predicted, scale = predict(np.stack(pictures))
-        arrays = dict(zip(names, predicted, strict=True))
-        arrays[f"{clips.machine_type}/scale"] = scale
-        add_arrays(workdir / "predictions.npz", arrays)
-
-
-def picture_name(clips: Clips, row: int) -> str:
-    """Its name in files of pictures: "<machine type>/<ID>/<normal or anomalous>"."""
+def example_name(clips: Clips, row: int) -> str:
+    """Name in examples.npz: "<machine type>/<ID>/<normal or anomalous>"."""
     kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
     return f"{clips.machine_type}/{clips.machine_id[row]}/{kind}"
 
 
-def add_arrays(path: Path, arrays: dict[str, Any]) -> None:
-    """Add arrays to a file, which is replaced as a whole."""
-    known: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
-    temporary = path.with_name(f".{path.name}")
-    with temporary.open("wb") as file:
-        np.savez_compressed(file, **known | arrays)
-    temporary.replace(path)
+def _commit() -> str:
+    """Commit of this source, with a + if files were changed since; "" if unknown."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+"]
+    folder = Path(__file__).parent
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def _tuples(value: Any) -> Any:
+    """Turn JSON's lists into tuples, at every depth."""
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

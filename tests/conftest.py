@@ -111,10 +111,14 @@ def model(recordings, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def server(monkeypatch):
-    """A server of records, which misbehaves as it is told."""
+    """A server of records that misbehaves according to its `plan`."""
     from records_server import RecordsServer
 
+    from mimii_jax.data import download
+
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(download, "REGISTRY", dict(download.REGISTRY))
+    monkeypatch.setattr(download, "CHUNK", 2**16)
     server = RecordsServer()
     server.start()
     yield server
@@ -141,8 +145,6 @@ def dev(server, fan) -> str:
 @pytest.fixture
 def waits(monkeypatch) -> list[float]:
     """The seconds that a download would have waited."""
-    from mimii_jax.data import fetch
-
     waits = []
-    monkeypatch.setattr(fetch.time, "sleep", waits.append)
+    monkeypatch.setattr("time.sleep", waits.append)
     return waits

@@ -20,7 +20,6 @@ def start(recordings, workdir, *more, **variables):
             "--config=configs/mlp_vae.py:quick",
             f"--workdir={workdir}",
             f"--config.data.root={recordings}",
-            "--config.data.cache=",
             "--config.train.batch_size=32",
             "--config.detector.hidden=(16,)",
             "--config.eval.bootstrap=0",

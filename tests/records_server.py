@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import re
 import threading
 import zipfile
@@ -33,22 +32,14 @@ class RecordsServer(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
         self.content: dict[str, bytes] = {}
-        self.listed: dict[int, list[dict]] = {}
         self.plan: dict[str, list] = {}
         self.asked: list[tuple[str, str]] = []
 
     def publish(self, record: int, name: str, data: bytes) -> str:
-        """Put a file into a record; returns its path."""
+        """Put a file into a record and pin its sum; returns its path."""
         path = f"/records/{record}/files/{name}"
         self.content[path] = data
-        entry = {
-            "key": name,
-            "size": len(data),
-            "checksum": f"md5:{hashlib.md5(data).hexdigest()}",
-        }
-        self.listed.setdefault(record, []).append(entry)
-        text = json.dumps({"id": record, "files": self.listed[record]})
-        self.content[f"/api/records/{record}"] = text.encode()
+        download.REGISTRY[name] = (hashlib.md5(data).hexdigest(), len(data))
         return path
 
     def ranges(self, path: str) -> list[str]:

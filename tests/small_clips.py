@@ -1,12 +1,8 @@
 """A small machine for the tests: one second of hum with noise; faults rattle."""
 
-import io
-
 import numpy as np
-from rich.console import Console
 
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
-from mimii_jax.watch import Watch
 
 RATE = 16000
 
@@ -44,11 +40,3 @@ def small_clips(ids=("00", "02"), train=6, test=3, length=RATE, seed=0):
         sample_rate=RATE,
     )
 
-
-def quiet_watch():
-    """A watch whose lines can be read with `said`."""
-    return Watch(console=Console(file=io.StringIO(), width=200))
-
-
-def said(watch):
-    return watch.console.file.getvalue()

@@ -1,16 +1,14 @@
-"""Experiments that are over in seconds."""
-
-from small_clips import quiet_watch, said
+"""Experiments that take seconds."""
 
 from configs import mlp_vae
-from mimii_jax import run
+from mimii_jax import log, run
 
 
 def small(module=mlp_vae, variant="quick", root="", **sections):
     """A config with a network of a few units and one seed."""
     c = module.get_config(variant)
     c.seeds = (0,)
-    c.data.root, c.data.cache = str(root), ""
+    c.data.root = str(root)
     c.features.n_mels = 16
     c.eval.bootstrap = 20
     if "train" in c:
@@ -21,14 +19,14 @@ def small(module=mlp_vae, variant="quick", root="", **sections):
 
 
 def trained(config, workdir):
-    """Train, and what was said meanwhile."""
-    watch = quiet_watch()
-    run.train(config, workdir, watch)
-    return said(watch)
+    """Train; return the printed lines."""
+    with log.console.capture() as printed:
+        run.train(config, workdir)
+    return printed.get()
 
 
-def again(config, workdir):
-    """Score again, and what was said meanwhile and where it is."""
-    watch = quiet_watch()
-    run.evaluate_again(config, workdir, workdir / "again", watch)
-    return said(watch), workdir / "again"
+def again(config, workdir, out="again"):
+    """Score again; return the printed lines and the folder."""
+    with log.console.capture() as printed:
+        run.evaluate(config, workdir, workdir / out)
+    return printed.get(), workdir / out

@@ -10,11 +10,11 @@ import pytest
 from training import SETTINGS, Centre, build_vae, leaves, train_on
 
 from configs import mlp_vae
+from mimii_jax.errors import ConfigError
 from mimii_jax.features import augmentations
 from mimii_jax.features.augment import Augment
 from mimii_jax.features.augmentations import bands, extents
-from mimii_jax.train.runs import Run
-from mimii_jax.train.settings import Settings
+from mimii_jax.train.runs import Run, Settings
 
 FIELDS = mlp_vae.get_config().augment.to_dict()
 EVERY = tuple(name for name in FIELDS if name != "names")
@@ -248,7 +248,7 @@ def settings(names, **changes):
 
 def test_runs_that_differ_in_their_masks_equal_the_runs_alone():
     changes = [{}, {"spec_augment.time_width": 0.0}, {"noise.strength": 0.1}]
-    runs = [Run(seed, np.arange(5), own) for seed, own in enumerate(changes)]
+    runs = [Run(seed, np.arange(5), changes=own) for seed, own in enumerate(changes)]
     names = ("spec_augment", "warp", "noise", "mixup")
     _, many = train_on(runs=runs, settings=settings(names))
     for i, run in enumerate(runs):
@@ -261,15 +261,16 @@ def test_runs_that_differ_in_their_masks_equal_the_runs_alone():
 
 def test_a_change_of_masks_changes_what_is_learned():
     """The same seed twice: only their masks differ."""
-    runs = [Run(0, np.arange(5), c) for c in ({}, {"spec_augment.time_width": 0.0})]
+    none = {"spec_augment.time_width": 0.0}
+    runs = [Run(0, np.arange(5), changes=changes) for changes in ({}, none)]
     _, state = train_on(runs=runs, settings=settings(("spec_augment",)))
     first, second = leaves(state.params)[0]
     assert not np.allclose(first, second, rtol=1e-3)
 
 
 def test_what_is_not_compiled_in_cannot_differ():
-    run = Run(0, np.arange(5), {"gain.strength": 1.0})
-    with pytest.raises(ValueError, match=r"runs cannot differ in gain\.strength"):
+    run = Run(0, np.arange(5), changes={"gain.strength": 1.0})
+    with pytest.raises(ConfigError, match=r"gain\.strength: runs can't differ"):
         train_on(runs=[run], settings=settings(("noise",)))
 
 
@@ -288,7 +289,7 @@ def test_every_step_and_run_draws_anew_and_validation_draws_nothing(tmp_path):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         return tuple(
             np.array([line[field] for line in lines])
-            for field in ("train_loss", "validation_loss")
+            for field in ("train_loss", "val_loss")
         )
 
     plain, held_out = losses(())

@@ -1,7 +1,6 @@
 """Checkpoints: whole or not at all, the latest that can be read, any mesh."""
 
 import contextlib
-import io
 import json
 import shutil
 import subprocess
@@ -9,25 +8,16 @@ import subprocess
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 from training import DIFFERENT, leaves, train_on
 
-from mimii_jax.train.checkpoints import CheckpointError, Checkpoints
-from mimii_jax.watch import Interrupted, Watch
+from mimii_jax import log
+from mimii_jax.errors import DataError
+from mimii_jax.train.checkpoints import Checkpoints
+from mimii_jax.train.runs import CheckpointPolicy
 
 
-@pytest.fixture
-def watch(tmp_path):
-    return Watch(tmp_path / "metrics.jsonl", Console(file=io.StringIO(), width=300))
-
-
-def said(watch):
-    return watch.console.file.getvalue()
-
-
-def checkpoints(folder, watch, **changes):
-    fields = {"every_steps": 0, "every_minutes": 0.0, "keep": 2} | changes
-    return Checkpoints(folder / "checkpoints", **fields, watch=watch)
+def checkpoints(folder, **policy):
+    return Checkpoints(folder / "checkpoints", CheckpointPolicy(**policy))
 
 
 def steps(folder):
@@ -35,49 +25,50 @@ def steps(folder):
     return sorted(int(name) for name in names if name.isdigit())
 
 
-def train_in(folder, watch, stop_at=None, mesh=(1, 1), **changes):
+def train_in(folder, stop_at=None, mesh=(1, 1), metrics=None, **changes):
     """Train with checkpoints, and stop once a step is reached."""
-    saved = checkpoints(folder, watch, **changes)
+    saved = checkpoints(folder, **changes)
     if stop_at is not None:
         due = saved.due
 
         def stop_when_there(step):
-            watch.stopped = step >= stop_at
+            if step >= stop_at:
+                log.request_stop()
             return due(step)
 
         saved.due = stop_when_there
     try:
-        return train_on(
-            runs=DIFFERENT, held_out=1, mesh=mesh, checkpoints=saved, watch=watch
-        )[1]
+        return train_on(runs=DIFFERENT, mesh=mesh, checkpoints=saved, metrics=metrics)[
+            1
+        ]
     finally:
         saved.close()
-        watch.stopped = False
 
 
 @pytest.mark.parametrize("stop_at", [1, 3])
-def test_a_training_that_was_stopped_ends_with_the_same_bits(stop_at, tmp_path, watch):
+def test_a_training_that_was_stopped_ends_with_the_same_bits(stop_at, tmp_path, capsys):
     """All runs of it, of which some are done when others are not."""
-    whole = train_in(tmp_path / "whole", Watch(None, Console(file=io.StringIO())))
-    with pytest.raises(Interrupted):
-        train_in(tmp_path, watch, stop_at=stop_at)
+    whole = train_in(tmp_path / "whole")
+    metrics = tmp_path / "metrics.jsonl"
+    with pytest.raises(log.Interrupted):
+        train_in(tmp_path, stop_at=stop_at, metrics=metrics)
     assert max(steps(tmp_path)) >= stop_at
-    resumed = train_in(tmp_path, watch)
+    resumed = train_in(tmp_path, metrics=metrics)
     for a, b in zip(leaves(resumed), leaves(whole), strict=True):
         np.testing.assert_array_equal(a, b)
-    assert f"goes on from {tmp_path / 'checkpoints'}" in said(watch)
-    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert f"Resuming from {tmp_path / 'checkpoints'}" in capsys.readouterr().out
+    lines = metrics.read_text().splitlines()
     rows = map(json.loads, lines)
     assert [row["epoch"] for row in rows] == [1, 2]
 
 
 @pytest.mark.parametrize("meshes", [((8, 1), (1, 1)), ((1, 1), (2, 4))])
-def test_a_checkpoint_restores_on_another_mesh(meshes, tmp_path, watch):
+def test_a_checkpoint_restores_on_another_mesh(meshes, tmp_path):
     first, second = meshes
-    with pytest.raises(Interrupted):
-        train_in(tmp_path, watch, stop_at=2, mesh=first)
-    resumed = train_in(tmp_path, watch, mesh=second)
-    whole = train_in(tmp_path / "whole", watch)
+    with pytest.raises(log.Interrupted):
+        train_in(tmp_path, stop_at=2, mesh=first)
+    resumed = train_in(tmp_path, mesh=second)
+    whole = train_in(tmp_path / "whole")
     for a, b in zip(leaves(resumed), leaves(whole), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
@@ -86,16 +77,16 @@ def a_state(value):
     return {"x": np.full((2, 300), value, np.float32)}
 
 
-def restored(folder, watch):
-    saved = checkpoints(folder, watch)
+def restored(folder):
+    saved = checkpoints(folder)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     step, state = saved.restore(a_state(-1.0), device)
     saved.close()
     return step, float(np.asarray(state["x"])[0, 0])
 
 
-def save_some(folder, watch, losses, **changes):
-    saved = checkpoints(folder, watch, **changes)
+def save_some(folder, losses, **changes):
+    saved = checkpoints(folder, **changes)
     for step, loss in losses.items():
         saved.save(
             step, a_state(step), None if loss is None else np.array([loss, loss])
@@ -103,12 +94,12 @@ def save_some(folder, watch, losses, **changes):
     saved.close()
 
 
-def test_the_latest_stay_and_the_best(tmp_path, watch):
+def test_the_latest_stay_and_the_best(tmp_path):
     losses = {10: 3.0, 20: 1.0, 30: None, 40: 2.0, 50: 4.0, 60: float("nan")}
-    save_some(tmp_path, watch, losses)
+    save_some(tmp_path, losses)
     assert steps(tmp_path) == [20, 50, 60]
-    assert restored(tmp_path, watch) == (60, 60.0)
-    saved = checkpoints(tmp_path, watch)
+    assert restored(tmp_path) == (60, 60.0)
+    saved = checkpoints(tmp_path)
     saved.restore(a_state(0), jax.sharding.SingleDeviceSharding(jax.devices()[0]))
     assert saved.best == 1.0
     assert not saved.better(np.array([1.0, 1.0]))
@@ -133,28 +124,28 @@ def damage(path, how):
 
 
 @pytest.mark.parametrize("how", ["truncated", "emptied", "without data", "partial"])
-def test_a_damaged_checkpoint_is_skipped_with_a_warning(how, tmp_path, watch):
-    save_some(tmp_path, watch, {10: None, 20: None})
+def test_a_damaged_checkpoint_is_skipped_with_a_warning(how, tmp_path, capsys):
+    save_some(tmp_path, {10: None, 20: None})
     damage(tmp_path / "checkpoints" / "20", how)
-    assert restored(tmp_path, watch) == (10, 10.0)
-    assert "warning: checkpoint" in said(watch)
-    assert "20 cannot be read and is skipped" in said(watch)
-    save_some(tmp_path, watch, {20: None})  # its name is free again
-    assert restored(tmp_path, watch) == (20, 20.0)
+    assert restored(tmp_path) == (10, 10.0)
+    path = tmp_path / "checkpoints" / "20"
+    assert f"warning: {path}: unreadable checkpoint" in capsys.readouterr().err
+    save_some(tmp_path, {20: None})  # its name is free again
+    assert restored(tmp_path) == (20, 20.0)
 
 
-def test_without_a_good_checkpoint_it_begins_anew(tmp_path, watch):
-    save_some(tmp_path, watch, {10: None})
+def test_without_a_good_checkpoint_it_begins_anew(tmp_path):
+    save_some(tmp_path, {10: None})
     damage(tmp_path / "checkpoints" / "10", "truncated")
-    assert restored(tmp_path, watch) == (0, -1.0)
+    assert restored(tmp_path) == (0, -1.0)
 
 
-def test_it_is_time_to_save_after_steps_and_after_minutes(tmp_path, watch, monkeypatch):
+def test_it_is_time_to_save_after_steps_and_after_minutes(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
-    never = checkpoints(tmp_path / "a", watch)
-    by_steps = checkpoints(tmp_path / "b", watch, every_steps=5)
-    by_time = checkpoints(tmp_path / "c", watch, every_minutes=2.0)
+    never = checkpoints(tmp_path / "a")
+    by_steps = checkpoints(tmp_path / "b", every_steps=5)
+    by_time = checkpoints(tmp_path / "c", every_minutes=2.0)
     now[0] = 119.0
     assert not by_time.due(1000)
     now[0] = 121.0
@@ -168,21 +159,21 @@ def test_it_is_time_to_save_after_steps_and_after_minutes(tmp_path, watch, monke
 
 
 def test_what_cannot_be_written_is_one_line_and_leaves_the_last_one(
-    tmp_path, watch, monkeypatch
+    tmp_path, monkeypatch
 ):
     """A full disk, as the system reports it."""
-    save_some(tmp_path, watch, {10: None})
-    saved = checkpoints(tmp_path, watch)
+    save_some(tmp_path, {10: None})
+    saved = checkpoints(tmp_path)
 
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(saved._manager, "save_async", full)
-    with pytest.raises(CheckpointError, match="the disk is full; make room") as caught:
+    with pytest.raises(DataError, match="the disk is full; free some space") as caught:
         saved.save(20, a_state(20), None)
     assert "\n" not in str(caught.value)
     saved.close()
-    assert restored(tmp_path, watch) == (10, 10.0)
+    assert restored(tmp_path) == (10, 10.0)
 
 
 @pytest.fixture
@@ -197,17 +188,17 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_disk_that_is_full_keeps_the_checkpoint_before(small_disk, watch):
+def test_a_disk_that_is_full_keeps_the_checkpoint_before(small_disk):
     """A real one; with room again, the same training goes on."""
-    save_some(small_disk, watch, {10: None})
+    save_some(small_disk, {10: None})
     filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
         while file.write(bytes(4096)):
             pass
-    with pytest.raises(CheckpointError, match="the disk is full; make room") as caught:
-        save_some(small_disk, watch, {20: None})
+    with pytest.raises(DataError, match="the disk is full; free some space") as caught:
+        save_some(small_disk, {20: None})
     assert "\n" not in str(caught.value)
     filler.unlink()
-    assert restored(small_disk, watch) == (10, 10.0)
-    save_some(small_disk, watch, {20: None})
-    assert restored(small_disk, watch) == (20, 20.0)
+    assert restored(small_disk) == (10, 10.0)
+    save_some(small_disk, {20: None})
+    assert restored(small_disk) == (20, 20.0)

@@ -85,7 +85,7 @@ def test_the_error_of_a_step_is_the_mean_of_its_frames(step, bounds):
     parts = [each[:, a:b].mean(1) for a, b in itertools.pairwise(bounds)]
     np.testing.assert_allclose(error, np.stack(parts, axis=1), rtol=1e-6)
     middles = [(a + b) / 2 for a, b in itertools.pairwise(bounds)]
-    np.testing.assert_array_equal(model.step_centres(), middles)
+    np.testing.assert_array_equal(model.segment_centres(), middles)
 
 
 def test_sizes_of_levels_are_rounded_up():
@@ -177,7 +177,7 @@ def test_every_variant_trains_two_steps_when_shrunk_and_scores(
 ):
     config = conv_vae.get_config(variant)
     config.seeds = (0, 1)
-    config.data.root, config.data.cache = str(recordings), ""
+    config.data.root = str(recordings)
     config.features.n_mels = 16
     config.windows.width = min(config.windows.width, 9)
     config.detector.channels, config.detector.latent = (2, 3, 2, 3, 2), 2

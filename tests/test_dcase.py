@@ -1,16 +1,16 @@
-import re
+"""Clips are found, read, written and listed; every bad file is named."""
+
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
-from hypothesis import strategies as st
-from small_clips import small_clips
 from wav_files import LENGTH, RATE, noise, put, put_slider, read
 
 from mimii_jax.data import dcase, layouts
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
+from mimii_jax.data.layouts import LAYOUTS, parse_name
 from mimii_jax.errors import DataError
 
 
@@ -19,59 +19,7 @@ def slider(tmp_path: Path) -> Path:
     return put_slider(tmp_path)
 
 
-# names
-
-
-@given(
-    st.sampled_from([("normal_", NORMAL), ("anomaly_", ANOMALOUS), ("", UNKNOWN)]),
-    st.integers(0, 99),
-    st.integers(0, 10**8 - 1),
-    st.sampled_from(["wav", "WAV", "Wav"]),
-)
-def test_every_name_of_the_grammar_is_parsed(label, machine_id, number, ending):
-    name = f"{label[0]}id_{machine_id:02d}_{number:08d}.{ending}"
-    expected = (label[1], f"{machine_id:02d}", f"{number:08d}")
-    assert layouts.parse_name(name) == expected
-
-
-@given(st.integers(0, 26), st.characters())
-def test_a_name_changed_in_one_place_is_refused_or_says_just_that(place, character):
-    name = "anomaly_id_04_00000123.wav"
-    changed = name[:place] + character + name[place + 1 :]
-    if re.fullmatch("anomaly_id_[0-9]{2}_[0-9]{8}[.][wW][aA][vV]", changed):
-        expected = (ANOMALOUS, changed[11:13], changed[14:22])
-        assert layouts.parse_name(changed) == expected
-    else:
-        with pytest.raises(ValueError, match="wrong name"):
-            layouts.parse_name(changed)
-
-
-@given(st.text())
-def test_other_text_is_refused_with_a_reason(text):
-    with pytest.raises(ValueError, match="wrong name, expected"):
-        layouts.parse_name(text + ".mp3")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "normal_id_0_00000000.wav",
-        "normal_id_00_0000000.wav",
-        "normal_id_00_000000000.wav",
-        "normal_id_\N{ARABIC-INDIC DIGIT ZERO}0_00000000.wav",
-        "Normal_id_00_00000000.wav",
-        "abnormal_id_00_00000000.wav",
-        "normal_id_00_00000000 (1).wav",
-        "normal_id_00_00000000.wav\n",
-        "../normal_id_00_00000000.wav",
-    ],
-)
-def test_near_misses_are_refused(name):
-    with pytest.raises(ValueError, match="wrong name"):
-        layouts.parse_name(name)
-
-
-# reading what is in order
+# reading DCASE 2020
 
 
 def test_order_is_train_first_then_by_id_and_name(slider):
@@ -130,13 +78,369 @@ def test_digital_silence_is_a_clip(slider):
     assert not read(slider).train.audio[2].any()
 
 
-def test_machine_types_of_a_root(tmp_path):
-    for name in ("valve/train", "ToyCar/test", "other", "-6_dB_slider/id_00/normal"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "fan").write_text("no folder")
-    assert layouts.machine_types(tmp_path) == ["-6_dB_slider", "ToyCar", "valve"]
-    with pytest.raises(DataError, match="nowhere: No such file"):
-        layouts.machine_types(tmp_path / "nowhere")
+def test_labels_are_of_their_machine_type_and_of_unlabelled_names_alone(tmp_path):
+    put(tmp_path / "fan" / "test", "id_01_00000000.wav", noise(0))
+    put(tmp_path / "fan" / "test", "anomaly_id_00_00000000.wav", noise(1))
+    name = "id_01_00000000.wav"
+    labels = {("fan", name): ANOMALOUS, ("pump", name): NORMAL}
+    labels["fan", "anomaly_id_00_00000000.wav"] = NORMAL
+    clips = dcase.read(tmp_path, "fan", splits=("test",), labels=labels)
+    assert clips.label.tolist() == [ANOMALOUS, ANOMALOUS]
+
+
+GOLDEN = [1, 2, 7, 9, 13, 18, 21, 22, 24, 28]  # of 30, for good
+
+
+def put_mimii(folder, ids=("00", "02"), normal=6, abnormal=2):
+    """Files with 8 channels, of which the first tells them apart."""
+    for machine_id in ids:
+        for kind, count in (("normal", normal), ("abnormal", abnormal)):
+            for number in range(count):
+                wide = np.stack([noise(8 * number + c) for c in range(8)], axis=1)
+                put(folder / f"id_{machine_id}" / kind, f"{number:08d}.wav", wide)
+
+
+SECTIONS = (
+    "train/section_00_source_train_normal_0000_m-n_W.wav",
+    "train/section_00_target_train_normal_0000_vel_6.wav",
+    "train/section_01_source_train_normal_0001_A1Spd28VMic1.wav",
+    "test/section_00_source_test_anomaly_0000_m-n_X.wav",
+    "test/section_00_source_test_normal_0000_m-n_X.wav",
+    "test/section_00_target_test_normal_0000_noAttribute.wav",
+)
+
+
+def put_sections(root, files=SECTIONS):
+    for seed, file in enumerate(files):
+        place, name = file.split("/")
+        put(root / "slider" / place, name, noise(seed))
+
+
+# MIMII
+
+
+def test_mimii_gets_a_split_and_the_names_of_dcase(tmp_path):
+    put_mimii(tmp_path / "slider")
+    clips = read(tmp_path / "slider", test_normals=2)
+    assert clips.ids == ["00", "02"]
+    for machine_id in clips.ids:
+        assert clips.count("train", machine_id, NORMAL) == 4
+        assert clips.count("test", machine_id, NORMAL) == 2
+        assert clips.count("test", machine_id, ANOMALOUS) == 2
+    assert len(set(clips.name.tolist())) == len(clips)
+    for row, name in enumerate(clips.name.tolist()):
+        label, machine_id, number = parse_name(name)
+        assert (label, machine_id) == (clips.label[row], clips.machine_id[row])
+        np.testing.assert_array_equal(clips.audio[row], noise(8 * int(number)))
+    dcase.write(clips, tmp_path / "converted")
+    again = read(tmp_path / "converted" / "slider")
+    np.testing.assert_array_equal(again.audio, clips.audio)
+    np.testing.assert_array_equal(again.name, clips.name)
+
+
+def test_the_split_is_the_same_whatever_is_read(tmp_path):
+    put_mimii(tmp_path / "slider", normal=30)
+
+    def held_out(**options):
+        clips = read(tmp_path / "slider", **{"test_normals": 10, **options})
+        return clips.test.name[clips.test.label == NORMAL].tolist()
+
+    first = held_out()
+    assert [int(name[-12:-4]) for name in first[:10]] == GOLDEN
+    assert held_out(splits=("test",)) == first
+    assert held_out(ids=("02",)) == first[10:]
+    other = tmp_path / "moved"
+    put_mimii(other / "slider", normal=30)
+    assert (
+        read(other / "slider", test_normals=10).test.name[2:12].tolist() == first[:10]
+    )
+
+
+def test_as_many_test_normals_as_anomalies(tmp_path):
+    put_mimii(tmp_path / "slider", abnormal=3)
+    clips = read(tmp_path / "slider", test_normals=None)
+    assert clips.count("test", "02", NORMAL) == clips.count("test", "02", ANOMALOUS)
+    assert clips.count("train", "02", NORMAL) == 3
+
+
+def test_too_few_normal_clips_to_split_are_an_error(tmp_path):
+    put_mimii(tmp_path / "slider")
+    with pytest.raises(
+        DataError, match=r"id 00 has only 6 normal.*lower .*test_normals=100"
+    ):
+        read(tmp_path / "slider")
+    put_mimii(tmp_path / "slider", ids=("04",), normal=9)
+    assert len(read(tmp_path / "slider", ["04"], test_normals=8)) == 11
+    with pytest.raises(DataError, match="no clips of id 06; present: 00, 02, 04"):
+        read(tmp_path / "slider", ["06"], test_normals=8)
+
+
+def test_levels_of_noise_are_found_and_told_apart(tmp_path):
+    put_mimii(tmp_path / "-6_dB_slider")
+    assert len(read(tmp_path / "slider", test_normals=2)) == 16
+    put_mimii(tmp_path / "0_dB_slider", normal=4)
+    with pytest.raises(
+        DataError, match=r"several folders.*: -6_dB_slider, 0_dB_slider$"
+    ):
+        read(tmp_path / "slider", test_normals=2)
+    clips = dcase.read(tmp_path, "0_dB_slider", test_normals=2)
+    assert (len(clips), clips.machine_type) == (12, "0_dB_slider")
+
+
+def test_what_is_wrong_in_mimii_is_named(tmp_path):
+    put_mimii(tmp_path / "slider")
+    put(tmp_path / "slider/id_00/normal", "copy of 00000000.wav")
+    (tmp_path / "slider/id_02/abnormal/00000000.wav").write_bytes(b"")
+    with pytest.raises(DataError, match="2 of 17 files") as error:
+        read(tmp_path / "slider", test_normals=2)
+    message = str(error.value)
+    assert "id_00/normal/copy of 00000000.wav: wrong name, expected NNNNN" in message
+    assert "id_02/abnormal/00000000.wav: empty" in message
+
+
+# DCASE 2021 to 2025
+
+
+def test_sections_are_ids_and_the_domain_is_kept(tmp_path):
+    put_sections(tmp_path)
+    clips = read(tmp_path / "slider")
+    assert clips.ids == ["00", "01"]
+    files = [f"{s}/{n}" for s, n in zip(clips.split, clips.name, strict=True)]
+    order = [0, 1, 2, 3, 4, 5]
+    assert files == [SECTIONS[i] for i in order]
+    assert clips.domain.tolist() == [
+        *("source", "target", "source"),
+        *("source", "source", "target"),
+    ]
+    assert clips.test.label.tolist() == [ANOMALOUS, NORMAL, NORMAL]
+    assert clips.test.domain.tolist() == ["source", "source", "target"]
+    np.testing.assert_array_equal(clips.audio[1], noise(1))
+
+
+def test_folders_of_2021_and_names_without_labels(tmp_path):
+    files = (
+        "train/section_00_source_train_normal_0000_A.wav",
+        "source_test/section_00_source_test_0000.wav",
+        "target_test/section_00_target_test_0000.wav",
+        "test/section_03_test_0199.wav",
+        "test/section_03_0000.wav",
+    )
+    put_sections(tmp_path, files)
+    clips = read(tmp_path / "slider")
+    assert clips.test.label.tolist() == [UNKNOWN] * 4
+    assert clips.test.machine_id.tolist() == ["00", "00", "03", "03"]
+    assert clips.test.domain.tolist() == ["source", "target", "", ""]
+    assert len(read(tmp_path / "slider", splits=("test",))) == 4
+
+
+@pytest.mark.parametrize(
+    ("file", "reason"),
+    [
+        ("train/section_00_source_test_normal_0001_A.wav", "of the test set in the fo"),
+        ("test/section_00_source_train_normal_0001_A.wav", "of the train set in the "),
+        ("train/section_00_source_train_anomaly_0001_A.wav", "an anomalous clip in th"),
+        ("train/section_00_source_train_normal_0000_B.wav", "same id and number as se"),
+        ("train/section_0_source_train_normal_0001.wav", "wrong name, expected secti"),
+        ("test/section_00_middle_test_normal_0001.wav", "wrong name, expected section"),
+        ("test/normal_id_00_00000000.wav", "wrong name, expected section"),
+    ],
+)
+def test_what_is_wrong_in_sections_is_named(tmp_path, file, reason):
+    put_sections(tmp_path, (*SECTIONS, file))
+    with pytest.raises(DataError, match="1 of 7 files") as error:
+        read(tmp_path / "slider")
+    line = str(error.value).splitlines()[1]
+    assert reason in line
+    assert line.strip().startswith(file) or "same id" in reason
+
+
+def test_dcase_2020_has_no_domain(tmp_path):
+    assert read(put_slider(tmp_path)).domain.tolist() == [""] * 6
+
+
+# other formats
+
+
+@pytest.mark.parametrize("ending", ["flac", "aiff"])
+def test_a_set_of_another_format_has_the_clips_of_wav(slider, ending):
+    expected = read(slider)
+    for path in slider.rglob("*.wav"):
+        soundfile.write(path.with_suffix(f".{ending}"), *soundfile.read(path))
+        path.unlink()
+    clips = read(slider)
+    for field in ("audio", "machine_id", "split", "label", "name"):
+        np.testing.assert_array_equal(getattr(clips, field), getattr(expected, field))
+
+
+# no layout
+
+
+def test_a_folder_that_fits_no_layout_shows_what_was_expected_and_found(tmp_path):
+    for number in range(5):
+        put(tmp_path / "slider/train", f"clip {number}.wav")
+    with pytest.raises(DataError) as error:
+        read(tmp_path / "slider")
+    message = str(error.value)
+    assert "\n" not in message
+    for layout in LAYOUTS:
+        assert f"{layout.example} ({layout.title})" in message
+    found = ", ".join(f"train/clip {number}.wav" for number in range(3))
+    assert message.endswith(f"found {found}, ...")
+
+
+# errors
+
+
+def reasons(slider: Path, **options) -> dict[str, str]:
+    """The lines of the error message, by file."""
+    with pytest.raises(DataError) as error:
+        read(slider, **options)
+    lines = str(error.value).splitlines()[1:]
+    return dict(line.strip().split(": ", 1) for line in lines)
+
+
+# files that cannot be used
+
+
+def spoil(slider: Path) -> dict[str, str]:
+    """Add one file of each bad kind; name -> what its reason must say."""
+    train, test = slider / "train", slider / "test"
+    good = (train / "normal_id_00_00000000.wav").read_bytes()
+    (train / "normal_id_00_00000010.wav").write_bytes(b"")
+    (train / "normal_id_00_00000011.wav").write_bytes(good[:-2])
+    (train / "normal_id_00_00000012.wav").write_bytes(good[:20])
+    (train / "normal_id_00_00000013.wav").write_bytes(b"fLaC" + bytes(2000))
+    (train / "normal_id_00_00000014.wav").write_bytes(good[:8] + b"AVI " + good[12:])
+    put(train, "normal_00_15.wav")
+    put(train, "normal_id_00_00000016.wav", noise(0, LENGTH + 1))
+    put(train, "normal_id_00_00000017.wav", samplerate=44100)
+    put(train, "normal_id_00_00000018.wav", noise(0, 0))
+    (train / "normal_id_00_00000019.wav").mkdir()
+    (train / "normal_id_00_00000020.wav").symlink_to(train / "nowhere.wav")
+    put(train, "normal_id_00_00000001.WAV")
+    nan = np.full(LENGTH, np.nan, np.float32)
+    put(test, "normal_id_00_00000021.wav", nan, subtype="FLOAT")
+    put(train, "anomaly_id_00_00000022.wav")
+    os.mkfifo(test / "normal_id_00_00000023.wav")
+    return {
+        "train/normal_id_00_00000010.wav": "empty: 0 bytes",
+        "train/normal_id_00_00000011.wav": "promises 1600 bytes of audio, the file "
+        "holds 1598",
+        "train/normal_id_00_00000012.wav": "truncated: it ends before the audio",
+        "train/normal_id_00_00000013.wav": "no audio",
+        "train/normal_id_00_00000014.wav": "no audio",
+        "train/normal_00_15.wav": "wrong name, expected",
+        "train/normal_id_00_00000016.wav": "wrong length: 801 samples (0.0500625 s), "
+        "but 7 files have 800 (0.05 s)",
+        "train/normal_id_00_00000017.wav": "sampling rate 44100 Hz, expected 16000 Hz",
+        "train/normal_id_00_00000018.wav": "zero samples",
+        "train/normal_id_00_00000019.wav": "unreadable",
+        "train/normal_id_00_00000020.wav": "unreadable",
+        "train/normal_id_00_00000001.WAV": "same id and number as normal_id_00_00000001"
+        ".wav",
+        "test/normal_id_00_00000021.wav": "not finite",
+        "train/anomaly_id_00_00000022.wav": "anomalous clip in the training set",
+        "test/normal_id_00_00000023.wav": "unreadable",
+    }
+
+
+def test_every_bad_file_is_named_with_its_reason(slider):
+    expected = spoil(slider)
+    said = reasons(slider)
+    assert said.keys() == expected.keys()
+    for name, reason in expected.items():
+        assert reason in said[name]
+
+
+def test_the_count_leads_the_message(slider):
+    expected = spoil(slider)
+    with pytest.raises(
+        DataError, match=rf"{len(expected)} of {6 + len(expected)} files"
+    ):
+        read(slider)
+
+
+def test_skipping_goes_on_with_the_others_and_says_so(slider, capsys):
+    good = read(slider)
+    capsys.readouterr()
+    expected = spoil(slider)
+    clips = read(slider, on_bad_file="skip")
+    assert clips.name.tolist() == good.name.tolist()
+    np.testing.assert_array_equal(clips.audio, good.audio)
+    warning = capsys.readouterr().err
+    assert warning.count("\n") == 1
+    assert (
+        f"{len(expected)} of {6 + len(expected)} files are unusable and skipped"
+        in warning
+    )
+    assert "test/normal_id_00_00000021.wav: samples that are not finite" in warning
+
+
+def test_beyond_twenty_bad_files_are_counted(slider):
+    for number in range(100, 123):
+        (slider / "train" / f"normal_id_00_{number:08d}.wav").write_bytes(b"")
+    with pytest.raises(DataError) as error:
+        read(slider)
+    lines = str(error.value).splitlines()
+    assert "23 of 29 files" in lines[0]
+    assert len(lines) == 22
+    assert lines[20].strip() == "train/normal_id_00_00000119.wav: empty: 0 bytes"
+    assert lines[21].strip() == "and 3 more"
+
+
+def test_nothing_left_is_an_error_when_skipping_too(slider):
+    for path in (slider / "train").iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="the train set has no clips"):
+        read(slider, on_bad_file="skip")
+
+
+def test_an_id_lost_by_skipping_is_an_error_when_it_is_asked_for(slider):
+    for path in slider.glob("*/*_id_02_*"):
+        path.write_bytes(b"")
+    assert read(slider, on_bad_file="skip").ids == ["00"]
+    with pytest.raises(DataError, match="no clips of id 02; present: 00"):
+        read(slider, ["00", "02"], on_bad_file="skip")
+
+
+# folders and choices
+
+
+def test_missing_folders_are_named(slider):
+    root = slider.parent
+    (root / "fan").mkdir()
+    with pytest.raises(DataError, match=r"nowhere: no such folder"):
+        dcase.read(root / "nowhere", "slider")
+    with pytest.raises(DataError, match=r"no machine type valve; present: fan, slider"):
+        dcase.read(root, "valve")
+    with pytest.raises(DataError, match=r"the data root is the folder above it"):
+        dcase.read(slider, "slider")
+    with pytest.raises(DataError, match=r"fan: fits no known layout.*found nothing"):
+        dcase.read(root, "fan")
+
+
+def test_missing_ids_are_named(slider):
+    with pytest.raises(
+        DataError, match=r"slider: no clips of id 04, 06; present: 00, 02"
+    ):
+        read(slider, ["00", "06", "04"])
+
+
+def test_an_empty_training_set_is_an_error(slider):
+    put(slider / "test", "normal_id_04_00000000.wav")
+    with pytest.raises(DataError, match=r"the train set has no clips of id 04"):
+        read(slider, ["04"])
+    for path in (slider / "train").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"slider: the train set has no clips$"):
+        read(slider)
+
+
+def test_wrong_choices_are_refused(slider):
+    with pytest.raises(ValueError, match="on_bad_file='ignore'"):
+        read(slider, on_bad_file="ignore")
+    with pytest.raises(ValueError, match="splits="):
+        read(slider, splits=("training",))
 
 
 # writing
@@ -174,7 +478,7 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
 def test_names_that_would_be_read_otherwise_are_not_written(tmp_path):
     clips = some_clips()
     clips.label[2] = NORMAL
-    with pytest.raises(ValueError, match="is no name for label 0, ID 00"):
+    with pytest.raises(ValueError, match="fit label 0, ID 00"):
         dcase.write(clips, tmp_path)
     twice = some_clips()[np.array([0, 0])]
     with pytest.raises(ValueError, match="same name"):
@@ -202,15 +506,50 @@ def test_the_real_sample(real_sample, tmp_path):
     np.testing.assert_array_equal(again.audio, clips.test.audio)
 
 
-def test_audio_that_is_not_needed_is_not_read(tmp_path):
-    clips = small_clips()
-    dcase.write(clips, tmp_path)
-    found = dcase.read(tmp_path, "slider", needed=lambda c: c.split == "train")
-    train = found.split == "train"
-    whole = dcase.read(tmp_path, "slider")
-    np.testing.assert_array_equal(found.name, whole.name)
-    np.testing.assert_array_equal(found.audio[train], whole.audio[train])
-    assert not found.audio[~train].any()
-    (tmp_path / "slider" / "test" / whole.name[-1]).write_bytes(b"")
-    with pytest.raises(DataError, match="empty"):  # its header is looked at
-        dcase.read(tmp_path, "slider", needed=lambda c: c.split == "train")
+# the list
+
+
+def listing(capsys, root):
+    dcase.main([str(root)])
+    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+
+
+def test_the_listing_counts_clips_lengths_and_rates(tmp_path, capsys):
+    put_slider(tmp_path)
+    put(tmp_path / "slider/test", "id_03_00000000.wav", noise(0, LENGTH + 80))
+    put(tmp_path / "slider/test", "id_03_00000001.wav", samplerate=8000)
+    put(tmp_path / "slider/test", "new.wav")
+    put_mimii(tmp_path / "0_dB_fan", ids=("04",))
+    lines = listing(capsys, tmp_path)
+    for line in (
+        "0_dB_fan, layout of MIMII",
+        "04 to be drawn normal 6 0.05 16000 8",
+        "04 to be drawn anomalous 2 0.05 16000 8",
+        "8 files, all usable",
+        "slider, layout of DCASE 2020",
+        "00 train normal 2 0.05 16000 1",
+        "00 test anomalous 1 0.05 16000 1",
+        "03 test unknown 2 0.055 to 0.1 8000 to 16000 1",
+        "9 files, 3 of them bad",
+        "test/id_03_00000001.wav: sampling rate 8000 Hz, expected 16000 Hz",
+    ):
+        assert line in lines
+    assert any(line.startswith("test/new.wav: wrong name") for line in lines)
+    assert any(line.startswith("test/id_03_00000000.wav: wrong len") for line in lines)
+
+
+def test_the_listing_names_what_it_passes_over(tmp_path, capsys):
+    (tmp_path / "slider/train").mkdir(parents=True)
+    (tmp_path / "slider/train/normal_id_00_00000000.mp3").touch()
+    (line,) = [line for line in listing(capsys, tmp_path) if "files" in line]
+    assert line.startswith("0 files, no recordings; 1 other files, such as normal_id_")
+    with pytest.raises(DataError, match=r"no clips; 1 other files.* end in .wav"):
+        read(tmp_path / "slider")
+
+
+def test_the_listing_of_no_recordings_is_one_line(tmp_path):
+    (tmp_path / "empty").mkdir()
+    for root, message in (("empty", "no machine type"), ("nowhere", "No such file")):
+        with pytest.raises(SystemExit, match=message) as stop:
+            dcase.main([str(tmp_path / root)])
+        assert "\n" not in str(stop.value)

@@ -1,5 +1,6 @@
 """The detectors: what they learn from, what they score, what they save."""
 
+import json
 from dataclasses import replace
 
 import jax.numpy as jnp
@@ -9,13 +10,16 @@ import pytest
 from small_clips import RATE, quiet_watch, said, small_clips
 
 from configs import isolation_forest, mlp_ae, mlp_vae, one_class_svm
+from mimii_jax import log
 from mimii_jax.data.clips import hold_out
 from mimii_jax.detectors.controls import measure, score_controls
+from mimii_jax.detectors.neural import FittedNeural, ModelSpec, NeuralDetector
+from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.windows import Standardiser
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import CONTROLS, NO_SEED
 from mimii_jax.run import build_detector
-from mimii_jax.train.runs import Run, runs_on_all
+from mimii_jax.train.runs import Run
 
 CLIPS = small_clips()
 SEEDS = (0, 1)
@@ -52,18 +56,30 @@ def classical(kind, **sections):
     return build_detector(small(module.get_config(variant), **sections))
 
 
-def fitted(detector, clips=CLIPS.train, seeds=SEEDS, folder=None):
-    runs = runs_on_all(len(clips), seeds)
+NOTHING = CLIPS[:0]
+
+
+def on_all(n_clips, seeds):
+    return [Run(seed, np.arange(n_clips)) for seed in seeds]
+
+
+def fitted(detector, clips=CLIPS.train, seeds=SEEDS, folder=None, runs=None):
+    runs = runs or on_all(len(clips), seeds)
+    if isinstance(detector, NeuralDetector):
+        return detector.fit(clips, NOTHING, runs, folder)
     return detector.fit(clips, runs, folder, quiet_watch())
 
 
 def loaded(detector, folder):
-    n_samples = CLIPS.audio.shape[1]
-    return detector.load(folder, runs_on_all(0, SEEDS), n_samples, quiet_watch())
+    runs = on_all(0, SEEDS)
+    if isinstance(detector, NeuralDetector):
+        return detector.load(folder, runs)
+    return detector.load(folder, runs, CLIPS.audio.shape[1], quiet_watch())
 
 
 def scores(detector, clips=CLIPS.test):
-    return detector.score(clips, quiet_watch())
+    neural = isinstance(detector, FittedNeural)
+    return detector.score(clips) if neural else detector.score(clips, quiet_watch())
 
 
 @pytest.mark.parametrize("name", NEURAL)
@@ -139,7 +155,7 @@ def test_whole_clips_and_windows_are_examples():
 def test_more_windows_than_wanted_are_subsampled_and_it_says_so():
     watch = quiet_watch()
     detector = classical("forest_windows", windows={"max_examples": 50})
-    runs = runs_on_all(12, SEEDS)
+    runs = on_all(12, SEEDS)
     detector.fit(CLIPS.train, runs, None, watch)
     for seed in SEEDS:
         assert f"seed {seed}: fitted to 50 of 336 windows" in said(watch)
@@ -158,26 +174,30 @@ def test_more_windows_than_wanted_are_subsampled_and_it_says_so():
 def test_as_many_windows_as_wanted_are_not_subsampled():
     watch = quiet_watch()
     detector = classical("forest_windows", windows={"max_examples": 336})
-    detector.fit(CLIPS.train, runs_on_all(12, (0,)), None, watch)
+    detector.fit(CLIPS.train, on_all(12, (0,)), None, watch)
     assert "fitted to" not in said(watch)
 
 
-def test_held_out_clips_are_not_trained_on():
+def test_held_out_clips_are_not_trained_on(tmp_path):
     """Garbage in their place changes nothing but the validation loss."""
-    held_out = hold_out(CLIPS.train.machine_id, 0.34)
-    assert held_out.sum() == 4
-    audio = CLIPS.train.audio.copy()
-    audio[held_out] = np.random.default_rng(0).integers(-9999, 9999, RATE, np.int16)
-    spoilt = replace(CLIPS.train, audio=audio)
-    options = {"train": {"validation_fraction": 0.34}}
-    score = [
-        scores(fitted(neural(**options), clips, (0,)))
-        for clips in (CLIPS.train, spoilt)
-    ]
-    np.testing.assert_array_equal(score[0], score[1])
-    all_of_them = {"train": {"validation_fraction": 0.0}}
-    other = scores(fitted(neural(**all_of_them), spoilt, (0,)))
-    assert not np.array_equal(other, score[0])
+    out = hold_out(CLIPS.train.machine_id, 0.34)
+    assert out.sum() == 4
+    train, held_out = CLIPS.train[~out], CLIPS.train[out]
+    noise = np.random.default_rng(0).integers(-9999, 9999, (4, RATE), np.int16)
+    spoilt = replace(held_out, audio=noise)
+    runs = [Run(0, np.arange(8), np.arange(4))]
+    found = []
+    for clips in (held_out, spoilt):
+        path = tmp_path / f"{len(found)}.jsonl"
+        log.open_metrics(path, {})
+        score = scores(neural().fit(train, clips, runs, None))
+        log.close_metrics()
+        last = json.loads(path.read_text().splitlines()[-1])
+        found.append((score, last["train_loss"], last["val_loss"]))
+    (score, train_loss, val_loss), (other, again, spoilt_loss) = found
+    np.testing.assert_array_equal(score, other)
+    assert train_loss == again
+    assert spoilt_loss[0] > 2 * val_loss[0]
 
 
 def test_a_clip_is_scored_alike_whatever_stands_beside_it():
@@ -201,6 +221,81 @@ def test_training_on_silence_alone_works():
     silent = replace(CLIPS.train, audio=np.zeros_like(CLIPS.train.audio))
     detector = fitted(neural(features={"standardise": True}), silent)
     assert np.all(np.isfinite(scores(detector)))
+
+
+MAHALANOBIS = {"kind": "mahalanobis", "per_id": True}
+
+
+def test_a_finished_training_serves_several_scorings(tmp_path, capsys):
+    """Only the back-end is fitted; without its file a load says how to make it."""
+    first = scores(fitted(neural(), folder=tmp_path))
+    steps = sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit())
+    with pytest.raises(ConfigError, match=r"normals_mahalanobis_per_id_mean.*train in"):
+        loaded(neural(scoring=MAHALANOBIS), tmp_path)
+    by_id = fitted(neural(scoring=MAHALANOBIS), folder=tmp_path)
+    assert "Trained already" in capsys.readouterr().out
+    longest = fitted(neural(scoring={**MAHALANOBIS, "pooling": "max"}), folder=tmp_path)
+    for path in steps:
+        assert (tmp_path / path).exists()
+    assert len(list(tmp_path.glob("normals_*.npz"))) == 2
+    again = loaded(neural(scoring=MAHALANOBIS), tmp_path)
+    np.testing.assert_array_equal(scores(again), scores(by_id))
+    np.testing.assert_array_equal(scores(loaded(neural(), tmp_path)), first)
+    assert not np.array_equal(scores(longest), scores(by_id))
+
+
+def test_the_mean_of_the_representation_is_the_score():
+    detector = fitted(neural())
+    errors = detector.represent(CLIPS.test)
+    assert errors.shape == (2, 12, 28, 32)  # run, clip, window, mel
+    np.testing.assert_allclose(errors.mean(axis=(2, 3)), scores(detector), rtol=1e-5)
+    assert detector.represent(NOTHING).shape == (2, 0, 28, 32)
+
+
+def test_a_folder_of_other_runs_is_refused_and_left_alone(tmp_path):
+    fitted(neural(), folder=tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="another model or other runs"):
+        neural().load(tmp_path, on_all(0, (0, 1, 2)))
+    with pytest.raises(ConfigError, match="another model or other runs"):
+        loaded(neural(detector={"latent": 5}), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    with pytest.raises(DataError, match="no trained model"):
+        loaded(neural(), tmp_path / "none")
+
+
+def test_a_folder_without_the_length_of_its_clips_is_of_ten_seconds(tmp_path, capsys):
+    fitted(neural(), folder=tmp_path)
+    expected = scores(loaded(neural(), tmp_path))
+    (tmp_path / "shape.json").unlink()
+    np.testing.assert_array_equal(scores(loaded(neural(), tmp_path)), expected)
+    assert "assuming clips of 160,000 samples" in capsys.readouterr().out
+
+
+def test_neural_detectors_are_compared_by_what_they_compute():
+    assert neural() == neural()
+    assert neural() == neural(mesh={"run": 2}, checkpoint={"every_steps": 3})
+    for changes in (
+        {"detector": {"latent": 5}},
+        {"train": {"epochs": 4}},
+        {"windows": {"width": 4}},
+        {"scoring": {"pooling": "max"}},
+    ):
+        assert neural() != neural(**changes)
+
+
+class Picky:
+    def __init__(self, shape, *, width, depth=1, dtype=None, rngs=None):
+        self.nothing = missing
+
+
+def test_the_fields_of_a_model_are_checked_by_name():
+    with pytest.raises(ConfigError, match=r"detector.widht: unknown.* width, depth"):
+        ModelSpec(Picky, {"widht": 3})
+    with pytest.raises(ConfigError, match=r"detector.width: missing"):
+        ModelSpec(Picky, {"depth": 3})
+    with pytest.raises(NameError, match="missing"):  # a bug stays a bug
+        ModelSpec(Picky, {"width": 3})((4,), rngs=None)
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.99])
@@ -229,8 +324,10 @@ def test_a_run_learns_from_its_own_clips_alone(kind):
     options = {"features": {"standardise": True}}
     first, second = (
         scores(
-            (neural(**options) if kind == "neural" else classical(kind, **options)).fit(
-                clips, runs, None, quiet_watch()
+            fitted(
+                neural(**options) if kind == "neural" else classical(kind, **options),
+                clips,
+                runs=runs,
             )
         )
         for clips in (CLIPS.train, spoilt)
@@ -299,7 +396,7 @@ def test_controls_of_silence_are_finite():
 
 
 def test_the_table_of_controls_has_each_clip_once_per_control():
-    table = score_controls(CLIPS.test, np.ones(12, bool), quiet_watch())
+    table = score_controls(CLIPS.test, quiet_watch())
     assert table.detectors == list(CONTROLS)
     assert set(table.seed.tolist()) == {NO_SEED}
     for name in CONTROLS:

@@ -1,5 +1,6 @@
 """Two processes on this machine, over loopback, as one training."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from job import ROOT, finished, start
 
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import read_scores
-from mimii_jax.train.mesh import join_processes
+from mimii_jax.train.mesh import started_by_scheduler
 
 
 def free_port():
@@ -97,7 +98,7 @@ def test_a_lone_process_id_is_one_line():
         text=True,
     )
     assert done.returncode == 1
-    assert done.stderr.startswith("error: --coordinator_address, --num_processes and")
+    assert done.stderr.startswith("error: --coordinator_address='', --num_processes=2")
     assert len(done.stderr.splitlines()) == 1
 
 
@@ -114,15 +115,36 @@ ALONE = {
 
 
 @pytest.mark.parametrize("name", [*SCHEDULERS, *ALONE])
-def test_processes_are_joined_where_a_scheduler_started_several(name, monkeypatch):
+def test_a_scheduler_that_started_several_processes_is_recognised(name, monkeypatch):
+    """The slow tests above join processes; of Kubernetes only this is tested."""
     for variables in SCHEDULERS.values():
         for variable in variables:
             monkeypatch.delenv(variable, raising=False)
     for variable, value in (SCHEDULERS | ALONE)[name].items():
         monkeypatch.setenv(variable, value)
-    asked = []
-    monkeypatch.setattr("jax.distributed.initialize", lambda *a: asked.append(a))
-    join_processes("", 0, -1)
-    assert asked == ([()] if name in SCHEDULERS else [])
-    join_processes("host:1234", 2, 1)
-    assert asked[-1] == ("host:1234", 2, 1)
+    assert started_by_scheduler() == (name in SCHEDULERS)
+
+
+AGREE = """
+import sys, jax
+from mimii_jax.train.mesh import agree, join_processes
+index = int(sys.argv[1])
+join_processes(f"localhost:{sys.argv[2]}", 2, index)
+print(agree(3 - index, index, False))
+"""
+
+
+def test_several_processes_agree_on_the_greatest():
+    port = str(free_port())
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", AGREE, str(index), port],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(2)
+    ]
+    assert finished(*processes) == ["(3, 1, 0)\n"] * 2

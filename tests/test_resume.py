@@ -83,7 +83,7 @@ def test_a_stopped_training_says_so_and_goes_on(
     assert "Traceback" not in text
     assert not (workdir / "scores.csv").exists()
     (text,) = finished(begin(more_recordings, workdir))
-    assert "goes on from" in text
+    assert "Resuming from" in text
     expected, state = uninterrupted
     assert results(workdir) == expected
     assert final_state(workdir) == state

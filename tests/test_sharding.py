@@ -1,14 +1,16 @@
-"""Meshes and layouts: the same training wherever the runs stand."""
+"""Meshes: the same training on any devices."""
 
 import json
 
 import jax
 import numpy as np
 import pytest
-from training import DIFFERENT, leaves, train_on
+from training import DIFFERENT, SETTINGS, build_vae, leaves, train_on
 
-from mimii_jax.train.mesh import DATA, EMPTY, RUN, Layout, agree, make_mesh
-from mimii_jax.train.runs import runs_on_all
+from mimii_jax.errors import ConfigError
+from mimii_jax.features.windows import Standardiser
+from mimii_jax.train.loop import init_runs, make_plan, spread
+from mimii_jax.train.mesh import DATA, RUN, make_mesh
 
 
 def shape(*arguments):
@@ -28,27 +30,25 @@ def test_the_virtual_devices_of_a_cpu_are_used_only_when_asked_for():
 
 @pytest.mark.parametrize(("run", "data"), [(9, 0), (3, 3), (0, 16), (-1, 1)])
 def test_more_devices_than_there_are_is_an_error(run, data):
-    with pytest.raises(ValueError, match="there are 8 devices"):
+    with pytest.raises(ConfigError, match="JAX has 8 devices"):
         make_mesh(4, run, data)
 
 
-def test_runs_stand_in_blocks_the_longest_first():
-    layout = Layout.of(make_mesh(5, 2, 1), [3, 9, 4, 1, 5])
-    np.testing.assert_array_equal(layout.slots, [[1, 2, 0], [4, 3, EMPTY]])
-
-
 @pytest.mark.parametrize("mesh", [(1, 1), (2, 1), (4, 2), (8, 1)])
-def test_what_is_spread_is_collected_again(mesh):
-    layout = Layout.of(make_mesh(5, *mesh), [3, 9, 4, 1, 5])
-    values = {"a": np.arange(5), "b": np.arange(30.0).reshape(5, 3, 2)}
-    spread = layout.spread(values)
-    assert spread["a"].shape == layout.slots.shape
-    assert spread["b"].sharding.spec[0] == RUN
-    collected = layout.collect(spread)
-    for name, value in values.items():
-        np.testing.assert_array_equal(collected[name], value)
-    empty = np.asarray(layout.spread(values["a"], empty=-7))
-    assert np.all(empty[layout.slots == EMPTY] == -7)
+@pytest.mark.parametrize("group", [1, 2])
+def test_what_is_spread_is_padded_with_runs_of_no_steps(mesh, group):
+    plan = make_plan(SETTINGS, DIFFERENT, 9)
+    _, start = init_runs(build_vae, SETTINGS, DIFFERENT, [Standardiser.identity(2)] * 3)
+    rows, _ = mesh
+    state, plans = spread(make_mesh(3, *mesh), group, start, plan)
+    n_runs = len(plans.total)
+    assert n_runs % (rows * group) == 0
+    assert n_runs < 3 + rows * group
+    assert np.all(np.asarray(plans.total)[3:] == 0)
+    for a, b in zip(leaves((state, plans)), leaves((start, plan)), strict=True):
+        np.testing.assert_array_equal(a[:3], b)
+    for leaf in jax.tree.leaves((state, plans)):
+        assert leaf.sharding.shard_shape(leaf.shape)[0] == n_runs // rows
 
 
 @pytest.mark.parametrize("mesh", [(8, 1), (2, 3)])
@@ -70,27 +70,15 @@ def test_one_run_spreads_its_batch_with_the_same_losses(tmp_path):
     assert len(spread.epoch_loss.sharding.device_set) == 8
 
 
-def test_several_processes_agree_on_the_greatest():
-    assert agree(3, True, False) == (3, True, False)
-
-
-def test_every_run_has_all_clips_and_its_seed():
-    runs = runs_on_all(4, (3, 1))
-    assert [run.seed for run in runs] == [3, 1]
-    for run in runs:
-        np.testing.assert_array_equal(run.clips, np.arange(4))
-
-
 @pytest.mark.parametrize("group", [1, 2])
 def test_runs_in_groups_change_no_more_than_the_last_digits(group, tmp_path):
-    """Of three runs; the last group of two is of one. Sums are in another order."""
-    held_out = {"held_out": 1, "runs": DIFFERENT}
-    _, together = train_on(metrics=tmp_path / "together", **held_out)
-    _, apart = train_on(metrics=tmp_path / "apart", group=group, **held_out)
+    """Of three runs; the last group of two is padded. Sums are in another order."""
+    _, together = train_on(metrics=tmp_path / "together", runs=DIFFERENT, group=3)
+    _, apart = train_on(metrics=tmp_path / "apart", runs=DIFFERENT, group=group)
     for a, b in zip(leaves(apart), leaves(together), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
     losses = [
-        json.loads((tmp_path / name).read_text().splitlines()[-1])["validation_loss"]
+        json.loads((tmp_path / name).read_text().splitlines()[-1])["val_loss"]
         for name in ("together", "apart")
     ]
-    np.testing.assert_allclose(*losses, rtol=1e-4)
+    np.testing.assert_allclose(*(np.array(loss, float) for loss in losses), rtol=1e-4)

@@ -13,6 +13,7 @@ from training import (
     DIFFERENT,
     SETTINGS,
     Centre,
+    all_clips,
     build_centre,
     build_vae,
     leaves,
@@ -21,15 +22,13 @@ from training import (
     train_on,
 )
 
+from mimii_jax.errors import ConfigError
 from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.models.mlp_vae import MLPVAE
-from mimii_jax.train import loop as train
-from mimii_jax.train.loop import init_runs
-from mimii_jax.train.mesh import Layout, make_mesh
-from mimii_jax.train.progress import NonFiniteLoss
-from mimii_jax.train.runs import Run, runs_on_all
-from mimii_jax.train.settings import Settings
-from mimii_jax.train.step import compile_steps
+from mimii_jax.train.loop import Diverged, init_runs, make_plan, spread
+from mimii_jax.train.mesh import make_mesh, replicated
+from mimii_jax.train.runs import CheckpointPolicy, Run, Settings
+from mimii_jax.train.step import compile_steps, group_size
 
 
 def epochs(path):
@@ -41,14 +40,15 @@ def settings_of(epochs, batch_size, **changes):
     return Settings(epochs, batch_size, **(fields | changes))
 
 
-def test_a_run_among_several_equals_the_run_alone():
+@pytest.mark.parametrize("group", [1, 3])
+def test_a_run_among_several_equals_the_run_alone(group):
     """In all fields of its state, though the others have other clips and epochs.
 
     Bit for bit at the start, to the last digits after a training: order and noise are
     the same bits, but a matrix product of three runs at once may be summed in another
     order than that of one, and Adam carries the last digits on.
     """
-    _, many = train_on(runs=DIFFERENT)
+    _, many = train_on(runs=DIFFERENT, group=group)
     standardiser = [Standardiser.identity(2)] * 3
     _, start = init_runs(build_vae, SETTINGS, DIFFERENT, standardiser)
     for i, run in enumerate(DIFFERENT):
@@ -78,7 +78,7 @@ def test_training_equals_a_loop_by_hand(tmp_path):
     """45 examples in batches of 2: the last batch is of one, and counts as such."""
     path = tmp_path / "metrics.jsonl"
     _, trained = train_on(build_centre, (7,), settings=settings_of(2, 2), metrics=path)
-    runs = runs_on_all(5, (7,))
+    runs = all_clips((7,))
     _, start = init_runs(build_centre, SETTINGS, runs, [Standardiser.identity(2)])
     w = np.array(leaves(start.params)[0][0])
     view = np.lib.stride_tricks.sliding_window_view(some_features(), 3, axis=1)
@@ -116,10 +116,10 @@ def test_the_record_has_the_losses_of_every_run(tmp_path):
     np.testing.assert_array_equal(np.float32(last["train_loss"]), state.epoch_loss)
     view = np.lib.stride_tricks.sliding_window_view(some_features()[3:], 3, axis=1)
     examples = view.transpose(0, 1, 3, 2).reshape(18, 6)
-    for w, loss in zip(leaves(state.params)[0], last["validation_loss"], strict=True):
+    for w, loss in zip(leaves(state.params)[0], last["val_loss"], strict=True):
         by_hand = np.mean(np.sum((examples - w) ** 2, axis=1))
         np.testing.assert_allclose(loss, by_hand, rtol=1e-5)
-    for field in ("seconds", "seconds_to_first_step", "windows_per_second"):
+    for field in ("seconds", "seconds_to_first_step", "examples_per_second"):
         assert last[field] > 0
     assert 1e7 < last["device_bytes"] < 1e11
     assert 0 <= last["host_share"] < 1
@@ -129,7 +129,7 @@ def test_the_loss_falls_on_sound_with_a_structure(tmp_path):
     path = tmp_path / "metrics.jsonl"
     long = settings_of(40, 16, schedule="cosine", warmup=0.1)
     train_on(seeds=(0, 1), settings=long, held_out=1, metrics=path)
-    for column in ("train_loss", "validation_loss"):
+    for column in ("train_loss", "val_loss"):
         first, last = (np.array(epochs(path)[i][column]) for i in (0, -1))
         assert np.all(last < 0.75 * first)
 
@@ -150,7 +150,7 @@ def test_nothing_is_traced_again_after_the_first_steps():
 
 def test_what_is_frozen_stays_and_the_rest_is_trained():
     _, start = init_runs(
-        build_vae, SETTINGS, runs_on_all(5, (0,)), [Standardiser.identity(2)]
+        build_vae, SETTINGS, all_clips((0,)), [Standardiser.identity(2)]
     )
     _, state = train_on(settings=settings_of(2, 16, freeze=("encoder", "mean.kernel")))
     frozen = {".".join(map(str, path)) for path, _ in nnx.to_flat_state(state.fixed)}
@@ -170,36 +170,34 @@ def test_what_is_frozen_stays_and_the_rest_is_trained():
 
 @pytest.mark.parametrize("name", ["batch_size", "encoder", "nothing"])
 def test_runs_cannot_differ_in_what_is_compiled(name):
-    with pytest.raises(ValueError, match=f"runs cannot differ in {name}"):
-        train_on(runs=[Run(0, np.arange(5), {name: 1.0})])
+    with pytest.raises(ConfigError, match=f"{name}: runs can't differ in it"):
+        train_on(runs=[Run(0, np.arange(5), changes={name: 1.0})])
 
 
 def test_freezing_everything_is_refused():
     everything = ("encoder", "decoder", "mean", "log_variance", "output")
-    with pytest.raises(ValueError, match="leaves nothing to train"):
+    with pytest.raises(ConfigError, match="leaves nothing to train"):
         train_on(settings=settings_of(1, 16, freeze=everything))
 
 
 def compiled_steps(
-    n_clips, n_frames, n_bins, hidden, batch_size, mesh=(1, 1), runs=2, group=0
+    n_clips, n_frames, n_bins, hidden, batch_size, mesh=(1, 1), runs=2, group=None
 ):
     """The compiled train step of a VAE for data that are never allocated."""
     windows = Windows(5)
     build = partial(MLPVAE, (5, n_bins), hidden=hidden, latent=4, kl_weight=1.0)
     settings = settings_of(1, batch_size)
-    members = runs_on_all(n_clips, range(runs))
+    members = [Run(seed, np.arange(n_clips)) for seed in range(runs)]
     same = [Standardiser.identity(n_bins)] * runs
     graph, state = init_runs(build, settings, members, same)
-    layout = Layout.of(make_mesh(runs, *mesh), [1] * runs, group)
-    pools = [
-        train.pool_of(settings, run.clips, np.empty(0, int), windows.per_clip(n_frames))
-        for run in members
-    ]
-    shape = (mesh[0], n_clips, n_frames, n_bins)
-    features = jax.ShapeDtypeStruct(shape, np.float32, sharding=layout.by_shard)
-    steps = compile_steps(graph, windows, settings, layout)
-    state, pool = layout.spread(state), layout.spread(train.stack_pools(pools))
-    return steps.lower(state, pool, features, 1, layout.slots.shape[1]).compile()
+    mesh = make_mesh(runs, *mesh)
+    group = group or group_size(mesh, runs)
+    plan = make_plan(settings, members, windows.per_clip(n_frames))
+    features = jax.ShapeDtypeStruct(
+        (n_clips, n_frames, n_bins), np.float32, sharding=replicated(mesh)
+    )
+    steps = compile_steps(graph, windows, settings, mesh, group)
+    return steps.lower(*spread(mesh, group, state, plan), features, 1).compile()
 
 
 def test_the_window_matrix_never_exists():
@@ -225,7 +223,7 @@ def test_the_steps_do_not_call_the_host_and_reuse_the_state():
 COLLECTIVES = ("all-reduce", "all-gather", "all-to-all", "collective", "reduce-scatter")
 
 
-def collectives(mesh, runs, group=0):
+def collectives(mesh, runs, group=None):
     program = compiled_steps(
         4, 20, 8, (16,), batch_size=16, mesh=mesh, runs=runs, group=group
     )
@@ -234,13 +232,14 @@ def collectives(mesh, runs, group=0):
 
 
 def test_runs_on_several_devices_have_nothing_to_tell_each_other():
-    assert collectives((4, 1), 8) == set()
     assert collectives((4, 1), 8, group=1) == set()
+    assert collectives((4, 1), 8, group=2) == set()
 
 
 def test_a_batch_on_several_devices_is_summed_over_them():
     assert collectives((1, 4), 1) == {"all-reduce"}
     assert collectives((2, 2), 2) == {"all-reduce"}
+    assert collectives((2, 2), 4, group=2) == {"all-reduce"}
 
 
 def rates(settings, n_steps):
@@ -279,7 +278,7 @@ class Divergent(Centre):
 
 def test_a_run_that_diverges_stays_as_it_was_and_the_others_go_on(capsys):
     build = partial(Divergent, 6)
-    runs = runs_on_all(5, range(12))
+    runs = all_clips(range(12))
     _, start = init_runs(build, SETTINGS, runs, [Standardiser.identity(2)] * 12)
     highest = leaves(start.params)[0].max(axis=1)
     bad, good = int(np.argmax(highest)), int(np.argmin(highest))
@@ -288,13 +287,16 @@ def test_a_run_that_diverges_stays_as_it_was_and_the_others_go_on(capsys):
         _, state = train_on(build, (bad, good))
         _, alone = train_on(build, (good,))
     assert state.alive.tolist() == [False, True]
-    assert f"seed {bad}: the loss is not finite at step 1;" in capsys.readouterr().out
+    assert f"seed {bad}: the loss is not finite at step 1;" in capsys.readouterr().err
     as_it_was = leaves(start.params)[0][bad]
     np.testing.assert_array_equal(leaves(state.params)[0][0], as_it_was)
     assert state.step[0] == 0
     for a, b in zip(leaves(state), leaves(alone), strict=True):
         np.testing.assert_allclose(a[1:], b, rtol=1e-5)
-    with jax.debug_nans(False), pytest.raises(NonFiniteLoss, match=rf"\({bad}\)"):
+    with (
+        jax.debug_nans(False),
+        pytest.raises(Diverged, match=rf"seeds {bad}\)"),
+    ):
         train_on(build, (bad,))
 
 
@@ -310,5 +312,11 @@ def test_a_run_that_diverges_stays_as_it_was_and_the_others_go_on(capsys):
     ],
 )
 def test_a_bad_setting_is_named(field, value):
-    with pytest.raises(ValueError, match=f"train.{field}='?{value}'?: must be"):
+    with pytest.raises(ConfigError, match=f"train.{field}='?{value}'?: must be"):
         Settings(**{**vars(SETTINGS), field: value})
+
+
+@pytest.mark.parametrize("field", ["every_steps", "every_minutes"])
+def test_a_bad_rhythm_of_checkpoints_is_named(field):
+    with pytest.raises(ConfigError, match=f"checkpoint.{field}=0: must be positive"):
+        CheckpointPolicy(**{field: 0})

@@ -243,7 +243,7 @@ def test_errors_and_predicted_frames_belong_together(decoding, patch, stride):
         squares = (frames - x)[:, begin:end] ** 2
         by_patch = squares.reshape(2, -1, patch, BINS).mean(2)
         np.testing.assert_allclose(error, by_patch, rtol=1e-4)
-    centres = model.step_centres()
+    centres = model.segment_centres()
     assert centres[0] == first * stride + patch / 2
     assert len(centres) == error.shape[1]
     assert centres[-1] == end - patch / 2

@@ -63,7 +63,7 @@ def test_it_takes_other_front_ends(recordings, tmp_path, features):
     examples = np.load(workdir / "examples.npz")
     assert ("frequency" in examples) == (features["name"] == "linear")
     bins = 512 if features["name"] == "raw" else 65
-    assert examples["slider/00/normal"].shape[1] == bins
+    assert examples["slider/00/normal/features"].shape[1] == bins
 
 
 @pytest.mark.parametrize("config", ["transformer", "mlp_vae"])
@@ -77,11 +77,15 @@ def test_the_mean_of_a_track_is_the_score_of_its_clip(
         c.detector.hidden, c.features.n_mels = (8,), 8
         workdir = tmp_path / "run"
         trained(c, workdir)
-    table, tracks = read_scores(workdir / "scores.csv"), np.load(workdir / "tracks.npz")
-    assert len(tracks) == 4  # a normal and an anomalous clip of two IDs
-    for key in tracks:
-        _, machine_id, kind = key.split("/")
-        seconds, error = tracks[key]
+    table, found = (
+        read_scores(workdir / "scores.csv"),
+        np.load(workdir / "examples.npz"),
+    )
+    names = [name.removesuffix("/track") for name in found if name.endswith("/track")]
+    assert len(names) == 4  # a normal and an anomalous clip of two IDs
+    for name in names:
+        _, machine_id, kind = name.split("/")
+        seconds, error = found[f"{name}/seconds"], found[f"{name}/track"]
         assert np.all(np.diff(seconds) > 0)
         assert 0 < seconds[0] < seconds[-1] < 1.05  # clips of one second
         label = int(kind == "anomalous")

@@ -4,25 +4,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from rich.console import Console
 
+from mimii_jax import log
 from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.models.mlp_vae import MLPVAE
 from mimii_jax.train.loop import Features, train_runs
-from mimii_jax.train.mesh import Layout, make_mesh
-from mimii_jax.train.runs import Run, runs_on_all
-from mimii_jax.train.settings import Settings
-from mimii_jax.train.shuffle import example_at
-from mimii_jax.watch import Watch
+from mimii_jax.train.mesh import make_mesh, replicate
+from mimii_jax.train.runs import Run, Settings
+from mimii_jax.train.shuffle import permute
 
 SETTINGS = Settings(
     epochs=2, batch_size=16, learning_rate=1e-2, schedule="constant", warmup=0.0
 )
 WINDOWS = Windows(3)
 DIFFERENT = [
-    Run(0, np.arange(5)),
-    Run(7, np.arange(3), {"epochs": 3, "learning_rate": 3e-3}),
-    Run(2, np.array([1, 3, 4]), {"kl_weight": 2.0}),
+    Run(0, np.arange(4), np.array([4])),
+    Run(7, np.arange(3), changes={"epochs": 3, "learning_rate": 3e-3}),
+    Run(2, np.array([1, 3, 4]), np.array([0, 2]), {"kl_weight": 2.0}),
 ]
 
 
@@ -56,16 +54,11 @@ def some_features(clips=5, frames=11, bins=2):
     return level * frame + 0.1 * jax.random.normal(key, (clips, frames, bins))
 
 
-def features_of(runs, layout, held_out=0):
-    """The same clips on every shard, the last ones of each run held out."""
-    array = np.stack([some_features()] * len(layout.slots))
-    cut = [len(run.clips) - held_out for run in runs]
-    return Features(
-        jax.device_put(array, layout.by_shard),
-        [run.clips[:n] for run, n in zip(runs, cut, strict=True)],
-        [run.clips[n:] for run, n in zip(runs, cut, strict=True)],
-        [Standardiser.identity(2)] * len(runs),
-    )
+def all_clips(seeds, held_out=0):
+    """A run per seed on the five clips, of which the last ones are held out."""
+    return [
+        Run(seed, np.arange(5 - held_out), np.arange(5 - held_out, 5)) for seed in seeds
+    ]
 
 
 def train_on(
@@ -76,26 +69,29 @@ def train_on(
     settings=SETTINGS,
     held_out=0,
     mesh=(1, 1),
-    group=0,
+    group=None,
     checkpoints=None,
     metrics=None,
-    watch=None,
 ):
     """The trained graph and state; lines are printed."""
-    runs = runs or runs_on_all(5, seeds)
-    lengths = [settings.of(run).epochs * len(run.clips) for run in runs]
-    layout = Layout.of(make_mesh(len(runs), *mesh), lengths, group)
-    features = features_of(runs, layout, held_out)
-    watch = watch or Watch(metrics, Console(width=200))
-    return train_runs(
-        build, WINDOWS, features, settings, runs, layout, checkpoints, watch
-    )
+    runs = runs or all_clips(seeds, held_out)
+    mesh = make_mesh(len(runs), *mesh)
+    array = replicate(some_features(), mesh)
+    features = Features(array, array, [Standardiser.identity(2)] * len(runs))
+    if metrics:
+        log.open_metrics(metrics, {})
+    try:
+        return train_runs(
+            build, WINDOWS, features, settings, runs, mesh, checkpoints, group=group
+        )
+    finally:
+        log.close_metrics()
 
 
 def order_of(key, epoch, n):
     """The examples of an epoch, in their order."""
     position = jnp.arange(n)
-    return np.asarray(example_at(key, jnp.int32(epoch), jnp.int32(n), position))
+    return np.asarray(permute(key, jnp.int32(epoch), jnp.int32(n), position))
 
 
 def leaves(tree):

@@ -42,4 +42,4 @@ def put_slider(root: Path) -> Path:
 
 
 def read(slider: Path, *args, **options) -> Clips:
-    return dcase.read(slider.parent, "slider", *args, progress=False, **options)
+    return dcase.read(slider.parent, "slider", *args, **options)

@@ -1,144 +1,357 @@
-"""The recordings of DCASE 2020 Task 2: fetch, verify, unpack, count.
+"""Download the recordings of DCASE 2020 Task 2.
 
 python -m mimii_jax.data.download --machine slider --split dev --out DIR
 python -m mimii_jax.data.download --machine all --split dev additional eval --out DIR
 
-All splits of a machine type lie in one folder, DIR/<type>/{train,test}. What is there
-already is not fetched again; what was interrupted goes on at the next call.
+All splits of a machine type share one folder, DIR/<type>/{train,test}. Complete files
+are not fetched again; an interrupted download or unpacking is resumed by a rerun.
 """
 
 import argparse
 import json
 import os
 import shlex
+import shutil
+import stat
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich import progress as bars
-from rich.console import Console
+import pooch
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3 import BaseHTTPResponse
+from urllib3.util import Retry
 
-from mimii_jax.data.fetch import DownloadError, fetch, require_md5, unwritable
-from mimii_jax.data.records import (
-    MACHINES,
-    RECORDS,
-    Source,
-    amount,
-    look_up,
-    require_published,
-    summary,
-    wanted,
-)
-from mimii_jax.data.unpack import contents, require_space, unpack
+from mimii_jax import log
+from mimii_jax.errors import DataError
+from mimii_jax.files import file_errors, replace_file
 
 BASE_URL = "https://zenodo.org"
+MACHINES = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
+
+# Split -> Zenodo records and their files.
+RECORDS = {
+    "dev": ((3678171, "dev_data_{machine}.zip"),),
+    "additional": ((3727685, "eval_data_train_{machine}.zip"),),
+    "eval": (
+        (3841772, "eval_data_test_{machine}.zip"),
+        (3951620, "eval_data_list.csv"),  # the labels of all machine types
+    ),
+}
+
+# File -> MD5 sum and size in bytes (None: unknown). Any mirror will do: other bytes are
+# refused. The sums of dev_data_* and eval_data_train_* are in two independent sources,
+# soundata's loader dcase2020task2 and the DataLad data set datasets--dcase2020 (whose
+# keys have the sizes, too). Those of eval_data_test_* are in soundata alone; that of
+# the list of labels was taken from a copy of it.
+REGISTRY: dict[str, tuple[str, int | None]] = {
+    "dev_data_ToyCar.zip": ("4dec75ca8d9f666aa9e4c1894a740501", 1_816_443_231),
+    "dev_data_ToyConveyor.zip": ("03b6aa1bfd09a39d53af0ba39f71fa91", 1_868_564_070),
+    "dev_data_fan.zip": ("649bdfc06263ae7a838963f43b6641e6", 1_354_774_772),
+    "dev_data_pump.zip": ("90e7091ef722b7238a7f1009365779cd", 1_031_279_015),
+    "dev_data_slider.zip": ("da24a757719f0d94d5aa2d646bbfdc86", 1_002_998_966),
+    "dev_data_valve.zip": ("34d2672f55bb041589ef79c10dc89934", 1_013_925_627),
+    "eval_data_train_ToyCar.zip": ("a5d4ccd498af70b04dd74b644b820006", 861_354_584),
+    "eval_data_train_ToyConveyor.zip": (
+        *("0e808ac0b761e9fb13d5e0c65caff00d", 887_026_878),
+    ),
+    "eval_data_train_fan.zip": ("567798854130c8019df8b664c095ed1e", 697_147_242),
+    "eval_data_train_pump.zip": ("4e33ae9c0db5cc88437675f5e317caee", 590_897_096),
+    "eval_data_train_slider.zip": ("f84f186f4295fc23754abcdd1b0580a7", 577_515_541),
+    "eval_data_train_valve.zip": ("057cdd560caffb8305449541afd28c6d", 615_645_426),
+    "eval_data_test_ToyCar.zip": ("bea2bdd612f616be8f2b8eb087b32c7c", None),
+    "eval_data_test_ToyConveyor.zip": ("ccfcc9847c7d3404d7ee9d6d9e0b2ba2", None),
+    "eval_data_test_fan.zip": ("1eb9356a768cadfd0f2e59a5c57e578b", None),
+    "eval_data_test_pump.zip": ("23a8f8f924be218c69df67fe07360348", None),
+    "eval_data_test_slider.zip": ("0193c769073840332ce3aad84b1ccaa2", None),
+    "eval_data_test_valve.zip": ("f69c551d2088691050d20cccca9d631c", None),
+    "eval_data_list.csv": ("f16aaa185df9906e588864aaf7cb58ea", 338_426),
+}
+
+TRIES = 5  # in a row that bring nothing
+BUSY = (429, 500, 502, 503, 504)
+LONGEST_WAIT = 300.0  # seconds that a busy server may ask for
+TIMEOUT = 30.0  # seconds without a byte
+BROKEN = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+CHUNK = 10**6  # bytes; a broken connection loses at most this much
 
 
-def bring(base_url: str, source: Source, out: Path, console: Console) -> None:
-    """Fetch, verify and unpack one file, unless all of it is there.
+def wanted(machines: Sequence[str], splits: Sequence[str]) -> dict[str, int]:
+    """File -> Zenodo record, for these machine types and splits."""
+    return {
+        name.format(machine=machine): record
+        for machine in machines
+        for split in splits
+        for record, name in RECORDS[split]
+    }
+
+
+def amount(names: Sequence[str]) -> str:
+    """Number and total size of these files, in words."""
+    known = [size for name in names if (size := REGISTRY[name][1])]
+    unknown = ", ".join(name for name in names if not REGISTRY[name][1])
+    text = f"{len(names)} file{'s' * (len(names) != 1)}"
+    text += f", {sum(known) / 1e9:.2f} GB" if known else ""
+    return text + (f" (size of {unknown} unknown)" if unknown else "")
+
+
+def fetch(name: str, url: str, out: Path) -> None:
+    """Download, verify and unpack one file, unless it is complete.
 
     Raises
     ------
-    DownloadError : see `fetch`, `unpack`; or the clips are not the published ones
+    DataError : no connection, a busy server, bytes other than the published ones, an
+        archive that can't be unpacked safely, or a full disk
     """
-
-    def say(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-    name, archives = source.name, out / "archives"
+    archives = out / "archives"
     archives.mkdir(parents=True, exist_ok=True)
-    receipt = archives / f"{name}.json"  # so that the archive itself can go
-    files = _received(receipt)
-    if files and all(_has(out / file, size) for file, size in files.items()):
-        say(f"{name}: there already{summary(files)}")
+    path, receipt = archives / name, archives / f"{name}.json"
+    if _complete(receipt, out):
+        log.info(f"{name}: complete")
         return
-    path = archives / name
-    remote = look_up(base_url, source, say)
-    if path.exists():
-        require_md5(path, path, remote.md5)
+    md5, size = REGISTRY[name]
+    if not path.exists():
+        part = archives / f"{name}.part"
+        try:
+            _download(url, part, size)
+        except requests.RequestException as error:
+            reason = getattr(error.args[0], "reason", error) if error.args else error
+            raise DataError(
+                f"{name}: {reason}; check the network and --base-url, then rerun to "
+                "resume"
+            ) from error
+        part.replace(path)
+    _verify(path, md5)
+    if path.suffix == ".zip":
+        files = unpack(path, out)
     else:
-        require_space(archives, remote.size - _size(archives / f"{name}.part"))
-        with _bar(console, name, remote.size) as advance:
-            fetch(remote.url, path, remote.size, remote.md5, advance, say)
-    if name.endswith(".zip"):
-        files = contents(path, out)
-        require_published(source, files)
-        unpack(path, out)
-    else:
-        files = {name: remote.size}
-        os.replace(path, out / name)
-    part = receipt.with_name(f".{receipt.name}")
-    part.write_text(json.dumps(files, indent=0))
-    os.replace(part, receipt)
+        files = {name: path.stat().st_size}
+        path.replace(out / name)
+    replace_file(receipt, json.dumps(files, indent=0).encode())
     path.unlink(missing_ok=True)
-    say(f"{name}: MD5 as in the record{summary(files)}")
+    log.info(f"{name}: MD5 verified, {len(files):,} files")
 
 
-def _received(receipt: Path) -> dict[str, int]:
-    """Files and sizes that an archive left behind earlier; none if it did not."""
+def _complete(receipt: Path, out: Path) -> bool:
+    """Whether all files of an earlier download are there, with their sizes."""
     try:
-        return {str(k): int(v) for k, v in json.loads(receipt.read_text()).items()}
-    except (OSError, AttributeError, TypeError, ValueError):
-        return {}
-
-
-def _has(path: Path, size: int) -> bool:
-    return path.is_file() and path.stat().st_size == size
+        files = json.loads(receipt.read_text())
+        return bool(files) and all(_size(out / f) == n for f, n in files.items())
+    except (OSError, ValueError, AttributeError):
+        return False
 
 
 def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0
+    return path.stat().st_size if path.is_file() else 0
 
 
-@contextmanager
-def _bar(console: Console, name: str, size: int) -> Iterator:
-    """Show how a file comes; yields `advance(bytes)`."""
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.DownloadColumn(),
-        bars.TransferSpeedColumn(),
-        bars.TimeRemainingColumn(),
+def _verify(path: Path, md5: str) -> None:
+    """Set a file aside as <name>.bad and raise if its MD5 sum is wrong."""
+    found = pooch.file_hash(str(path), alg="md5")
+    if found != md5:
+        bad = path.replace(path.with_name(f"{path.name}.bad"))
+        raise DataError(
+            f"{path.name}: MD5 {found} instead of the published {md5}; kept as {bad}, "
+            "not used. Check --base-url and rerun to fetch it again"
+        )
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{folder}: needs {needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free; "
+            "free some space or choose another --out"
+        )
+
+
+# One file by HTTP
+
+
+class _Patience(Retry):
+    """Waits for a busy server as long as it asks, up to `LONGEST_WAIT`."""
+
+    def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
+        seconds = super().get_retry_after(response)
+        if (seconds or 0) > LONGEST_WAIT:
+            raise DataError(
+                f"the server is busy and asks to wait {seconds:.0f} s; rerun then to "
+                "resume"
+            )
+        return seconds
+
+
+def _download(url: str, part: Path, size: int | None) -> None:
+    """Complete `part`; a connection that breaks is resumed where it broke."""
+    retry = _Patience(TRIES - 1, status_forcelist=BUSY, backoff_factor=1)
+    with requests.Session() as session:
+        for scheme in ("https://", "http://"):
+            session.mount(scheme, HTTPAdapter(max_retries=retry))
+        if size is None:
+            with session.get(url, stream=True, timeout=TIMEOUT) as response:
+                response.raise_for_status()
+                size = int(response.headers.get("Content-Length", 0))
+        _require_space(part.parent, size - _size(part))
+        failures = 0
+        with log.bar(f"fetching {part.stem}", size // CHUNK, "MB") as advance:
+            advance(_size(part) // CHUNK)
+            while (have := _size(part)) != size:
+                if failures == TRIES:
+                    raise DataError(
+                        f"{part.stem}: the connection broke at {have:,} of {size:,} "
+                        f"bytes, {TRIES} times; rerun to resume"
+                    )
+                if failures:
+                    time.sleep(2.0 ** (failures - 1))
+                _append(session, url, part, size, advance)
+                failures = 0 if _size(part) > have else failures + 1
+
+
+def _append(
+    session: requests.Session,
+    url: str,
+    part: Path,
+    size: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Append to `part` until it has `size` bytes or the connection breaks.
+
+    Start anew if the server can't resume.
+    """
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        start = response.headers.get("Content-Range", "")
+        resumes = response.status_code == 206 and start.startswith(f"bytes {have}-")
+        if not resumes:
+            advance(-(have // CHUNK))
+            have = 0
+        if not resumes and response.status_code in (206, 416):  # another part, or none
+            part.unlink(missing_ok=True)
+            return
+        response.raise_for_status()
+        with part.open("ab" if resumes else "wb") as file:
+            try:
+                for chunk in response.iter_content(CHUNK):
+                    have += file.write(chunk[: size - have])  # might be endless
+                    advance(1)
+                    if have == size:
+                        return
+            except BROKEN:
+                return
+
+
+# Unpacking
+
+
+def unpack(archive: Path, out: Path) -> dict[str, int]:
+    """Unpack an archive into `out`; returns the names and sizes of its files.
+
+    Files that are there with the right size and check sum are kept, so that an
+    interrupted unpacking is finished. Each file appears under its name only when whole.
+
+    Raises
+    ------
+    DataError : a name leads out of `out` (then nothing is unpacked), the archive is
+        damaged, or the disk is full
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            infos = [info for info in opened.infolist() if not info.is_dir()]
+            for info in infos:
+                _require_inside(info, out, archive)
+            missing = [info for info in infos if not _unpacked(info, out)]
+            _require_space(out, sum(info.file_size for info in missing))
+            log.in_threads(
+                f"unpacking {archive.name}",
+                lambda info: _extract(opened, info, out),
+                missing,
+                "files",
+            )
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
+        raise DataError(f"{archive}: damaged ({error}); remove it and rerun") from error
+    return {info.filename: info.file_size for info in infos}
+
+
+def _require_inside(info: zipfile.ZipInfo, out: Path, archive: Path) -> None:
+    """Refuse a name that leads out of `out`, and links, which might."""
+    name = info.orig_filename
+    inside = (
+        "\\" not in name  # a separator on Windows
+        and not stat.S_ISLNK(info.external_attr >> 16)
+        and (out / info.filename).resolve().is_relative_to(out.resolve())
     )
-    with bars.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as live:
-        task = live.add_task(name, total=size)
-        if not console.is_terminal:
-            console.print(f"{name}: fetching {size / 1e6:.1f} MB", highlight=False)
-        yield lambda n: live.update(task, advance=n)
+    if not inside:
+        raise DataError(
+            f"{archive}: file {name!r} would lie outside of {out}; nothing was "
+            "unpacked. Remove the archive and don't trust its source"
+        )
+
+
+def _unpacked(info: zipfile.ZipInfo, out: Path) -> bool:
+    """Whether a file is in `out` with the size and check sum of the archive."""
+    path = out / info.filename
+    if not path.is_file() or path.stat().st_size != info.file_size:
+        return False
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(CHUNK):
+            crc = zlib.crc32(block, crc)
+    return crc == info.CRC
+
+
+def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, out: Path) -> None:
+    """Unpack one file whole or not at all; zipfile verifies its check sum."""
+    path = out / info.filename
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part{os.getpid()}")
+    try:
+        with opened.open(info) as source, part.open("wb") as target:
+            shutil.copyfileobj(source, target, CHUNK)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+# Command
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Fetch, verify and unpack the recordings of DCASE 2020 Task 2."""
+    """Download, verify and unpack the recordings of DCASE 2020 Task 2."""
     given = _parser().parse_args(arguments)
     machines = MACHINES if "all" in given.machine else given.machine
     splits = tuple(RECORDS) if "all" in given.split else given.split
-    sources = wanted(machines, splits)
-    print(amount(sources))
+    files = wanted(machines, splits)
+    log.info(amount(list(files)))
+    base = given.base_url.rstrip("/")
     try:
-        for source in sources:
-            bring(given.base_url.rstrip("/"), source, given.out, Console())
-    except DownloadError as error:
+        for name, record in files.items():
+            url = f"{base}/records/{record}/files/{name}?download=1"
+            with file_errors(given.out):
+                fetch(name, url, given.out)
+    except DataError as error:
         sys.exit(f"error: {error}")
-    except OSError as error:
-        sys.exit(f"error: {unwritable(given.out, error)}")
     except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
+        print("interrupted; rerun the same command to resume", file=sys.stderr)
         sys.exit(130)
-    _say_next(given.out, machines, splits)
+    _suggest_next(given.out, machines, splits)
 
 
-def _say_next(out: Path, machines: Sequence[str], splits: Sequence[str]) -> None:
+def _suggest_next(out: Path, machines: Sequence[str], splits: Sequence[str]) -> None:
     """Print the commands that come next."""
     folder = shlex.quote(str(out))
-    print(f"next, what is there:\n  python -m mimii_jax.data.dcase {folder}")
+    log.info(f"list the clips:\n  python -m mimii_jax.data.dcase {folder}")
     if "dev" in splits or {"additional", "eval"} <= set(splits):
         types = "".join(f"'{machine}'," for machine in machines)
-        print(
-            "and to train and measure:\n"
+        log.info(
+            "train and evaluate:\n"
             "  python -m mimii_jax.main --config configs/mlp_vae.py "
             f'--config.data.root={folder} --config.data.machine_types="({types})"'
         )
@@ -147,8 +360,8 @@ def _say_next(out: Path, machines: Sequence[str], splits: Sequence[str]) -> None
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m mimii_jax.data.download",
-        description="Fetches the recordings of DCASE 2020 Challenge Task 2, verifies "
-        "and unpacks them. The same command again goes on where it was.",
+        description="Download, verify and unpack the recordings of DCASE 2020 "
+        "Challenge Task 2. Rerun to resume.",
     )
     add = parser.add_argument
     several: dict[str, Any] = {"nargs": "+", "required": True}
@@ -157,11 +370,11 @@ def _parser() -> argparse.ArgumentParser:
         "--split",
         choices=(*RECORDS, "all"),
         **several,
-        help="dev: to train and test, ids of the challenge's first half; additional: "
-        "to train, the other ids; eval: to test, the other ids, and their labels",
+        help="dev: training and test clips of the first half of the ids; additional: "
+        "training clips of the others; eval: their test clips and labels",
     )
     add("--out", type=Path, required=True, metavar="DIR", help="folder to fill")
-    add("--base-url", default=BASE_URL, help=f"of a mirror (default {BASE_URL})")
+    add("--base-url", default=BASE_URL, help=f"a mirror (default {BASE_URL})")
     return parser
 
 

@@ -1,33 +1,31 @@
-"""The layouts of recordings on disk that are recognised, and what their names say."""
+"""Layouts of recordings on disk: folders, file names, and the list of their labels."""
 
+import csv
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.errors import DataError
+from mimii_jax.files import file_errors
 
-LABELS = {
-    None: UNKNOWN,
-    "normal": NORMAL,
-    "anomaly": ANOMALOUS,
-    "abnormal": ANOMALOUS,
-}
+LABELS = {None: UNKNOWN, "normal": NORMAL, "anomaly": ANOMALOUS, "abnormal": ANOMALOUS}
+LABEL_LIST = "eval_data_list.csv"
+Labels = Mapping[tuple[str, str], int]  # (machine type, published name) -> label
+
+AUDIO = r"\.(?i:wav|flac|aiff?)"  # endings of recordings
+_NOISE = r"-?[0-9]+_dB_"  # MIMII comes at three noise levels, such as "-6_dB_slider"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the recordings of a machine lie and how they are called.
+    """Folders and file names of a machine's recordings.
 
-    Attributes
-    ----------
-    title : what the layout is called
-    folder, name : regular expressions of the folder within the machine's folder, and of
-        the file name without its ending; their groups are fields of a clip
-    form : what a name has to be, as a message says it
-    example : one such file
+    `folder` and `name` are regular expressions of a folder below the machine's, and of
+    a file name without its ending; their groups are fields of a clip. `title`, `form`
+    and `example` are for messages.
     """
 
     title: str
@@ -37,10 +35,16 @@ class Layout:
     example: str
 
     def match(self, folder: str, name: str) -> dict[str, str | None] | None:
-        """Fields that the place and the name of a file say, if they fit."""
-        place = re.fullmatch(self.folder, folder)
-        said = re.fullmatch(self.name + r"\.(?i:wav)", name)
-        return place and said and place.groupdict() | said.groupdict()
+        """Fields of a clip from the folder and name of a file; None if they don't fit.
+
+        >>> DCASE_2020.match("test", "anomaly_id_00_00000007.wav")
+        {'split': 'test', 'label': 'anomaly', 'id': '00', 'number': '00000007'}
+        """
+        in_folder = re.fullmatch(self.folder, folder)
+        in_name = re.fullmatch(self.name + AUDIO, name)
+        if in_folder and in_name:
+            return in_folder.groupdict() | in_name.groupdict()
+        return None
 
 
 LAYOUTS = (
@@ -72,9 +76,6 @@ LAYOUTS = (
 DCASE_2020, DCASE_LATER, MIMII = LAYOUTS
 NAMED = (DCASE_2020, DCASE_LATER)  # those whose file names are the clips' names
 
-# MIMII comes in three levels of background noise, such as "-6_dB_slider".
-_SNR = r"-?[0-9]+_dB_"
-
 
 def parse_name(
     name: str, layouts: Sequence[Layout] = (DCASE_2020,)
@@ -89,9 +90,8 @@ def parse_name(
     ValueError : the name has another form; the message is the reason
     """
     for layout in layouts:
-        said = re.fullmatch(layout.name + r"\.(?i:wav)", name)
-        if said:
-            return LABELS[said["label"]], said["id"], said["number"]
+        if found := re.fullmatch(layout.name + AUDIO, name):
+            return LABELS[found["label"]], found["id"], found["number"]
     raise ValueError(
         f"wrong name, expected {' or '.join(layout.form for layout in layouts)}"
     )
@@ -99,39 +99,32 @@ def parse_name(
 
 def machine_types(root: Path) -> list[str]:
     """The folders in `root` that have folders of recordings in them, sorted."""
-    try:
-        with os.scandir(root) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
-    except OSError as error:
-        raise DataError(f"{root}: {error.strerror}") from error
-    return [name for name in names if any(places(Path(root) / name))]
+    return [name for name in _folders(root) if any(recording_folders(root / name))]
 
 
 def machine_folder(root: Path, machine_type: str) -> Path:
-    """Folder of a machine type, with or without a level of noise before its name.
+    """Folder of a machine type, whose name may begin with a noise level.
 
     Raises
     ------
-    DataError : it is not there, or there are several
+    DataError : none or several fit
     """
     if (root / machine_type).is_dir():
         return root / machine_type
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; it should hold {machine_type}/train")
-    if any(places(root)):
+    if any(recording_folders(root)):
         raise DataError(
             f"{root}: no folder {machine_type}; this is a machine's own folder, "
             "the data root is the folder above it"
         )
-    present = sorted(entry.name for entry in root.iterdir() if entry.is_dir())
-    noisy = [
-        name for name in present if re.fullmatch(_SNR + re.escape(machine_type), name)
-    ]
+    present = _folders(root)
+    noisy = [n for n in present if re.fullmatch(_NOISE + re.escape(machine_type), n)]
     if len(noisy) == 1:
         return root / noisy[0]
     if noisy:
         raise DataError(
-            f"{root}: {machine_type} is there several times; name one of them as the "
+            f"{root}: several folders of {machine_type}; name one of them as the "
             f"machine type: {', '.join(noisy)}"
         )
     raise DataError(
@@ -140,39 +133,99 @@ def machine_folder(root: Path, machine_type: str) -> Path:
     )
 
 
-def places(folder: Path) -> Iterator[str]:
-    """The folders below a machine's that a layout has a use for."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir())
-    except OSError as error:
-        raise DataError(f"{folder}: {error.strerror}") from error
-    for name in names:
-        for place in (name, f"{name}/normal", f"{name}/abnormal"):
-            known = any(re.fullmatch(layout.folder, place) for layout in LAYOUTS)
-            if known and (folder / place).is_dir():
-                yield place
+def recording_folders(folder: Path) -> Iterator[str]:
+    """The folders below a machine's that a layout knows, such as "id_00/normal"."""
+    for name in _folders(folder):
+        for below in (name, f"{name}/normal", f"{name}/abnormal"):
+            known = any(re.fullmatch(layout.folder, below) for layout in LAYOUTS)
+            if known and (folder / below).is_dir():
+                yield below
 
 
 def recognise(folder: Path, files: Sequence[tuple[str, str]]) -> Layout:
-    """The layout that fits most of the files, each given by its place and name.
+    """The layout that fits most of the files, given as (folder, name).
 
     Raises
     ------
-    DataError : none fits any of them
+    DataError : no layout fits any of them
     """
     if not files and any((folder / split).is_dir() for split in ("train", "test")):
-        return DCASE_2020  # which names the folder that is empty
-    fitting = [
-        sum(layout.match(*file) is not None for file in files) for layout in LAYOUTS
-    ]
-    if any(fitting):
-        return LAYOUTS[fitting.index(max(fitting))]
+        return DCASE_2020
+    counts = [sum(bool(layout.match(*file)) for file in files) for layout in LAYOUTS]
+    if any(counts):
+        return LAYOUTS[counts.index(max(counts))]
     expected = " or ".join(f"{layout.example} ({layout.title})" for layout in LAYOUTS)
     names = ["/".join(file) for file in files]
     names = names or sorted(path.name for path in folder.iterdir())
     more = ", ..." if len(names) > 3 else ""
     raise DataError(
-        f"{folder}: fits none of the layouts that can be read; expected files such as "
-        f"{expected}; found {', '.join(names[:3]) or 'nothing'}{more}"
+        f"{folder}: fits no known layout; expected files such as {expected}; "
+        f"found {', '.join(names[:3]) or 'nothing'}{more}"
     )
+
+
+def _folders(folder: Path) -> list[str]:
+    with file_errors(folder), os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir())
+
+
+def read_labels(path: Path) -> Labels:
+    """Read the organisers' labels of the evaluation clips, whose names have none.
+
+    For each machine type the list has a line with its name, then a line per clip:
+    published name, name with the label, 0 (normal) or 1 (anomalous).
+
+    Raises
+    ------
+    DataError : it can't be read, or a line is malformed or contradicts itself or an
+        earlier one; the message names the line
+    """
+    labels: dict[tuple[str, str], int] = {}
+    machine_type = ""
+    try:
+        with file_errors(path), path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file)
+            for row in filter(None, reader):
+                where = f"{path}:{reader.line_num}"
+                if len(row) == 1:
+                    machine_type = row[0]
+                    continue
+                name, label = _labelled_name(row, where)
+                if not machine_type:
+                    raise DataError(f"{where}: no machine type before the clips")
+                if labels.setdefault((machine_type, name), label) != label:
+                    raise DataError(f"{where}: {name} has another label above")
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: not a label list: {error}") from None
+    if not labels:
+        raise DataError(f"{path}: no labels in it")
+    return labels
+
+
+def find_labels(root: Path, path: str) -> Labels:
+    """The labels in `path`; where it is "", those of a list in or beside `root`."""
+    if path:
+        return read_labels(Path(path).expanduser())
+    for file in (root / LABEL_LIST, root.absolute().parent / LABEL_LIST):
+        if file.is_file():
+            return read_labels(file)
+    return {}
+
+
+def _labelled_name(row: list[str], where: str) -> tuple[str, int]:
+    """Published name and label of a line of the list."""
+    if len(row) != 3 or row[2] not in ("0", "1"):
+        raise DataError(
+            f"{where}: expected a machine type, or name,name with label,0 or 1"
+        )
+    name, full_name, label = row[0], row[1], (NORMAL, ANOMALOUS)[int(row[2])]
+    try:
+        named_label, machine_id, _ = parse_name(full_name)
+        agree = named_label == label and parse_name(name)[1] == machine_id
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None
+    if not agree:
+        raise DataError(
+            f"{where}: {name}, {full_name} and {row[2]} contradict each other"
+        )
+    return name, label

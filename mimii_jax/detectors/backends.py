@@ -1,9 +1,16 @@
-"""From the errors along a clip to one score per clip."""
+"""Back-ends: how far the vectors of a clip are from those of normal clips.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A back-end is a frozen dataclass of arrays with `fit(vectors)` and `score(vectors)`; it
+knows nothing of clips, IDs or files. To add one: a class, and an entry of `BACKENDS`.
+`Banks` keeps one per machine ID.
+"""
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,162 +18,215 @@ from jax import lax
 from jaxtyping import Array, Float, Shaped
 from sklearn.covariance import ledoit_wolf
 
-ArrayLike = Array | np.ndarray
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.files import file_errors, replace_file
 
+ArrayLike = Array | np.ndarray
 POOLINGS = ("mean", "max", "top_k", "gwrp")
-MSE, MAHALANOBIS = KINDS = ("mse", "mahalanobis")
-ALL_IDS = ""  # the group of clips of whatever machine ID
+ALL_IDS = ""  # the bank of all clips, for machine IDs without a bank
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """How the errors of a clip's windows become its score.
+    """Pooling of the errors of a clip's segments.
 
     Attributes
     ----------
     name : "mean"; "max"; "top_k", the mean of the `top_k` largest errors; or "gwrp",
         generalised weighted rank pooling: the errors sorted from the largest, weighted
         by 1, r, r^2, ... (Kolesnikov and Lampert 2016)
-    top_k : int > 0; more than there are windows means all
+    top_k : int > 0; at most all segments count
     gwrp_r : float in [0, 1]; 0 is the maximum, 1 the mean
     """
 
-    name: str
-    top_k: int
-    gwrp_r: float
+    name: str = "mean"
+    top_k: int = 10
+    gwrp_r: float = 0.99
 
     def __post_init__(self) -> None:
         if self.name not in POOLINGS:
-            raise ValueError(
+            raise ConfigError(
                 f"scoring.pooling='{self.name}': must be one of {', '.join(POOLINGS)}"
             )
         if self.top_k < 1:
-            raise ValueError(f"scoring.top_k={self.top_k}: must be at least 1")
+            raise ConfigError(f"scoring.top_k={self.top_k}: must be at least 1")
         if not 0 <= self.gwrp_r <= 1:
-            raise ValueError(f"scoring.gwrp_r={self.gwrp_r}: must be from 0 to 1")
+            raise ConfigError(f"scoring.gwrp_r={self.gwrp_r}: must be from 0 to 1")
 
-    def __call__(self, errors: Float[ArrayLike, "... window"]) -> Float[Array, "..."]:
+    def __call__(self, errors: Float[ArrayLike, "... segment"]) -> Float[Array, "..."]:
         """Pool over the last axis."""
         if self.name == "mean":
             return jnp.mean(errors, axis=-1)
         if self.name == "max":
             return jnp.max(errors, axis=-1)
-        n_windows = errors.shape[-1]
+        n_segments = errors.shape[-1]
         if self.name == "top_k":
-            largest, _ = lax.top_k(errors, min(self.top_k, n_windows))
+            largest, _ = lax.top_k(errors, min(self.top_k, n_segments))
             return jnp.mean(largest, axis=-1)
-        weights = self.gwrp_r ** np.arange(n_windows)
+        weights = self.gwrp_r ** np.arange(n_segments)
         weights = (weights / weights.sum()).astype(np.float32)
         return jnp.sort(errors, axis=-1, descending=True) @ weights
 
 
+class Backend(Protocol):
+    """A frozen dataclass of arrays."""
+
+    @classmethod
+    def fit(cls, vectors: Float[np.ndarray, "clip column"]) -> "Backend":
+        """Fit to the vectors of normal clips."""
+        ...
+
+    def score(
+        self, vectors: Float[np.ndarray, "clip column"]
+    ) -> Float[np.ndarray, " clip"]:
+        """Distance of each clip from the normal ones."""
+        ...
+
+
 @dataclass(frozen=True)
-class Scoring:
-    """How the errors of a clip, per step and bin, become its score.
+class Mean:
+    """The mean of the vector: errors are scores already."""
 
-    Attributes
-    ----------
-    kind : "mse", the pooled mean squared error of the steps; or "mahalanobis", the
-        distance of the vector of pooled squared errors per bin from those of the
-        normal training clips
-    per_id : whether a clip is compared with the training clips of its own machine ID
-        (with all of them, if that has none); for "mahalanobis"
-    batch_size : int >= 0, clips that are scored at once on a device; 0: sensible
-    pooling : over the steps
-    """
+    @classmethod
+    def fit(cls, vectors: Float[np.ndarray, "clip column"]) -> "Mean":
+        """Fit nothing."""
+        return cls()
 
-    kind: str
-    per_id: bool
-    batch_size: int
-    pooling: Pooling
-
-    def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            raise ValueError(
-                f"scoring.kind='{self.kind}': must be one of {', '.join(KINDS)}"
-            )
-        if self.batch_size < 0:
-            raise ValueError(f"scoring.batch_size={self.batch_size}: must be 0 or more")
-
-    def summary(self, error: Float[Array, "step bin"]) -> Float[Array, " column"]:
-        """What is kept of a clip: its score, or its pooled error per bin."""
-        if self.kind == MSE:
-            return self.pooling(jnp.mean(error, axis=-1))[None]
-        return self.pooling(error.T)
+    def score(
+        self, vectors: Float[np.ndarray, "clip column"]
+    ) -> Float[np.ndarray, " clip"]:
+        """Mean over the columns."""
+        return np.mean(vectors, axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
-class Normals:
-    """Mean and inverse covariance of the summaries of normal clips, per group.
-
-    The covariance is shrunk towards a multiple of the identity by the amount of Ledoit
-    and Wolf (2004), so that it can be inverted whatever the number of clips.
+class Mahalanobis:
+    """Mahalanobis distance, with the covariance shrunk as by Ledoit and Wolf (2004).
 
     Attributes
     ----------
-    groups : `ALL_IDS`, and after it the machine IDs that have statistics of their own
-    mean : f64 [shape=(group, column)]
-    precision : f64 [shape=(group, column, column)]
+    mean : f64 [shape=(column,)]
+    precision : f64 [shape=(column, column)], inverse covariance
     """
 
-    groups: Sequence[str]
-    mean: Float[np.ndarray, "group column"]
-    precision: Float[np.ndarray, "group column column"]
+    mean: Float[np.ndarray, " column"]
+    precision: Float[np.ndarray, "column column"]
+
+    @classmethod
+    def fit(cls, vectors: Float[np.ndarray, "clip column"]) -> "Mahalanobis":
+        """Fit mean and covariance."""
+        vectors = vectors.astype(np.float64)
+        # In units of their spread: shrinking treats all columns alike.
+        spread = np.maximum(vectors.std(axis=0), np.finfo(np.float32).tiny)
+        covariance, _ = ledoit_wolf(vectors / spread)
+        precision = np.linalg.pinv(covariance) / np.outer(spread, spread)
+        return cls(vectors.mean(axis=0), precision)
+
+    def score(
+        self, vectors: Float[np.ndarray, "clip column"]
+    ) -> Float[np.ndarray, " clip"]:
+        """Distance of each clip from the mean."""
+        away = vectors - self.mean
+        squared = np.einsum("ci,ij,cj->c", away, self.precision, away)
+        return np.sqrt(np.maximum(squared, 0))
+
+
+BACKENDS: dict[str, Any] = {"mean": Mean, "mahalanobis": Mahalanobis}
+
+
+@dataclass(frozen=True, eq=False)
+class Banks:
+    """A fitted back-end for all clips, and one per machine ID if wanted."""
+
+    backends: Mapping[str, Backend]
 
     @classmethod
     def fit(
         cls,
-        summaries: Float[np.ndarray, "clip column"],
+        name: str,
+        vectors: Float[np.ndarray, "clip column"],
         machine_id: Shaped[np.ndarray, " clip"],
         per_id: bool,
-    ) -> "Normals":
-        """Statistics of these clips, and of those of each machine ID if asked for."""
-        summaries = summaries.astype(np.float64)
-        # In units of their own spread: shrinking treats all columns alike.
-        groups = [ALL_IDS, *(np.unique(machine_id).tolist() if per_id else ())]
-        mean, precision = [], []
-        for group in groups:
-            rows = summaries[(machine_id == group) | (group == ALL_IDS)]
-            spread = np.maximum(rows.std(axis=0), np.finfo(np.float32).tiny)
-            covariance, _ = ledoit_wolf(rows / spread)
-            mean.append(rows.mean(axis=0))
-            precision.append(np.linalg.pinv(covariance) / np.outer(spread, spread))
-        return cls(groups, np.stack(mean), np.stack(precision))
+    ) -> "Banks":
+        """Fit the back-end `name` to normal clips."""
+        backend = BACKENDS[name]
+        found = {ALL_IDS: backend.fit(vectors)}
+        for one in np.unique(machine_id).tolist() if per_id else ():
+            found[one] = backend.fit(vectors[machine_id == one])
+        return cls(found)
 
-    def distance(
+    def score(
         self,
-        summaries: Float[np.ndarray, "clip column"],
+        vectors: Float[np.ndarray, "clip column"],
         machine_id: Shaped[np.ndarray, " clip"],
     ) -> Float[np.ndarray, " clip"]:
-        """Mahalanobis distance of each clip from the normal ones of its group."""
-        known = {group: row for row, group in enumerate(self.groups)}
-        rows = np.array([known.get(name, 0) for name in machine_id.tolist()], int)
-        away = summaries - self.mean[rows]
-        squared = np.einsum("ci,cij,cj->c", away, self.precision[rows], away)
-        return np.sqrt(np.maximum(squared, 0))
+        """Score each clip against its ID's bank, or that of all if it has none."""
+        scores = np.empty(len(vectors))
+        bank = np.where(np.isin(machine_id, list(self.backends)), machine_id, ALL_IDS)
+        for one in np.unique(bank).tolist():
+            scores[bank == one] = self.backends[one].score(vectors[bank == one])
+        return scores
 
 
-def save_normals(normals: Sequence[Normals], path: Path) -> None:
-    """Keep the statistics of every run, whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    arrays: dict[str, Any] = {
-        f"{run}/{field}": np.asarray(value)
-        for run, one in enumerate(normals)
-        for field, value in vars(one).items()
-    }
-    with temporary.open("wb") as file:
-        np.savez(file, **arrays)
-    temporary.replace(path)
+@dataclass(frozen=True)
+class Scoring:
+    """From the errors of a clip's segments and bins to its score.
 
+    Attributes
+    ----------
+    backend : "mean", the pooled error; or "mahalanobis", the distance of the pooled
+        errors per bin from those of normal training clips
+    per_id : whether a clip is compared with the training clips of its machine ID alone
+    pooling : over the segments
+    """
 
-def load_normals(path: Path, n_runs: int) -> list[Normals]:
-    """What `save_normals` has kept."""
-    with np.load(path) as arrays:
-        return [
-            Normals(
-                arrays[f"{run}/groups"].tolist(),
-                arrays[f"{run}/mean"],
-                arrays[f"{run}/precision"],
+    backend: str = "mean"
+    per_id: bool = False
+    pooling: Pooling = Pooling()
+
+    def __post_init__(self) -> None:
+        if self.backend not in BACKENDS:
+            raise ConfigError(
+                f"scoring.backend='{self.backend}': must be one of "
+                f"{', '.join(BACKENDS)}"
             )
-            for run in range(n_runs)
-        ]
+
+    @property
+    def needs_fit(self) -> bool:
+        """Whether the back-end has statistics of normal clips."""
+        return bool(fields(BACKENDS[self.backend]))
+
+    def summary(self, error: Float[Array, "segment bin"]) -> Float[Array, " column"]:
+        """Vector of a clip for the back-end: its pooled error, or that of each bin."""
+        if self.backend == "mean":
+            return self.pooling(jnp.mean(error, axis=-1))[None]
+        return self.pooling(error.T)
+
+
+def save_banks(banks: list[Banks], path: Path) -> None:
+    """Save the back-ends of every run."""
+    arrays: dict[str, Any] = {
+        f"{run}/{one}/{field.name}": getattr(backend, field.name)
+        for run, bank in enumerate(banks)
+        for one, backend in bank.backends.items()
+        for field in fields(backend)  # pyright: ignore[reportArgumentType]
+    }
+    file = BytesIO()
+    np.savez(file, **arrays)
+    replace_file(path, file.getvalue())
+
+
+def load_banks(name: str, path: Path, n_runs: int) -> list[Banks]:
+    """Load what `save_banks` saved."""
+    found: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in range(n_runs)]
+    try:
+        with file_errors(path), np.load(path) as arrays:
+            for key in arrays:
+                run, one, field = key.split("/")
+                found[int(run)].setdefault(one, {})[field] = arrays[key]
+    except (ValueError, LookupError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: damaged ({error}); train again") from error
+    return [
+        Banks({one: BACKENDS[name](**values) for one, values in of_run.items()})
+        for of_run in found
+    ]

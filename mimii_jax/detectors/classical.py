@@ -1,10 +1,12 @@
 """scikit-learn detectors on the project's front end."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
 import joblib
 import numpy as np
@@ -15,239 +17,259 @@ from sklearn.linear_model import SGDOneClassSVM
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import OneClassSVM
 
+from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Pooling
+from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
-from mimii_jax.train.checkpoints import CheckpointError
+from mimii_jax.files import file_errors
 from mimii_jax.train.runs import Run
-from mimii_jax.watch import Watch
 
 MODEL = "models.joblib"
+MAX_EXAMPLES = 100_000  # more are subsampled, with the run's seed
 
 
-def isolation_forest(
-    seed: int,
-    *,
-    n_estimators: int,
-    max_samples: int,
-    max_features: float,
-    contamination: float,
-    bootstrap: bool,
-) -> IsolationForest:
-    """Isolation Forest.
+class Estimator(Protocol):
+    """Settings of a scikit-learn model: a frozen dataclass."""
 
-    Parameters
-    ----------
-    seed : of the trees
-    n_estimators : number of trees
-    max_samples : examples per tree; 0 means 256, or all if there are fewer
-    max_features : share of the features that a tree sees, in (0, 1]
-    contamination : expected share of anomalies in the training set, 0 for unknown; it
-        moves scikit-learn's threshold and no score
-    bootstrap : whether a tree's examples are drawn with replacement
-    """
-    _require(n_estimators >= 1, "n_estimators", n_estimators, "at least 1")
-    _require(max_samples >= 0, "max_samples", max_samples, "0 or more")
-    _require(0 < max_features <= 1, "max_features", max_features, "above 0, up to 1")
-    _require(0 <= contamination <= 0.5, "contamination", contamination, "0 to 0.5")
-    # Any: scikit-learn documents numbers here, but its types are those of "auto".
-    samples: Any = max_samples or "auto"
-    share: Any = contamination or "auto"
-    return IsolationForest(
-        n_estimators=n_estimators,
-        max_samples=samples,
-        max_features=max_features,
-        contamination=share,
-        bootstrap=bootstrap,
-        random_state=seed,
-        n_jobs=-1,
-    )
+    def build(self, seed: int) -> Any:
+        """Create an unfitted model."""
+        ...
 
 
-def sgd_one_class_svm(
-    seed: int, *, nu: float, kernel: str, gamma: float, n_components: int
-) -> Any:
+@dataclass(frozen=True)
+class Forest:
+    """Isolation Forest; `max_samples` per tree, None: 256, or all if fewer."""
+
+    n_estimators: int = 100
+    max_samples: int | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.n_estimators >= 1, "n_estimators", self.n_estimators, ">= 1")
+        samples = self.max_samples
+        _require(samples is None or samples >= 1, "max_samples", samples, ">= 1")
+
+    def build(self, seed: int) -> IsolationForest:
+        """Create an unfitted forest."""
+        # Any: scikit-learn documents numbers here, but its types are those of "auto".
+        samples: Any = "auto" if self.max_samples is None else self.max_samples
+        return IsolationForest(
+            n_estimators=self.n_estimators,
+            max_samples=samples,
+            random_state=seed,
+            n_jobs=-1,
+        )
+
+
+@dataclass(frozen=True)
+class SVM:
     """One-class SVM by stochastic gradient descent.
 
-    Parameters
+    Attributes
     ----------
-    seed : of the order of the examples and the landmarks of the map
     nu : bound on the share of training examples left outside, in (0, 1]
     kernel : "linear", or "rbf" through a Nystroem map
-    gamma : of exp(-gamma * |x - y|^2); 0 means 1 / number of features
-    n_components : landmarks of the map; as many as there are examples at most
+    gamma : of exp(-gamma * |x - y|^2); None: 1 / number of features
+    n_components : landmarks of the map, at most as many as there are examples
     """
-    _require_svm(nu, gamma)
-    _require(n_components >= 1, "n_components", n_components, "at least 1")
-    svm = SGDOneClassSVM(nu=nu, random_state=seed)
-    if kernel == "linear":
-        return svm
-    if kernel != "rbf":
-        raise ValueError(f"detector.kernel='{kernel}': must be 'linear' or 'rbf'")
-    rbf = Nystroem(gamma=gamma or None, n_components=n_components, random_state=seed)
-    return make_pipeline(rbf, svm)
+
+    nu: float = 0.5
+    kernel: str = "rbf"
+    gamma: float | None = None
+    n_components: int = 200
+
+    def __post_init__(self) -> None:
+        _require_svm(self.nu, self.gamma)
+        components = self.n_components
+        _require(components >= 1, "n_components", components, ">= 1")
+        known = self.kernel in ("linear", "rbf")
+        _require(known, "kernel", f"'{self.kernel}'", "'linear' or 'rbf'")
+
+    def build(self, seed: int) -> Any:
+        """Create an unfitted SVM."""
+        svm = SGDOneClassSVM(nu=self.nu, random_state=seed)
+        if self.kernel == "linear":
+            return svm
+        rbf = Nystroem(
+            gamma=self.gamma, n_components=self.n_components, random_state=seed
+        )
+        return make_pipeline(rbf, svm)
 
 
-def exact_one_class_svm(seed: int, *, nu: float, gamma: float) -> OneClassSVM:
-    """One-class SVM with the exact RBF kernel; the same whatever the seed.
+@dataclass(frozen=True)
+class ExactSVM:
+    """One-class SVM with the exact RBF kernel, by libsvm; the same for every seed."""
 
-    Parameters
-    ----------
-    seed : not used, the solution is unique
-    nu : bound on the share of training examples left outside, in (0, 1]
-    gamma : of exp(-gamma * |x - y|^2); 0 means 1 / number of features
-    """
-    del seed
-    _require_svm(nu, gamma)
-    width: Any = gamma or "auto"
-    return OneClassSVM(nu=nu, gamma=width, cache_size=1000)
+    nu: float = 0.5
+    gamma: float | None = None
+
+    def __post_init__(self) -> None:
+        _require_svm(self.nu, self.gamma)
+
+    def build(self, seed: int) -> OneClassSVM:
+        """Create an unfitted SVM."""
+        del seed
+        width: Any = "auto" if self.gamma is None else self.gamma
+        return OneClassSVM(nu=self.nu, gamma=width, cache_size=1000)
 
 
+@dataclass(frozen=True)
 class ClassicalDetector:
-    """Flattened windows of a front end's frames, scored by a scikit-learn model.
+    """Flattened windows of frames, scored by a scikit-learn model.
 
-    Parameters
+    Attributes
     ----------
-    build : makes an unfitted model from a seed and what else a run changes
-    front_end : features of one clip
+    estimator : settings of the model
+    front_end : features of a clip
+    windows : examples
     standardise : whether each bin is shifted and scaled by its training statistics
-    windows : what is one example
-    max_examples : more examples than this are subsampled, with the run's seed
     pooling : from the scores of a clip's windows to its score
     """
 
-    def __init__(
-        self,
-        build: Callable[..., Any],
-        front_end: FrontEnd,
-        *,
-        standardise: bool,
-        windows: Windows,
-        max_examples: int,
-        pooling: Pooling,
-    ) -> None:
-        if max_examples < 1:
-            raise ValueError(f"windows.max_examples={max_examples}: must be at least 1")
-        self.build = build
-        self.front_end = front_end
-        self.standardise = standardise
-        self.windows = windows
-        self.max_examples = max_examples
-        self.pooling = pooling
-        self.models: list[Any]
-        self.standardisers: list[Standardiser]
+    estimator: Estimator
+    front_end: FrontEnd
+    windows: Windows
+    standardise: bool
+    pooling: Pooling
+
+    one_process = True
+
+    def training(self) -> object:
+        """Everything but the pooling."""
+        return (self.estimator, self.front_end, self.windows, self.standardise)
+
+    def check(self, n_samples: int) -> None:
+        """Raise `ConfigError` unless a window fits into clips of this length."""
+        wave = jax.ShapeDtypeStruct((n_samples,), np.float32)
+        self.windows.per_clip(jax.eval_shape(self.front_end, wave).shape[0])
 
     def fit(
-        self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
-    ) -> Self:
-        """Fit one model per run."""
+        self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
+    ) -> "FittedClassical":
+        """Fit one model per run; held-out clips aren't needed."""
+        del held_out
         if folder and (folder / MODEL).exists():
-            return self.load(folder, runs, train.audio.shape[1], watch)
-        with watch.bar("features", len(train)) as advance:
-            features = extract(
-                self.front_end, train.audio, np.arange(len(train)), advance
-            )
+            return self.load(folder, runs)
+        with log.bar("features", len(train)) as advance:
+            rows = np.arange(len(train))
+            features = extract(self.front_end, train.audio, rows, advance)
         moments = clip_moments(features) if self.standardise else None
-        self.models = []
-        self.standardisers = []
-        with watch.bar("fitting", len(runs), "models") as advance:
+        models, standardisers = [], []
+        with log.bar("fitting", len(runs), "models") as advance:
             for run in runs:
                 standardiser = Standardiser.identity(features.shape[2])
                 if moments:
-                    standardiser = Standardiser.of_moments(
-                        *(of_clip[run.clips] for of_clip in moments)
-                    )
-                examples = self._training_examples(features, run, standardiser, watch)
+                    own = (of_clip[run.clips] for of_clip in moments)
+                    standardiser = Standardiser.of_moments(*own)
+                examples = self._examples(features, run, standardiser)
                 with warnings.catch_warnings():
                     # Nystroem takes every example where there are fewer: as intended.
                     warnings.filterwarnings("ignore", "n_components > n_samples")
-                    model = self.build(run.seed, **run.changes)
-                    self.models.append(model.fit(examples))
-                self.standardisers.append(standardiser)
+                    models.append(self.estimator.build(run.seed).fit(examples))
+                standardisers.append(standardiser)
                 advance(1)
+        fitted = FittedClassical(self, models, standardisers)
         if folder:
-            self._save(folder)
-        return self
+            fitted.save(folder)
+        return fitted
 
-    def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "run clip"]:
-        """Pooled outlyingness of every clip under every run's model."""
-        scores = []
-        with watch.bar("scoring", len(clips)) as advance:
-            for start in range(0, len(clips), CLIPS_PER_TRANSFER):
-                rows = np.arange(start, min(start + CLIPS_PER_TRANSFER, len(clips)))
-                features = extract(self.front_end, clips.audio, rows, lambda n: None)
-                n_windows = self.windows.per_clip(features.shape[1])
-                index = jnp.arange(len(rows) * n_windows)
-                x = self.windows.gather(features, index)
-                errors = np.stack(
-                    [
-                        _outlyingness(model, _flat(standardiser.apply(x)))
-                        for model, standardiser in zip(
-                            self.models, self.standardisers, strict=True
-                        )
-                    ]
-                )
-                scores.append(self.pooling(errors.reshape(len(errors), len(rows), -1)))
-                advance(len(rows))
-        return np.concatenate(scores, axis=1)
-
-    def load(
-        self, folder: Path, runs: Sequence[Run], n_samples: int, watch: Watch
-    ) -> Self:
-        """Read what `fit` has written; the file is a pickle, so trust its origin."""
-        del n_samples, watch
+    def load(self, folder: Path, runs: Sequence[Run]) -> "FittedClassical":
+        """Load the models; the file is a pickle, so trust its origin."""
+        path = folder / MODEL
         try:
-            self.models, standardisers = joblib.load(folder / MODEL)
+            models, standardisers = joblib.load(path)
         except Exception as error:  # a pickle breaks in many ways
-            raise CheckpointError(
-                f"{folder / MODEL}: cannot be read ({type(error).__name__}); remove it "
-                "to fit again"
+            raise DataError(
+                f"{path}: unreadable ({type(error).__name__}); remove it to fit again"
             ) from error
-        assert len(self.models) == len(runs)
-        self.standardisers = [Standardiser(*map(jnp.asarray, s)) for s in standardisers]
-        return self
+        if len(models) != len(runs):
+            raise DataError(f"{path}: {len(models)} models for {len(runs)} runs")
+        standard = [Standardiser(*map(jnp.asarray, s)) for s in standardisers]
+        return FittedClassical(self, models, standard)
 
-    def _save(self, folder: Path) -> None:
-        """Write models and standardisation, whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        standardisers = [tuple(map(np.asarray, s)) for s in self.standardisers]
-        joblib.dump((self.models, standardisers), folder / f".{MODEL}")
-        (folder / f".{MODEL}").replace(folder / MODEL)
-
-    def _training_examples(
-        self, features: Array, run: Run, standardiser: Standardiser, watch: Watch
+    def _examples(
+        self, features: Array, run: Run, standardiser: Standardiser
     ) -> np.ndarray:
         per_clip = self.windows.per_clip(features.shape[1])
         index = (run.clips[:, None] * per_clip + np.arange(per_clip)).ravel()
-        if len(index) > self.max_examples:
+        if len(index) > MAX_EXAMPLES:
             rng = np.random.default_rng(run.seed)
-            n_examples = len(index)
-            index = np.sort(rng.choice(index, self.max_examples, replace=False))
-            watch.say(
-                f"seed {run.seed}: fitted to {self.max_examples:,} of {n_examples:,} "
-                "windows, drawn at random (windows.max_examples)"
+            log.info(
+                f"seed {run.seed}: fitted to {MAX_EXAMPLES:,} of {len(index):,} "
+                "windows, drawn at random"
             )
+            index = np.sort(rng.choice(index, MAX_EXAMPLES, replace=False))
         x = self.windows.gather(features, jnp.asarray(index))
         return _flat(standardiser.apply(x))
 
 
-def _require_svm(nu: float, gamma: float) -> None:
+@dataclass(frozen=True, eq=False)
+class FittedClassical:
+    """A scikit-learn model per run."""
+
+    detector: ClassicalDetector
+    models: Sequence[Any]
+    standardisers: Sequence[Standardiser]
+
+    def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
+        """Outlyingness of every window under every run's model."""
+        found = []
+        windows, front_end = self.detector.windows, self.detector.front_end
+        with log.bar("scoring", len(clips)) as advance:
+            for start in range(0, len(clips), CLIPS_PER_TRANSFER):
+                rows = np.arange(start, min(start + CLIPS_PER_TRANSFER, len(clips)))
+                features = extract(front_end, clips.audio, rows, lambda n: None)
+                index = jnp.arange(len(rows) * windows.per_clip(features.shape[1]))
+                x = windows.gather(features, index)
+                scores = [
+                    # scikit-learn's is higher for what is more normal.
+                    -np.ravel(model.score_samples(_flat(standardiser.apply(x))))
+                    for model, standardiser in zip(
+                        self.models, self.standardisers, strict=True
+                    )
+                ]
+                found.append(np.reshape(scores, (len(scores), len(rows), -1, 1)))
+                advance(len(rows))
+        return np.concatenate(found, axis=1)
+
+    def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
+        """Pooled outlyingness of every clip under every run's model."""
+        return np.asarray(self.detector.pooling(self.represent(clips)[..., 0]))
+
+    def explain(self, clips: Clips) -> None:
+        """Explain nothing."""
+
+    def pretrained(self) -> Sequence[Any]:
+        """Return nothing: these models can't be fine-tuned."""
+        return ()
+
+    def save(self, folder: Path) -> None:
+        """Save models and standardisers, whole or not at all."""
+        standardisers = [tuple(map(np.asarray, s)) for s in self.standardisers]
+        with file_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            joblib.dump((self.models, standardisers), folder / f".{MODEL}")
+            (folder / f".{MODEL}").replace(folder / MODEL)
+
+
+ESTIMATORS: dict[str, Any] = {
+    "isolation_forest": Forest,
+    "sgd_one_class_svm": SVM,
+    "exact_one_class_svm": ExactSVM,
+}
+
+
+def _require_svm(nu: float, gamma: float | None) -> None:
     _require(0 < nu <= 1, "nu", nu, "above 0, up to 1")
-    _require(gamma >= 0, "gamma", gamma, "0 or more")
+    _require(gamma is None or gamma > 0, "gamma", gamma, "positive")
 
 
-def _require(holds: bool, field: str, value: float, what: str) -> None:
-    """Refuse a setting; scikit-learn itself would do so in the middle of a run."""
+def _require(holds: bool, field: str, value: object, limit: str) -> None:
     if not holds:
-        raise ValueError(f"detector.{field}={value}: must be {what}")
+        raise ConfigError(f"detector.{field}={value}: must be {limit}")
 
 
 def _flat(x: Array) -> np.ndarray:
     """Examples on the host, one per row."""
     return np.asarray(x).reshape(len(x), -1)
-
-
-def _outlyingness(model: Any, x: np.ndarray) -> np.ndarray:
-    """Minus scikit-learn's score, which is higher for what is more normal."""
-    return -np.ravel(model.score_samples(x))

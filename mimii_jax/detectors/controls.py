@@ -5,16 +5,13 @@ librosa 0.11 with its defaults (n_fft 2048, hop 512, zero padding), at the clip'
 sample rate. Each number is expected to grow with a fault.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import librosa
 import numpy as np
-from jaxtyping import Bool, Float, Int16
+from jaxtyping import Float, Int16
 
+from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.results.table import CONTROLS, NO_SEED, Scores
-from mimii_jax.train.mesh import gather_rows
-from mimii_jax.watch import Watch
 
 
 def measure(
@@ -44,24 +41,12 @@ def measure(
     )
 
 
-def score_controls(
-    clips: Clips, mine: Bool[np.ndarray, " clip"], watch: Watch
-) -> Scores:
-    """Every control of every clip, as rows of the score table.
-
-    `mine` are the clips that this process measures; the others are measured elsewhere.
-    """
-    values = np.zeros((len(clips), len(CONTROLS)))
-    rows = np.flatnonzero(mine)
-    with watch.bar("controls", len(rows)) as advance, ThreadPoolExecutor() as pool:
-        measured = pool.map(
-            lambda row: measure(clips.audio[row], clips.sample_rate), rows
-        )
-        for row, value in zip(rows, measured, strict=True):
-            values[row] = value
-            advance(1)
-    values = gather_rows(values, mine)
+def score_controls(clips: Clips) -> Scores:
+    """Score every clip by every control, as rows of the score table."""
+    measured = log.in_threads(
+        "controls", lambda wave: measure(wave, clips.sample_rate), list(clips.audio)
+    )
     return Scores.concatenate(
         Scores.of_clips(name, NO_SEED, clips, score)
-        for name, score in zip(CONTROLS, values.T, strict=True)
+        for name, score in zip(CONTROLS, np.transpose(measured), strict=True)
     )

@@ -1,42 +1,77 @@
-"""Detectors: fit on normal clips, score any clip; one interface for all of them."""
+"""The interface of detectors: fit on normal clips, score any clip."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
 
 from mimii_jax.data.clips import Clips
 from mimii_jax.train.runs import Run
-from mimii_jax.watch import Watch
+
+
+class Explanation(NamedTuple):
+    """Why a model scores clips as it does; for figures.
+
+    Attributes
+    ----------
+    features : what the model sees, in the front end's unit
+    expected : its reconstruction or prediction; NaN where it predicts nothing
+    error : squared error of each bin, standardised as in training
+    seconds : middle of each segment, from the start of a clip
+    track : mean error of each segment
+    """
+
+    features: Float[np.ndarray, "clip frame bin"]
+    expected: Float[np.ndarray, "clip frame bin"]
+    error: Float[np.ndarray, "clip frame bin"]
+    seconds: Float[np.ndarray, " segment"]
+    track: Float[np.ndarray, "clip segment"]
+
+
+class Fitted(Protocol):
+    """A model per run, with its back-end. Frozen."""
+
+    def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
+        """Vectors that the back-end compares with those of normal clips."""
+        ...
+
+    def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
+        """Anomaly scores; higher is more anomalous. NaN for a run that diverged."""
+        ...
+
+    def explain(self, clips: Clips) -> Explanation | None:
+        """Expectation and error of the first run; None for detectors without."""
+        ...
+
+    def pretrained(self) -> Sequence[Any]:
+        """Parameters of each run to fine-tune; empty for detectors without."""
+        ...
 
 
 class Detector(Protocol):
-    """What the harness needs of a detector.
+    """Settings of a detector: a frozen dataclass, compared with `==`."""
 
-    One detector holds a model per run, so that those which can train them together
-    do. Everything that `fit` learns is in its folder.
-    """
+    @property
+    def one_process(self) -> bool:
+        """Whether it can't be fitted by several processes together."""
+        ...
+
+    def training(self) -> object:
+        """Everything that a fitted model depends on: the settings less the scoring."""
+        ...
+
+    def check(self, n_samples: int) -> None:
+        """Raise `ConfigError` unless the model fits clips of this length."""
+        ...
 
     def fit(
-        self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
-    ) -> Self:
-        """Learn one model per run from normal clips; keep them in a folder, if given.
-
-        With a folder that an interrupted `fit` has left, it goes on from there.
-        """
+        self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
+    ) -> Fitted:
+        """Fit one model per run; a finished or interrupted fit in `folder` is reused."""
         ...
 
-    def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "run clip"]:
-        """Anomaly score of every clip under every run's model; higher is worse.
-
-        NaN for a run whose training diverged.
-        """
-        ...
-
-    def load(
-        self, folder: Path, runs: Sequence[Run], n_samples: int, watch: Watch
-    ) -> Self:
-        """Read what `fit` has written, for the same runs and length of clips."""
+    def load(self, folder: Path, runs: Sequence[Run]) -> Fitted:
+        """Load what `fit` saved for the same runs."""
         ...

@@ -1,278 +1,467 @@
-"""Detectors that are Flax models, trained for all seeds as one program."""
+"""Detectors that are Flax models, trained for all runs as one program."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+import inspect
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Float32
+from jax import lax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int16
 
+from mimii_jax import log
 from mimii_jax.data.clips import Clips
-from mimii_jax.detectors.backends import (
-    MAHALANOBIS,
-    Normals,
-    Scoring,
-    load_normals,
-    save_normals,
+from mimii_jax.detectors.backends import Banks, Scoring, load_banks, save_banks
+from mimii_jax.detectors.detector import Explanation
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.features.front_ends import (
+    CLIPS_IN_CACHE,
+    CLIPS_PER_TRANSFER,
+    FrontEnd,
+    extract,
 )
-from mimii_jax.detectors.shards import extract_for_runs
-from mimii_jax.detectors.summaries import Program, summarise
-from mimii_jax.features.front_ends import FrontEnd
-from mimii_jax.features.windows import Standardiser, Windows
-from mimii_jax.train.checkpoints import CheckpointError, Checkpoints
-from mimii_jax.train.loop import abstract_runs, train_runs
-from mimii_jax.train.mesh import (
-    Layout,
-    everywhere,
-    make_mesh,
-    share_of_process,
+from mimii_jax.features.windows import Standardiser, Windows, clip_moments
+from mimii_jax.files import file_errors, replace_file
+from mimii_jax.train.checkpoints import Checkpoints
+from mimii_jax.train.loop import (
+    Features,
+    abstract_runs,
+    make_plan,
+    restore_runs,
+    train_runs,
 )
-from mimii_jax.train.runs import Run, Start
-from mimii_jax.train.settings import Settings
-from mimii_jax.train.step import TrainState
-from mimii_jax.watch import Watch
+from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
+from mimii_jax.train.runs import CheckpointPolicy, Pretrained, Run, Settings
+from mimii_jax.train.step import TrainState, group_size
 
-NORMALS = "normals.npz"  # beside the checkpoints
+SHAPE = "shape.json"  # in a training's folder: the length of its clips
+OLD_N_SAMPLES = 160_000  # of folders from before `SHAPE`
+SCORING_FIELDS = ("decoding", "context")  # of a model, that change no training
+# Sequences that a model works through at once, when whole clips are its examples.
+CLIPS_AT_ONCE = {"cpu": 16}
+CLIPS_AT_ONCE_ELSEWHERE = 64
 
 
 @dataclass(frozen=True)
-class Saving:
-    """When a training is saved, and how much of it stays.
+class ModelSpec:
+    """A model's class and constructor fields, without its shape."""
+
+    model: type
+    fields: Mapping[str, Any]
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        # Not of the class: its metaclass takes any arguments.
+        parameters = inspect.signature(self.model.__init__).parameters
+        given = ("self", "shape", "dtype", "rngs")
+        known = {name: p for name, p in parameters.items() if name not in given}
+        fields = f"the fields of {self.model.__name__} are {', '.join(known)}"
+        for name in sorted(self.fields.keys() - known.keys()):
+            raise ConfigError(f"detector.{name}: unknown; {fields}")
+        for name, parameter in known.items():
+            if name not in self.fields and parameter.default is parameter.empty:
+                raise ConfigError(f"detector.{name}: missing; {fields}")
+
+    def __call__(self, shape: Sequence[int], *, rngs: nnx.Rngs, **changes: Any) -> Any:
+        """A model for examples of this shape."""
+        fields = {**self.fields, **changes}
+        return self.model(shape, **fields, dtype=self.dtype, rngs=rngs)
+
+
+class Models(NamedTuple):
+    """Models of all runs; every leaf has the run as first axis."""
+
+    params: Any
+    fixed: Any
+    standardiser: Standardiser
+
+
+@dataclass(frozen=True)
+class NeuralDetector:
+    """Errors of a model on windows of a front end's frames.
 
     Attributes
     ----------
-    every_steps : int >= 0, steps from one checkpoint to the next; 0: do not count
-    every_minutes : float >= 0; 0: do not look at the clock
-    keep : int > 0, latest checkpoints that stay beside the best
-    """
-
-    every_steps: int
-    every_minutes: float
-    keep: int
-
-    def __post_init__(self) -> None:
-        for field, least in (("every_steps", 0), ("every_minutes", 0), ("keep", 1)):
-            value = getattr(self, field)
-            if not value >= least:
-                raise ValueError(f"checkpoint.{field}={value}: must be {least} or more")
-
-
-class NeuralDetector:
-    """Windows of a front end's frames, scored by a model's error.
-
-    Parameters
-    ----------
-    build : makes the model from the shape of a window, random number streams `rngs`
-        and the numbers in which a run differs
     front_end : features of one clip
-    standardise : whether each bin is shifted and scaled by its statistics over the
-        clips that a run is trained on
-    windows : what the model is trained on as one example
-    scoring_windows : those whose errors count
+    model : trained and scored
+    windows : examples of the training
+    standardise : whether bins are standardised by the statistics of a run's clips
+    settings : of the training
     scoring : from the errors of a clip to its score
-    settings : how to train
-    saving : when to save
-    mesh : devices along the axes "run" and "data", 0 for a sensible number
-    group : int >= 0, runs that a device steps at once; 0: all that it has
-    validation_fraction : share of the training clips, per machine ID, that is held
-        out for the validation loss; nothing is chosen by it during a training
+    scoring_hop : frames from one scored window to the next
+    mesh : devices along "run" and "data"; None: automatic
+    checkpoint : when to save
+    profile : whether to write a JAX profile of the training beside the model
     """
 
-    def __init__(
-        self,
-        build: Callable[..., Any],
-        front_end: FrontEnd,
-        *,
-        standardise: bool,
-        windows: Windows,
-        scoring_windows: Windows,
-        scoring: Scoring,
-        settings: Settings,
-        saving: Saving,
-        mesh: tuple[int, int],
-        group: int,
-        validation_fraction: float,
-    ) -> None:
-        if not 0 <= validation_fraction < 1:
-            raise ValueError(
-                f"train.validation_fraction={validation_fraction}: must be in [0, 1)"
-            )
-        self.build = build
-        self.front_end = front_end
-        self.standardise = standardise
-        self.windows = windows
-        self.scoring_windows = scoring_windows
-        self.scoring = scoring
-        self.settings = settings
-        self.saving = saving
-        self.mesh = mesh
-        self.group = group
-        self.validation_fraction = validation_fraction
-        self.graph: nnx.GraphDef
-        self.state: TrainState
-        self.normals: list[Normals]
+    front_end: FrontEnd
+    model: ModelSpec
+    windows: Windows
+    standardise: bool
+    settings: Settings
+    scoring: Scoring
+    scoring_hop: int = 1
+    mesh: tuple[int | None, int | None] = field(default=(None, None), compare=False)
+    checkpoint: CheckpointPolicy = field(default=CheckpointPolicy(), compare=False)
+    profile: bool = field(default=False, compare=False)
+
+    one_process = False
+
+    def training(self) -> object:
+        """Everything but the scoring."""
+        spec = self.model
+        fields = {k: v for k, v in spec.fields.items() if k not in SCORING_FIELDS}
+        model = (spec.model, fields, spec.dtype)
+        return (self.front_end, model, self.windows, self.standardise, self.settings)
+
+    def check(self, n_samples: int) -> None:
+        """Raise ConfigError if the settings don't fit clips of this length."""
+        self._abstract(n_samples, 1)
+        make_mesh(1, *self.mesh)
 
     def fit(
-        self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
-    ) -> Self:
-        """Train all runs at once, going on from the checkpoints in the folder."""
-        mesh = make_mesh(len(runs), *self.mesh)
-        layout = Layout.of(
-            mesh,
-            [self.settings.of(run).epochs * len(run.clips) for run in runs],
-            self.group,
-        )
-        features = extract_for_runs(
-            self.front_end,
-            train,
-            runs,
-            layout,
-            standardise=self.standardise,
-            validation_fraction=self.validation_fraction,
-            watch=watch,
-        )
-        checkpoints = folder and self._checkpoints(folder, watch)
+        self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
+    ) -> "FittedNeural":
+        """Train all runs at once, then fit their back-ends.
+
+        With a folder it resumes from the latest checkpoint; a finished training is
+        restored.
+        """
+        n_samples = train.audio.shape[1]
+        if folder and jax.process_index() == 0:
+            with file_errors(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            content = json.dumps({"n_samples": n_samples})
+            replace_file(folder / SHAPE, content.encode())
+        checkpoints = Checkpoints(folder, self.checkpoint) if folder else None
         try:
-            self.graph, self.state = train_runs(
-                self._build(*features.array.shape[2:]),
-                self.windows,
-                features,
-                self.settings,
-                runs,
-                layout,
-                checkpoints,
-                watch,
+            graph, state = self._restore_finished(n_samples, runs, checkpoints) or (
+                self._train(train, held_out, runs, checkpoints, folder)
             )
         finally:
             if checkpoints:
                 checkpoints.close()
-        if self.scoring.kind == MAHALANOBIS:
-            del features  # they are made again, chunk by chunk
-            self._fit_normals(train, runs, folder, watch)
-        return self
+        fitted = self._fitted(graph, state)
+        if not self.scoring.needs_fit:
+            return fitted
+        summaries = fitted.summarise(train, self.scoring, "normal clips")
+        banks = _fit_banks(self.scoring, summaries, train, runs)
+        if folder and jax.process_index() == 0:
+            save_banks(banks, folder / self._backend_file)
+        return replace(fitted, banks=banks)
 
-    def _fit_normals(
-        self, train: Clips, runs: Sequence[Run], folder: Path | None, watch: Watch
-    ) -> None:
-        """What is normal for each run, from the clips that it may see."""
-        summaries = self._summarise(train, "normal clips", watch)
-        # Of a run that diverged nothing is finite, and nothing is asked.
-        finite = np.nan_to_num(summaries, posinf=0.0, neginf=0.0)
-        self.normals = [
-            Normals.fit(
-                summary[run.clips], train.machine_id[run.clips], self.scoring.per_id
-            )
-            for summary, run in zip(finite, runs, strict=True)
-        ]
-        if folder and watch.leader:
-            save_normals(self.normals, folder / NORMALS)
-
-    def load(
-        self, folder: Path, runs: Sequence[Run], n_samples: int, watch: Watch
-    ) -> Self:
-        """Read the latest checkpoint of a training of the same configuration."""
-        wave = jax.ShapeDtypeStruct((n_samples,), np.float32)
-        n_frames, n_bins = jax.eval_shape(self.front_end, wave).shape
-        self.graph, like = abstract_runs(
-            self._build(n_frames, n_bins), self.settings, len(runs), n_bins
-        )
-        checkpoints = self._checkpoints(folder, watch)
-        mesh = make_mesh(1, *self.mesh)
-        step, self.state = checkpoints.restore(like, everywhere(mesh))
+    def load(self, folder: Path, runs: Sequence[Run]) -> "FittedNeural":
+        """Read the latest checkpoint of the same runs."""
+        if not folder.is_dir():
+            raise DataError(f"{folder}: no trained model; train with this config first")
+        graph, like = self._abstract(_read_n_samples(folder), len(runs))
+        checkpoints = Checkpoints(folder, self.checkpoint)
+        step, state = restore_runs(checkpoints, like, make_mesh(1, *self.mesh))
         checkpoints.close()
         if not step:
-            raise CheckpointError(f"{folder}: no checkpoint that can be read")
-        if self.scoring.kind == MAHALANOBIS:
-            self.normals = load_normals(folder / NORMALS, len(runs))
-        return self
+            raise DataError(f"{folder}: no readable checkpoint; train again")
+        fitted = self._fitted(graph, state)
+        if not self.scoring.needs_fit:
+            return fitted
+        path = folder / self._backend_file
+        if not path.exists():
+            raise ConfigError(
+                f"scoring.backend='{self.scoring.backend}': {path} is missing; train in this "
+                "workdir with this scoring (the model isn't trained again)"
+            )
+        banks = load_banks(self.scoring.backend, path, len(runs))
+        return replace(fitted, banks=banks)
 
-    def score(self, clips: Clips, watch: Watch) -> Float[np.ndarray, "run clip"]:
-        """Score of every clip under every run's model; NaN if that diverged."""
-        summaries = self._summarise(clips, "scoring", watch)
-        alive = np.asarray(self.state.alive)
-        if self.scoring.kind == MAHALANOBIS:
+    @property
+    def scoring_windows(self) -> Windows:
+        """Windows whose errors are scored."""
+        return replace(self.windows, hop=self.scoring_hop)
+
+    @property
+    def _backend_file(self) -> str:
+        """Name of the file of the back-end, one per scoring."""
+        pooling = self.scoring.pooling
+        numbers = {"top_k": pooling.top_k, "gwrp": pooling.gwrp_r}
+        parts = [
+            self.scoring.backend,
+            "per_id" if self.scoring.per_id else "",
+            pooling.name,
+            str(numbers.get(pooling.name, "")),
+            f"hop_{self.scoring_hop}",
+            *(str(self.model.fields.get(name, "")) for name in SCORING_FIELDS),
+        ]
+        return f"{'_'.join(filter(None, parts))}.npz"
+
+    def _shape(self, n_samples: int) -> tuple[int, int]:
+        """Frames and bins of a clip."""
+        wave = jax.ShapeDtypeStruct((n_samples,), np.float32)
+        return jax.eval_shape(self.front_end, wave).shape
+
+    def _build(self, n_samples: int) -> Callable[..., Any]:
+        """A function of `rngs` that makes the model for clips of this length."""
+        n_frames, n_bins = self._shape(n_samples)
+        return partial(self.model, (self.windows.width_in(n_frames), n_bins))
+
+    def _abstract(self, n_samples: int, n_runs: int) -> tuple[Any, TrainState]:
+        """Graph, and shapes and types of the state of all runs."""
+        _, n_bins = self._shape(n_samples)
+        return abstract_runs(self._build(n_samples), self.settings, n_runs, n_bins)
+
+    def _restore_finished(
+        self, n_samples: int, runs: Sequence[Run], checkpoints: Checkpoints | None
+    ) -> tuple[nnx.GraphDef, TrainState] | None:
+        """Graph and state of a finished training; None: it isn't finished."""
+        n_frames, _ = self._shape(n_samples)
+        plan = make_plan(self.settings, runs, self.windows.per_clip(n_frames))
+        if not checkpoints or checkpoints.latest < plan.total.max():
+            return None
+        graph, like = self._abstract(n_samples, len(runs))
+        step, state = restore_runs(checkpoints, like, make_mesh(1, *self.mesh))
+        if step < plan.total.max():  # that one was damaged
+            return None
+        log.info(f"Trained already: {checkpoints.folder / str(step)}")
+        return graph, state
+
+    def _train(
+        self,
+        train: Clips,
+        held_out: Clips,
+        runs: Sequence[Run],
+        checkpoints: Checkpoints | None,
+        folder: Path | None,
+    ) -> tuple[nnx.GraphDef, TrainState]:
+        """Extract features and train."""
+        mesh = make_mesh(len(runs), *self.mesh)
+        with log.bar("features", len(train) + len(held_out)) as advance:
+            arrays = [self._extract(clips, advance) for clips in (train, held_out)]
+        standardisers = [Standardiser.identity(arrays[0].shape[2])] * len(runs)
+        if self.standardise:
+            mean, variance = clip_moments(arrays[0])
+            standardisers = [
+                Standardiser.of_moments(mean[run.clips], variance[run.clips])
+                for run in runs
+            ]
+        arrays = [replicate(array, mesh) for array in arrays]
+        features = Features(arrays[0], arrays[1], standardisers)
+        return train_runs(
+            self._build(train.audio.shape[1]),
+            self.windows,
+            features,
+            self.settings,
+            runs,
+            mesh,
+            checkpoints,
+            profile=folder / "profile" if folder and self.profile else None,
+        )
+
+    def _extract(self, clips: Clips, advance: Callable[[int], None]) -> Array:
+        """Features [clip frame bin] on a local device."""
+        if not len(clips):
+            return jnp.zeros((0, *self._shape(clips.audio.shape[1])), np.float32)
+        device = next(iter(jax.local_devices()))
+        with jax.default_device(device):
+            return extract(self.front_end, clips.audio, np.arange(len(clips)), advance)
+
+    def _fitted(self, graph: nnx.GraphDef, state: TrainState) -> "FittedNeural":
+        models = Models(state.params, state.fixed, state.standardiser)
+        return FittedNeural(self, graph, models, np.asarray(state.alive))
+
+
+@dataclass(frozen=True, eq=False)
+class FittedNeural:
+    """Trained models of all runs, and their back-ends.
+
+    Attributes
+    ----------
+    detector : its settings
+    graph : of all models
+    models : parameters of all runs
+    alive : bool [shape=(run,)], False for a run that diverged
+    banks : fitted back-end of each run; None: the summary is the score
+    """
+
+    detector: NeuralDetector
+    graph: nnx.GraphDef
+    models: Models
+    alive: Bool[np.ndarray, " run"]
+    banks: Sequence[Banks] | None = None
+
+    def represent(self, clips: Clips) -> Float32[np.ndarray, "run clip segment column"]:
+        """Squared errors per segment and bin."""
+        return self.summarise(clips, None, "errors")
+
+    def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
+        """Anomaly scores; NaN for a run that diverged."""
+        summaries = self.summarise(clips, self.detector.scoring, "scoring")
+        scores = summaries[:, :, 0]
+        if self.banks:
             scores = np.stack(
                 [
-                    normals.distance(summary, clips.machine_id)
-                    for normals, summary in zip(self.normals, summaries, strict=True)
+                    banks.score(summary, clips.machine_id)
+                    for banks, summary in zip(self.banks, summaries, strict=True)
                 ]
             )
-        else:
-            scores = summaries[:, :, 0]
-        return np.where(alive[:, None], scores, np.nan)
+        return np.where(self.alive[:, None], scores, np.nan)
 
-    def _summarise(
-        self, clips: Clips, task: str, watch: Watch
-    ) -> Float32[np.ndarray, "run clip column"]:
-        """What `Scoring.summary` keeps of every clip under every run's model."""
-        program = Program(
-            self.graph,
-            self.front_end,
-            self.scoring_windows,
-            self.scoring,
-            self.group or len(self.state.alive),
-            make_mesh(1, *self.mesh),
+    def summarise(
+        self, clips: Clips, scoring: Scoring | None, task: str
+    ) -> Float32[np.ndarray, "run clip ..."]:
+        """`Scoring.summary` of every clip under every run; None: its errors."""
+        mesh = make_mesh(1, *self.detector.mesh)
+        models = put(self.models, replicated(mesh))
+        windows = self.detector.scoring_windows
+        group = group_size(mesh, len(self.alive))
+        program = _compile(
+            self.graph, self.detector.front_end, windows, scoring, group, mesh
         )
-        models = (self.state.params, self.state.fixed, self.state.standardiser)
-        with watch.bar(task, len(clips)) as advance:
-            return summarise(program, models, clips.audio, advance)
+        # Chunks of one shape, padded with silence; every device has the same share.
+        at_once, n_clips = clips_at_once(windows), max(len(clips), 1)
+        per_device = min(CLIPS_PER_TRANSFER, -(-n_clips // mesh.size))
+        size = mesh.size * -(-per_device // at_once) * at_once
+        found = []
+        with log.bar(task, len(clips)) as advance:
+            for start in range(0, n_clips, size):
+                audio = clips.audio[start : start + size]
+                padded = np.pad(audio, ((0, size - len(audio)), (0, 0)))
+                chunk = put(padded, NamedSharding(mesh, P((RUN, DATA))))
+                found.append(np.asarray(program(models, chunk))[: len(audio)])
+                advance(len(audio))
+        return np.concatenate(found).swapaxes(0, 1)
 
-    def predict(
-        self, features: Float32[np.ndarray, "clip frame bin"]
-    ) -> tuple[Float32[np.ndarray, "clip frame bin"], Float32[np.ndarray, " bin"]]:
-        """What the first model that did not diverge makes of clips, for pictures.
-
-        In windows side by side, and in the features' unit; NaN in frames that a model
-        does not predict. With it the scale of each bin in which errors count.
-        """
-        run = int(np.argmax(self.state.alive))
-        params, fixed, standardiser = jax.tree.map(
-            lambda leaf: leaf[run],
-            (self.state.params, self.state.fixed, self.state.standardiser),
-        )
-        tiles = self.windows.tiles(features.shape[1])
+    def explain(self, clips: Clips) -> Explanation | None:
+        """Errors of clips under the first run that didn't diverge; None: all did."""
+        if not self.alive.any():
+            return None
+        run = int(np.argmax(self.alive))
+        models = jax.tree.map(lambda leaf: np.asarray(leaf[run]), self.models)
+        front_end, windows = self.detector.front_end, self.detector.scoring_windows
+        n_frames, n_bins = self.detector._shape(clips.audio.shape[1])
+        tiles = windows.tiles(n_frames)
+        index = np.arange(windows.per_clip(n_frames))
 
         @jax.jit
-        def of_clip(clip: Array) -> Array:
-            model = nnx.merge(self.graph, params, fixed)
-            return standardiser.undo(model.predict(standardiser.apply(clip[tiles])))
+        def of_clip(models: Models, audio: Array) -> tuple[Array, Array, Array]:
+            model = nnx.merge(self.graph, models.params, models.fixed)
+            standardiser = models.standardiser
+            features = front_end(audio.astype(np.float32) / 32768)
+            expected = model.predict(standardiser.apply(features[tiles]))
+            x = windows.gather(features[None], jnp.asarray(index))
+            track = jnp.mean(model.error(standardiser.apply(x)), axis=-1).ravel()
+            return features, standardiser.undo(expected), track
 
-        predicted = np.full(features.shape, np.nan, np.float32)
+        features = np.empty((len(clips), n_frames, n_bins), np.float32)
+        expected, tracks = np.full_like(features, np.nan), []
         with jax.debug_nans(False):
-            for clip, found in zip(features, predicted, strict=True):
-                found[tiles] = of_clip(clip)
-        return predicted, np.asarray(standardiser.scale)
+            for i, audio in enumerate(clips.audio):
+                features[i], expected[i][tiles], track = of_clip(models, audio)
+                tracks.append(np.asarray(track))
+        error = ((features - expected) / models.standardiser.scale) ** 2
+        centres = nnx.merge(self.graph, models.params, models.fixed).segment_centres()
+        frames = (windows.hop * index[:, None] + centres[None]).ravel()
+        seconds = frames * front_end.hop / clips.sample_rate
+        track = np.reshape(tracks, (len(clips), len(seconds)))
+        return Explanation(features, expected, error, seconds, track)
 
-    def rows_needed(self, clips: Clips) -> Bool[np.ndarray, " clip"]:
-        """Clips whose audio this process needs, to train runs on all and to score."""
-        needed = clips.split == "train"
-        test = np.flatnonzero(~needed)
-        mesh = make_mesh(1, *self.mesh)
-        needed[test] = share_of_process(len(test), mesh)
-        return needed
-
-    def starts(self) -> list[Start]:
-        """The trained models of all runs, for others to begin with."""
+    def pretrained(self) -> list[Pretrained]:
+        """The trained models of all runs, to initialise others with."""
         params = {
             path: np.asarray(variable[...])
-            for part in (self.state.params, self.state.fixed)
-            for path, variable in nnx.to_flat_state(part)
+            for variables in (self.models.params, self.models.fixed)
+            for path, variable in nnx.to_flat_state(variables)
             if isinstance(variable, nnx.Param)
         }
         return [
-            Start(
+            Pretrained(
                 {path: value[i] for path, value in params.items()},
-                Standardiser(*(leaf[i] for leaf in self.state.standardiser)),
+                Standardiser(*(leaf[i] for leaf in self.models.standardiser)),
             )
-            for i in range(len(self.state.alive))
+            for i in range(len(self.alive))
         ]
 
-    def _build(self, n_frames: int, n_bins: int) -> Callable[..., Any]:
-        return partial(self.build, (self.windows.width_in(n_frames), n_bins))
 
-    def _checkpoints(self, folder: Path, watch: Watch) -> Checkpoints:
-        return Checkpoints(folder, **vars(self.saving), watch=watch)
+def clips_at_once(windows: Windows) -> int:
+    """Clips whose errors a device computes at once.
+
+    The windows of one clip are a batch by themselves; a whole clip is one example.
+    """
+    if windows.width:
+        return 1
+    return CLIPS_AT_ONCE.get(jax.default_backend(), CLIPS_AT_ONCE_ELSEWHERE)
+
+
+@cache
+def _compile(
+    graph: nnx.GraphDef,
+    front_end: FrontEnd,
+    windows: Windows,
+    scoring: Scoring | None,
+    group: int,
+    mesh: Mesh,
+) -> Callable[..., Float32[Array, "clip run ..."]]:
+    """A function of models and audio; every device scores its share of the clips."""
+
+    @partial(jax.jit, out_shardings=replicated(mesh))
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(), P((RUN, DATA))),
+        out_specs=P((RUN, DATA)),
+    )
+    def score_chunk(models: Models, audio: Int16[Array, "clip time"]) -> Array:
+        def features_of(clip: Array) -> Array:
+            return front_end(clip.astype(np.float32) / 32768)
+
+        def of_clip(features: Array) -> Array:
+            index = jnp.arange(windows.per_clip(len(features)))
+            x = windows.gather(features[None], index)
+
+            def of_run(run: Models) -> Array:
+                model = nnx.merge(graph, run.params, run.fixed)
+                error = model.error(run.standardiser.apply(x))
+                error = error.reshape(-1, error.shape[-1])  # [segment bin]
+                return scoring.summary(error) if scoring else error
+
+            return lax.map(of_run, models, batch_size=group if group > 1 else None)
+
+        features = lax.map(features_of, audio, batch_size=CLIPS_IN_CACHE)
+        at_once = clips_at_once(windows)
+        # Few clips at a time, so that only their windows exist.
+        return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
+
+    return score_chunk
+
+
+def _fit_banks(
+    scoring: Scoring, summaries: np.ndarray, train: Clips, runs: Sequence[Run]
+) -> list[Banks]:
+    """Fit the back-end of each run to its training clips; zeros for a diverged run."""
+    finite = np.nan_to_num(summaries, posinf=0.0, neginf=0.0)
+    return [
+        Banks.fit(
+            scoring.backend,
+            summary[run.clips],
+            train.machine_id[run.clips],
+            scoring.per_id,
+        )
+        for summary, run in zip(finite, runs, strict=True)
+    ]
+
+
+def _read_n_samples(folder: Path) -> int:
+    """Length of the clips of a training."""
+    path = folder / SHAPE
+    if not path.exists():
+        log.info(f"{path} is missing: assuming clips of {OLD_N_SAMPLES:,} samples")
+        return OLD_N_SAMPLES
+    try:
+        return int(json.loads(path.read_bytes())["n_samples"])
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{path}: unreadable; delete it for 10 s clips") from error

@@ -95,7 +95,7 @@ class ConvVAE(VAE):
         parts = jnp.split(squares, starts[1:], axis=1)
         return jnp.stack([jnp.mean(part, axis=1) for part in parts], axis=1)
 
-    def step_centres(self) -> Float[np.ndarray, " step"]:
+    def segment_centres(self) -> Float[np.ndarray, " step"]:
         """Middle of each step, in frames from the begin of an example."""
         ends = np.minimum(self._starts() + self.step, self.sizes[0][0])
         return (self._starts() + ends) / 2

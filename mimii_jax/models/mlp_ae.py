@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import prod
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
@@ -45,6 +46,7 @@ class MLPAE(nnx.Module):
         self.decoder = dense_stack((latent, *mirrored), dtype, rngs)
         self.decoder_norms = layer_norms(mirrored, dtype, rngs)
         self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
+        self.n_frames = shape[0]
         self.offset = offset
         self.scale = scale
 
@@ -71,6 +73,10 @@ class MLPAE(nnx.Module):
     def error(self, x: Float[Array, "batch frame bin"]) -> Float[Array, "batch 1 bin"]:
         """Squared error of the reconstruction, mean over the frames."""
         return jnp.mean((x - self.predict(x)) ** 2, axis=1, keepdims=True)
+
+    def segment_centres(self) -> Float[np.ndarray, " 1"]:
+        """Centre of the window, in frames from its start."""
+        return np.array([self.n_frames / 2])
 
 
 def layer_norms(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:

@@ -5,6 +5,7 @@ from itertools import pairwise
 from math import prod
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
@@ -38,6 +39,7 @@ class MLPVAE(VAE):
         super().__init__(hidden[-1], latent, kl_weight, dtype, rngs)
         self.decoder = dense_stack((latent, *reversed(hidden)), dtype, rngs)
         self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
+        self.n_frames = shape[0]
 
     def encode(
         self, x: Float[Array, "batch ..."]
@@ -57,6 +59,10 @@ class MLPVAE(VAE):
     def error(self, x: Float[Array, "batch frame bin"]) -> Float[Array, "batch 1 bin"]:
         """Squared error of the reconstruction, mean over the frames."""
         return jnp.mean((x - self.predict(x)) ** 2, axis=1, keepdims=True)
+
+    def segment_centres(self) -> Float[np.ndarray, " 1"]:
+        """Centre of the window, in frames from its start."""
+        return np.array([self.n_frames / 2])
 
 
 def dense_stack(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:

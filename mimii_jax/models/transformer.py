@@ -143,7 +143,7 @@ class Transformer(nnx.Module):
         around = ((0, 0), (end - added.shape[1], x.shape[1] - end), (0, 0))
         return jnp.pad(added, around, constant_values=np.nan)
 
-    def step_centres(self) -> Float[np.ndarray, " step"]:
+    def segment_centres(self) -> Float[np.ndarray, " step"]:
         """The middle of each patch that counts, in frames from the example's begin."""
         first = self.given if self.decoding == FORECAST else 1
         return self.stride * np.arange(first, self.n_patches) + self.patch / 2

@@ -1,4 +1,4 @@
-"""What the simulated slide rails and their factory are: the numbers, no signals.
+"""Numbers of the simulated slide rails and their factory; `sound` has the physics.
 
 Levels are in dB. Those of the parts of a machine are relative to each other (the
 machine as a whole is set against the factory by `Mechanics.snr_db`); those of the
@@ -12,72 +12,43 @@ DAMAGE, BELT, GREASE = FAULT_KINDS = ("rail_damage", "loose_belt", "no_grease")
 
 @dataclass(frozen=True, eq=False)  # its responses are cached by identity
 class Mechanics:
-    """One slide rail, named by its machine ID.
-
-    Attributes
-    ----------
-    stroke_m, speed_m_s : length of a stroke and full speed
-    ramp_s, dwell_s : time to reach full speed; pause at each of the two end stops
-    motor_hz : fundamental of the motor at full speed
-    motor_db : levels of its harmonics, from the first
-    friction_db : level of the friction at full speed
-    friction_tilt_db : slope of its excitation per octave above 1 kHz
-    modes : resonances of rail and carriage: (Hz, Q, dB above the direct sound)
-    tick_pitch_m, tick_db : travel between two ball ticks; level at full speed
-    knock_db : energy of an end-stop knock, of one second at 0 dB
-    frame_hz : resonances of the frame that the knocks and slaps excite
-    belt_hz : slap rate of a loose belt, and the wobble of its speed
-    squeal_hz : stick-slip frequency of a rail without grease
-    rings_hz : sharp resonances that only a faulty contact excites
-    ringing : share of a fault's energy that rings or squeals, in [0, 1]; the rest
-        is broadband
-    rough_hz : band of that broadband part
-    snr_db : level of the faultless machine against the factory
-    fault_db : for each kind of fault its level at severity 0 and at severity 1
-    load_db : how much louder any fault makes the machine itself, at severity 0 and 1
-    wear_db : how much louder still it makes the rail, its friction and ticks, at
-        severity 0 and 1
-    """
+    """One slide rail; pairs of levels are those at severity 0 and 1 of a fault."""
 
     stroke_m: float
-    speed_m_s: float
-    ramp_s: float
-    dwell_s: tuple[float, float]
-    motor_hz: float
-    motor_db: tuple[float, ...]
-    friction_db: float
-    friction_tilt_db: float
-    modes: tuple[tuple[float, float, float], ...]
-    tick_pitch_m: float
-    tick_db: float
-    knock_db: float
-    frame_hz: tuple[float, ...]
-    belt_hz: float
-    squeal_hz: float
-    rings_hz: tuple[float, ...]
-    ringing: float
-    rough_hz: tuple[float, float]
-    snr_db: float
-    fault_db: dict[str, tuple[float, float]]
-    load_db: tuple[float, float]
-    wear_db: tuple[float, float]
+    speed_m_s: float  # full speed
+    ramp_s: float  # time to reach full speed
+    dwell_s: tuple[float, float]  # pause at each of the two end stops
+    motor_hz: float  # fundamental of the motor at full speed
+    motor_db: tuple[float, ...]  # levels of its harmonics, from the first
+    friction_db: float  # level of the friction at full speed
+    friction_tilt_db: float  # slope of its excitation per octave above 1 kHz
+    modes: tuple[tuple[float, float, float], ...]  # resonances of rail and carriage:
+    # (Hz, Q, dB above the direct sound)
+    tick_pitch_m: float  # travel between two ball ticks
+    tick_db: float  # their level at full speed
+    knock_db: float  # energy of an end-stop knock, of one second at 0 dB
+    frame_hz: tuple[float, ...]  # resonances of the frame, excited by knocks and slaps
+    belt_hz: float  # slap rate of a loose belt, and the wobble of its speed
+    squeal_hz: float  # stick-slip frequency of a rail without grease
+    rings_hz: tuple[float, ...]  # sharp resonances that only a faulty contact excites
+    ringing: float  # share in [0, 1] of a fault's energy that rings or squeals
+    rough_hz: tuple[float, float]  # band of the rest of that energy
+    snr_db: float  # level of the faultless machine against the factory
+    fault_db: dict[str, tuple[float, float]]  # level of the sound of each kind of fault
+    load_db: tuple[float, float]  # gain of the whole machine under any fault
+    wear_db: tuple[float, float]  # further gain of the rail, its friction and ticks
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What else sounds in the factory: a spectrum at `OCTAVES_HZ` and lines in it.
+    """Spectrum of the rest of the factory."""
 
-    Attributes
-    ----------
-    octaves_db : power density at `OCTAVES_HZ`
-    lines : tones of other machines: (Hz, width in Hz, dB above the spectrum)
-    """
-
-    octaves_db: tuple[float, ...]
-    lines: tuple[tuple[float, float, float], ...]
+    octaves_db: tuple[float, ...]  # power density at `OCTAVES_HZ`
+    lines: tuple[tuple[float, float, float], ...]  # tones of other machines:
+    # (Hz, width in Hz, dB above the spectrum)
 
 
-FRICTION_SD_DB = 3.0  # of the friction, over clips: grease, load, temperature
+FRICTION_SD_DB = 3.0  # over clips: grease, load, temperature
 
 OCTAVES_HZ = (31.5, 63.0, 125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)
 FACTORY_DBFS, FACTORY_SD_DB = -41.4, 0.75  # level of the factory, over clips

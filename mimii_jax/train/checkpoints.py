@@ -1,4 +1,4 @@
-"""Checkpoints of a training: written while it goes on, found again when it restarts."""
+"""Checkpoints of a training: saved in the background, found again after a restart."""
 
 import shutil
 import time
@@ -11,43 +11,20 @@ import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from mimii_jax import log
+from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.train.mesh import wait_for_processes
-from mimii_jax.watch import Watch
+from mimii_jax.train.runs import CheckpointPolicy
 
-
-class CheckpointError(Exception):
-    """A checkpoint cannot be written or read; the message is for the user."""
+KEEP = 2  # latest checkpoints, beside the one of the smallest validation loss
 
 
 class Checkpoints:
-    """The checkpoints in one folder, each named by its step.
+    """The checkpoints in one folder, named by step; each appears when it is whole."""
 
-    The latest `keep` stay, and the one with the least loss on held-out clips. Saving
-    goes on in the background; a checkpoint appears under its name when it is whole.
-
-    Parameters
-    ----------
-    folder : of all checkpoints of one training
-    every_steps : save when so many steps are done since the last one; 0: do not count
-    every_minutes : save when so many minutes are gone; 0: do not look at the clock
-    keep : > 0, latest checkpoints that stay
-    watch : told what is wrong with a checkpoint
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        every_steps: int,
-        every_minutes: float,
-        keep: int,
-        watch: Watch,
-    ) -> None:
+    def __init__(self, folder: Path, policy: CheckpointPolicy) -> None:
         self.folder = folder.absolute()
-        self.every_steps = every_steps
-        self.every_minutes = every_minutes
-        self.keep = keep
-        self.watch = watch
+        self.policy = policy
         self.best = np.inf
         self._saved_step = 0
         self._saved_time = time.monotonic()
@@ -61,42 +38,58 @@ class Checkpoints:
             n=1,
             keep_checkpoints_without_metrics=False,
         )
-        # Any: Orbax's own policies do not fit the type that it asks for.
-        stay: Any = policies.AnyPreservationPolicy([policies.LatestN(self.keep), best])
+        # Any: Orbax's own policies don't fit the type of its parameter.
+        keep: Any = policies.AnyPreservationPolicy([policies.LatestN(KEEP), best])
         return ocp.training.Checkpointer(
-            str(self.folder),
-            preservation_policy=stay,
-            cleanup_tmp_directories=True,
+            str(self.folder), preservation_policy=keep, cleanup_tmp_directories=True
         )
 
+    @property
+    def latest(self) -> int:
+        """Step of the latest checkpoint; 0: none."""
+        return self._manager.latest.step if self._manager.latest else 0
+
     def restore(self, like: Any, sharding: jax.sharding.Sharding) -> tuple[int, Any]:
-        """Step and state of the latest checkpoint that can be read, or 0 and `like`.
+        """Step and state of the latest readable checkpoint, or 0 and `like`.
 
-        The arrays have the shapes and types of those of `like`.
-
-        One that cannot be read is set aside under another name, with a warning.
+        An unreadable one is renamed, with a warning. `like` gives shapes and types.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
-        while latest := self._manager.latest:
+        while step := self.latest:
             try:
-                state = self._manager.load(latest.step, abstract)
+                self._require_same_shapes(step, abstract)
+                state = self._manager.load(step, abstract)
+            except ConfigError:
+                raise
             except Exception as error:  # Orbax has many, for every kind of damage
-                self._set_aside(latest.step, error)
+                self._set_aside(step, error)
                 continue
             known: list[Any] = [c.metrics for c in self._manager.checkpoints]
             self.best = min((m["loss"] for m in known if m), default=np.inf)
-            self._saved_step = latest.step
-            return latest.step, state
+            self._saved_step = step
+            return step, state
         return 0, like
+
+    def _require_same_shapes(self, step: int, abstract: Any) -> None:
+        """Raise ConfigError if the checkpoint is of another model or number of runs."""
+        saved = self._manager.metadata(step).metadata
+        shapes = [
+            sorted(x.shape for x in jax.tree.leaves(t)) for t in (saved, abstract)
+        ]
+        if shapes[0] != shapes[1]:
+            raise ConfigError(
+                f"{self.folder / str(step)}: checkpoint of another model or other "
+                "runs; use the config and runs of its training, or another workdir"
+            )
 
     def _set_aside(self, step: int, error: Exception) -> None:
         aside = self.folder / f"unreadable_{step}"
         reason = str(error).split("\n", 1)[0][:200]
-        self.watch.say(
-            f"warning: checkpoint {self.folder / str(step)} cannot be read and is "
-            f"skipped, now {aside.name} ({type(error).__name__}: {reason})"
+        log.warning(
+            f"{self.folder / str(step)}: unreadable checkpoint, skipped and renamed to "
+            f"{aside.name} ({type(error).__name__}: {reason})"
         )
         self._manager.close()
         if jax.process_index() == 0:
@@ -106,28 +99,29 @@ class Checkpoints:
         self._manager = self._open()
 
     def due(self, step: int) -> bool:
-        """Whether it is time to save."""
+        """Whether the policy asks for a checkpoint now."""
         steps, seconds = step - self._saved_step, time.monotonic() - self._saved_time
-        return (0 < self.every_steps <= steps) or (
-            0 < 60 * self.every_minutes <= seconds
+        every_steps, every_minutes = self.policy.every_steps, self.policy.every_minutes
+        return (every_steps is not None and steps >= every_steps) or (
+            every_minutes is not None and seconds >= 60 * every_minutes
         )
 
     def better(self, loss: jax.Array | None) -> bool:
-        """Whether the mean validation loss over the runs is the least so far."""
+        """Whether the mean validation loss over the runs is the smallest so far."""
         return loss is not None and bool(np.mean(loss) < self.best)
 
     def save(self, step: int, state: Any, loss: jax.Array | None) -> None:
-        """Begin to save; waits for the save before it, and for the copy of the state.
+        """Save in the background, after the save before.
 
         Raises
         ------
-        CheckpointError : when the one before could not be written, as on a full disk
+        DataError : that one failed, as on a full disk
         """
         metrics: Any = None
         if loss is not None and np.all(np.isfinite(loss)):
             metrics = {"loss": float(np.mean(loss))}
             self.best = min(self.best, metrics["loss"])
-        with _errors_in_one_line(self.folder):
+        with _save_errors(self.folder):
             self._manager.save_async(
                 step, state, force=True, overwrite=True, metrics=metrics
             )
@@ -135,20 +129,21 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait until the last save is whole."""
-        with _errors_in_one_line(self.folder):
+        with _save_errors(self.folder):
             self._manager.close()
 
 
 @contextmanager
-def _errors_in_one_line(folder: Path) -> Iterator[None]:
-    """What goes wrong while saving, as a CheckpointError; Orbax wraps most of it."""
+def _save_errors(folder: Path) -> Iterator[None]:
+    """Turn errors while saving, most of them wrapped by Orbax, into DataError."""
     try:
         yield
     except Exception as error:
         text = str(error)
-        if "No space left" in text or "ENOSPC" in text or "Disk quota" in text:
-            text = "the disk is full; make room and start the same command again"
+        if any(t in text for t in ("No space left", "ENOSPC", "Disk quota")):
+            text = "the disk is full; free some space and rerun to resume"
         line = text.strip().split("\n", 1)[0][:300]
-        raise CheckpointError(
-            f"{folder}: cannot save a checkpoint, those before it are whole: {line}"
+        raise DataError(
+            f"{folder}: failed to save a checkpoint; earlier checkpoints are intact: "
+            f"{line}"
         ) from error

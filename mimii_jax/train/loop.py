@@ -1,78 +1,157 @@
 """Training: many runs of one model over shared features, as one compiled program."""
 
+import resource
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float32, Int
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float32
 
-from mimii_jax.features.windows import Standardiser
+from mimii_jax import log
+from mimii_jax.errors import ConfigError
+from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.train.checkpoints import Checkpoints
-from mimii_jax.train.mesh import EMPTY, Layout, agree, everywhere
-from mimii_jax.train.progress import Profile, Progress
-from mimii_jax.train.runs import Run, Start
-from mimii_jax.train.settings import Settings
+from mimii_jax.train.mesh import RUN, agree, put, replicated
+from mimii_jax.train.runs import Pretrained, Run, Settings
 from mimii_jax.train.step import (
     OPTIMIZER,
-    Examples,
-    Pool,
+    Plan,
     TrainState,
     compile_steps,
     compile_validation,
+    group_size,
 )
-from mimii_jax.watch import Interrupted, Watch
 
 # Seconds of steps in one dispatch: how often the bar moves and a stop is noticed.
 DISPATCH = 1.0
+PROFILED = 2  # dispatch, counted from 0; the first two have a single step
+
+
+class Diverged(ConfigError):
+    """Every run diverged."""
 
 
 class Features(NamedTuple):
-    """What the runs learn from.
+    """Features on every device, and the standardiser of each run."""
 
-    Attributes
+    train: Float32[Array, "clip frame bin"]
+    held_out: Float32[Array, "clip frame bin"]
+    standardisers: Sequence[Standardiser]
+
+
+def train_runs(
+    build: Callable[..., Any],
+    windows: Windows,
+    features: Features,
+    settings: Settings,
+    runs: Sequence[Run],
+    mesh: Mesh,
+    checkpoints: Checkpoints | None = None,
+    *,
+    group: int | None = None,
+    profile: Path | None = None,
+) -> tuple[nnx.GraphDef, TrainState]:
+    """Train all runs at once; no run depends on the others.
+
+    A run whose loss is not finite keeps its state from before; the others continue.
+
+    Parameters
     ----------
-    array : f32 [shape=(shard, clip, frame, bin)]
-    clips, held_out : for each run, the rows of its shard that it is trained on, and
-        those of its validation loss
-    standardiser : of each run
+    build : `build(rngs=...)` makes the model
+    windows : examples that are gathered from the features
+    features : of training and held-out clips, in which the rows of the runs count
+    settings : shared settings
+    runs : own settings of each run
+    mesh : of `make_mesh`
+    checkpoints : saved to and resumed from; None: nowhere
+    group : runs that a device steps together; None: automatic
+    profile : folder for a JAX profile of one dispatch
+
+    Returns
+    -------
+    graph, state : `nnx.merge(graph, params, fixed)` is the model of one run; leaves of
+        the state have the run as first axis, and are on every device
+
+    Raises
+    ------
+    Diverged : no run is left
+    Interrupted : `log.stop_requested`; the state was saved before
     """
-
-    array: Float32[Array, "shard clip frame bin"]
-    clips: Sequence[Int[np.ndarray, " clip"]]
-    held_out: Sequence[Int[np.ndarray, " clip"]]
-    standardiser: Sequence[Standardiser]
-
-
-class StartError(Exception):
-    """The model to begin with is not of this kind."""
+    plan = make_plan(settings, runs, windows.per_clip(features.train.shape[1]))
+    graph, state = init_runs(build, settings, runs, features.standardisers)
+    step = 0
+    if checkpoints:
+        step, state = restore_runs(checkpoints, state, mesh)
+        if step:
+            log.info(f"Resuming from {checkpoints.folder / str(step)}")
+    log.rewind(step)
+    group = group or group_size(mesh, len(runs))
+    state, plans = spread(mesh, group, state, plan)
+    collect = _collector(mesh, len(runs))
+    advance = compile_steps(graph, windows, settings, mesh, group)
+    validate = compile_validation(graph, windows, mesh, group)
+    unit = "windows" if windows.width else "clips"
+    progress = Progress(runs, plan, settings.batch_size, step, unit)
+    last, n = progress.last, 1  # the first dispatch compiles
+    while step < last:
+        epoch_end = progress.epoch_end(step)
+        with progress.epoch(), log.deferred_stop():
+            while step < epoch_end:
+                n = min(n, epoch_end - step)
+                start = time.perf_counter()
+                with _profiled(profile, progress.dispatches):
+                    state = advance(state, plans, features.train, n)
+                    metrics = jax.device_get(collect(Metrics.of(state)))
+                step += n
+                seconds = progress.show(step, metrics, start)
+                n = max(1, round(n * DISPATCH / seconds))
+                due = checkpoints is not None and checkpoints.due(step)
+                n, due, stop = agree(n, due, log.stop_requested())
+                val_loss = None
+                if step == epoch_end:
+                    start = time.perf_counter()
+                    if plan.n_validation.any():
+                        val_loss = collect(validate(state, plans, features.held_out))
+                    progress.record(step, val_loss, start)
+                if checkpoints and (
+                    due or stop or step == last or checkpoints.better(val_loss)
+                ):
+                    checkpoints.save(step, _stored(collect(state)), val_loss)
+                if stop and step < last:
+                    raise log.Interrupted
+    return graph, collect(state)
 
 
 def init_runs(
     build: Callable[..., Any],
     settings: Settings,
     runs: Sequence[Run],
-    standardiser: Sequence[Standardiser],
+    standardisers: Sequence[Standardiser],
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """The structure that the models share, and each run's state before its first step.
-
-    The leaves of the state are on the host, and have the run as first axis.
-    """
-    graph, start = _starter(build, settings)
-    start = jax.jit(start)
+    """Graph of the models, and the initial state of all runs, on the host."""
+    graph, init = _initialiser(build, settings)
+    init = jax.jit(init)
     states = []
-    for run, own in zip(runs, standardiser, strict=True):
-        state = start(np.uint32(run.seed), run.start.standardiser if run.start else own)
-        for name in run.changes.keys() - settings.may_differ:
+    for run, standardiser in zip(runs, standardisers, strict=True):
+        if run.pretrained:
+            standardiser = run.pretrained.standardiser
+        state = init(np.uint32(run.seed), standardiser)
+        for name in run.changes.keys() - settings.per_run:
             if name not in state.fixed or isinstance(state.fixed[name], nnx.Param):
-                raise ValueError(f"runs cannot differ in {name}")
+                raise ConfigError(f"{name}: runs can't differ in it; train separately")
             state.fixed[name][...] = jnp.float32(run.changes[name])
-        if run.start:
-            for part in (state.params, state.fixed):
-                _begin_with(run.start, part)
+        if run.pretrained:
+            for variables in (state.params, state.fixed):
+                _set_params(variables, run.pretrained)
         states.append(state)
     return graph, jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
@@ -80,21 +159,21 @@ def init_runs(
 def abstract_runs(
     build: Callable[..., Any], settings: Settings, n_runs: int, n_bins: int
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """As `init_runs`, but of the state shapes and types only: nothing is computed."""
-    graph, start = _starter(build, settings)
-    one = jax.eval_shape(start, np.uint32(0), Standardiser.identity(n_bins))
+    """As `init_runs`, but shapes and types only."""
+    graph, init = _initialiser(build, settings)
+    one = jax.eval_shape(init, np.uint32(0), Standardiser.identity(n_bins))
     return graph, jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((n_runs, *x.shape), x.dtype), one
     )
 
 
-def _starter(
+def _initialiser(
     build: Callable[..., Any], settings: Settings
 ) -> tuple[nnx.GraphDef, Callable[..., TrainState]]:
-    """A model's structure, and what makes a run's state of seed and standardiser."""
+    """Graph, and a function (seed, standardiser) -> initial state."""
     graph, *_ = settings.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
 
-    def start(seed: Array, standardiser: Standardiser) -> TrainState:
+    def init(seed: Array, standardiser: Standardiser) -> TrainState:
         model_key, train_key = jax.random.split(jax.random.key(seed))
         _, params, fixed = settings.split(build(rngs=nnx.Rngs(model_key)))
         return TrainState(
@@ -104,153 +183,218 @@ def _starter(
             epoch_loss=jnp.float32(np.inf),
             params=params,
             fixed=fixed,
-            moments=OPTIMIZER.init(params),
+            opt_state=OPTIMIZER.init(params),
             key=jax.random.key_data(train_key),
             standardiser=standardiser,
         )
 
-    return graph, start
+    return graph, init
 
 
-def _begin_with(start: Start, variables: Any) -> None:
-    """Put the parameters of a trained model in the place of these."""
+def _set_params(variables: Any, pretrained: Pretrained) -> None:
+    """Replace parameters by pretrained ones; ConfigError if they don't fit."""
     for path, variable in nnx.to_flat_state(variables):
         if isinstance(variable, nnx.Param):
-            value = start.params.get(path)
+            value = pretrained.params.get(path)
             if value is None or value.shape != variable.shape:
-                there = "none" if value is None else f"the shape {value.shape}"
-                raise StartError(
-                    f"init_from: {'.'.join(map(str, path))} has {there} in the model "
-                    f"to begin with, {variable.shape} in this one"
+                found = "missing" if value is None else f"of shape {value.shape}"
+                raise ConfigError(
+                    f"init_from: {'.'.join(map(str, path))} is {found} in the "
+                    f"pretrained model, {variable.shape} here; give both the same "
+                    "detector fields"
                 )
             variable[...] = jnp.asarray(value)
 
 
-def train_runs(
-    build: Callable[..., Any],
-    examples: Examples,
-    features: Features,
-    settings: Settings,
-    runs: Sequence[Run],
-    layout: Layout,
-    checkpoints: Checkpoints | None,
-    watch: Watch,
-) -> tuple[nnx.GraphDef, TrainState]:
-    """Train all runs at once; no run depends on what others there are.
+def make_plan(settings: Settings, runs: Sequence[Run], per_clip: int) -> Plan:
+    """Plan of all runs, on the host; rows of clips are padded to the same length."""
+    n_clips = max(len(run.clips) for run in runs)
+    n_validation = max(len(run.validation) for run in runs)
 
-    A run whose loss is not finite stays as it was before that step, and is not alive
-    any more; the others go on.
+    def of(run: Run) -> Plan:
+        own = settings.of(run)
+        n_examples = len(run.clips) * per_clip
+        n_steps = -(-n_examples // own.batch_size)
+        values = own.augment.values if own.augment else {}
+        return Plan(
+            clips=np.resize(run.clips, n_clips).astype(np.int32),
+            n_examples=np.int32(n_examples),
+            n_steps=np.int32(n_steps),
+            total=np.int32(own.epochs * n_steps),
+            peak_lr=np.float32(own.learning_rate),
+            validation=np.resize(run.validation, n_validation).astype(np.int32),
+            n_validation=np.int32(len(run.validation)),
+            augment={name: np.float32(value) for name, value in values.items()},
+        )
 
-    Parameters
-    ----------
-    build : makes a `Model` from random number streams `rngs` and a run's changes
-    examples : what is gathered from the features as one example
-    features : of all clips that any run sees
-    settings : epochs, batch size, learning rate
-    runs : what each has of its own
-    layout : of these runs
-    checkpoints : where to save, and what to go on from; None: nowhere
-    watch : shows a bar per epoch and keeps its losses
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(of, runs))
 
-    Returns
-    -------
-    graph, state : `nnx.merge(graph, params, fixed)` of one run is its model; the leaves
-        of the state have the run as first axis
 
-    Raises
-    ------
-    NonFiniteLoss : if no run is left
-    Interrupted : if `watch` is told to stop; the state is saved before
+def spread(
+    mesh: Mesh, group: int, state: TrainState, plan: Plan
+) -> tuple[TrainState, Plan]:
+    """Host arrays [run, ...] on the rows of the mesh, padded with runs of no steps."""
+    n_runs, multiple = len(plan.total), mesh.shape[RUN] * group
+    rows = np.arange(-(-n_runs // multiple) * multiple)
+    real = rows < n_runs
+    rows = np.where(real, rows, 0)
+    state, plan = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], (state, plan))
+    plan = plan._replace(total=np.where(real, plan.total, 0))
+    return put((state, plan), NamedSharding(mesh, P(RUN)))
+
+
+def _collector(mesh: Mesh, n_runs: int) -> Callable[[Any], Any]:
+    """A function that puts arrays [run, ...] on every device, without padding."""
+    return jax.jit(
+        lambda tree: jax.tree.map(lambda leaf: leaf[:n_runs], tree),
+        out_shardings=replicated(mesh),
+    )
+
+
+def restore_runs(
+    checkpoints: Checkpoints, like: TrainState, mesh: Mesh
+) -> tuple[int, TrainState]:
+    """Step and state of the latest readable checkpoint, or 0 and `like`."""
+    step, stored = checkpoints.restore(_stored(like), replicated(mesh))
+    return step, TrainState(opt_state=stored.pop("moments"), **stored)
+
+
+def _stored(state: TrainState) -> dict[str, Any]:
+    """A state under the names of its fields in checkpoints."""
+    fields = state._asdict()
+    fields["moments"] = fields.pop("opt_state")
+    return fields
+
+
+class Metrics(NamedTuple):
+    """What the host reads of all runs after a dispatch."""
+
+    step: Any
+    alive: Any
+    loss_sum: Any
+    epoch_loss: Any
+
+    @classmethod
+    def of(cls, state: TrainState) -> "Metrics":
+        """The fields of a state."""
+        return cls(*(getattr(state, name) for name in cls._fields))
+
+
+class Progress:
+    """The bar, warnings and metrics rows of a training.
+
+    An epoch is one of the run with the most steps.
     """
-    per_clip = examples.per_clip(features.array.shape[2])
-    pool = stack_pools(
-        [
-            pool_of(settings.of(run), clips, held_out, per_clip)
-            for run, clips, held_out in zip(
-                runs, features.clips, features.held_out, strict=True
+
+    def __init__(
+        self, runs: Sequence[Run], plan: Plan, batch_size: int, step: int, unit: str
+    ) -> None:
+        self.runs = runs
+        self.plan = plan
+        self.batch_size = batch_size
+        self.unit = unit
+        longest = np.argmax(plan.total)
+        self.n_steps, self.last = int(plan.n_steps[longest]), int(plan.total[longest])
+        self.start = time.perf_counter()
+        self.first = self._examples(step)  # of earlier processes
+        self.step = step
+        self.dispatches = 0
+        self.busy = self.to_first_step = 0.0
+        self.metrics: Metrics
+        self.alive = np.ones(len(runs), bool)
+
+    def _examples(self, step: int) -> int:
+        """Examples that all runs have seen at this step."""
+        plan = self.plan
+        epoch, at = np.divmod(np.minimum(step, plan.total), plan.n_steps)
+        seen = np.minimum(at * self.batch_size, plan.n_examples)
+        return int(np.sum(epoch.astype(np.int64) * plan.n_examples + seen))
+
+    def epoch_end(self, step: int) -> int:
+        """The last step of the current epoch."""
+        return (step // self.n_steps + 1) * self.n_steps
+
+    @contextmanager
+    def epoch(self) -> Iterator[None]:
+        """Show a bar for the rest of this epoch."""
+        name = f"epoch {self.step // self.n_steps + 1}/{self.last // self.n_steps}"
+        examples = self._examples(self.epoch_end(self.step)) - self._examples(self.step)
+        with log.bar(name, examples, self.unit) as self.advance:
+            yield
+
+    def show(self, step: int, metrics: Metrics, start: float) -> float:
+        """Move the bar, warn of runs that diverged; seconds since `start`."""
+        now = time.perf_counter()
+        if not self.dispatches:
+            self.to_first_step = now - self.start
+        self.dispatches += 1
+        self.busy += now - start
+        alive = metrics.alive
+        for run in np.flatnonzero(self.alive & ~alive).tolist():
+            log.warning(
+                f"seed {self.runs[run].seed}: the loss is not finite at step "
+                f"{metrics.step[run] + 1}; this run stops there, the others continue. "
+                "Try a smaller train.learning_rate"
             )
-        ]
-    )
-    graph, state = init_runs(build, settings, runs, features.standardiser)
-    step = 0
-    if checkpoints:
-        step, state = checkpoints.restore(state, everywhere(layout.mesh))
-        if step:
-            watch.say(f"goes on from {checkpoints.folder / str(step)}")
-    watch.rewind(step)
-    progress = Progress(runs, pool, settings.batch_size, step, watch)
-    advance = compile_steps(graph, examples, settings, layout)
-    validate = compile_validation(graph, examples, layout)
-    state, total = layout.spread(state), pool.total
-    pool = layout.spread(pool)._replace(total=layout.spread(total, empty=0))
-    ends = np.unique(total).tolist()
-    n = 1  # the first dispatch compiles, and is short
-    profile = Profile(watch)
-    while step < ends[-1]:
-        epoch_end = progress.epoch_end(step)
-        with progress.epoch(step), watch.patience():
-            while step < epoch_end:
-                n = min(n, epoch_end - step, min(e for e in ends if e > step) - step)
-                profile.dispatch()
-                start = time.perf_counter()
-                slots = slots_in_use(layout, total, step)
-                state = advance(state, pool, features.array, n, slots)
-                step += n
-                told = (state.step, state.alive, state.loss_sum, state.epoch_loss)
-                progress.show(step, *layout.collect(told), since=start)
-                n = max(1, round(n * DISPATCH / (time.perf_counter() - start)))
-                due = checkpoints is not None and checkpoints.due(step)
-                n, due, stop = agree(n, due, watch.stopped)
-                loss = None
-                if step == epoch_end:
-                    start = time.perf_counter()
-                    if any(map(len, features.held_out)):
-                        loss = layout.collect(validate(state, pool, features.array))
-                    progress.record(step, loss, since=start)
-                if checkpoints and (
-                    due or stop or step == ends[-1] or checkpoints.better(loss)
-                ):
-                    checkpoints.save(step, layout.collect(state), loss)
-                if stop and step < ends[-1]:
-                    raise Interrupted
-    profile.stop()
-    return graph, layout.collect(state)
+        if not alive.any():
+            seeds = ", ".join(str(run.seed) for run in self.runs)
+            raise Diverged(
+                f"every run diverged (seeds {seeds}): try a smaller train.learning_rate"
+            )
+        losses = loss_so_far(metrics, self.plan, self.batch_size)
+        done, last = self._examples(step), self._examples(self.last)
+        left = (now - self.start) * (last - done) / max(done - self.first, 1)
+        text = f"loss {np.mean(losses[alive]):.4g}, {left:.0f} s left in all, "
+        self.advance(done - self._examples(self.step), text)
+        self.step, self.metrics, self.alive = step, metrics, alive
+        return now - start
+
+    def record(self, step: int, val_loss: Array | None, start: float) -> None:
+        """Write a metrics row at the end of an epoch."""
+        now = time.perf_counter()
+        self.busy += now - start
+        seconds = now - self.start
+        log.record(
+            epoch=step // self.n_steps,
+            step=step,
+            seeds=[run.seed for run in self.runs],
+            train_loss=_finite(self.metrics.epoch_loss),
+            val_loss=None if val_loss is None else _finite(val_loss),
+            seconds=round(seconds, 3),
+            seconds_to_first_step=round(self.to_first_step, 3),
+            examples_per_second=round((self._examples(step) - self.first) / seconds),
+            host_share=round(1 - self.busy / seconds, 4),
+            device_bytes=_peak_memory(),
+        )
 
 
-def pool_of(settings: Settings, clips: Any, held_out: Any, per_clip: int) -> Pool:
-    """What one run is to do."""
-    n_examples = len(clips) * per_clip
-    n_steps = -(-n_examples // settings.batch_size)
-    return Pool(
-        clips=clips,
-        n_examples=np.array(n_examples, np.int32),
-        n_steps=np.array(n_steps, np.int32),
-        total=np.array(settings.epochs * n_steps, np.int32),
-        peak=np.array(settings.learning_rate, np.float32),
-        held_out=held_out,
-        n_held_out=np.array(len(held_out), np.int32),
-        augment={
-            name: np.array(value, np.float32)
-            for name, value in (
-                settings.augment.values if settings.augment else {}
-            ).items()
-        },
-    )
+def loss_so_far(
+    metrics: Metrics, plan: Plan, batch_size: int
+) -> Float32[np.ndarray, " run"]:
+    """Mean loss over the examples of this epoch that each run has seen."""
+    at = (metrics.step - 1) % plan.n_steps + 1
+    return metrics.loss_sum / np.minimum(at * batch_size, plan.n_examples)
 
 
-def stack_pools(pools: Sequence[Pool]) -> Pool:
-    """Pools with the run as first axis; rows of clips are filled to the same length."""
+@contextmanager
+def _profiled(folder: Path | None, dispatch: int) -> Iterator[None]:
+    """Write a JAX profile of dispatch `PROFILED` into the folder, if given."""
+    if folder is None or dispatch != PROFILED:
+        yield
+        return
+    with jax.profiler.trace(str(folder)):
+        yield
+    log.info(f"Profile: {folder}")
 
-    def stack(*leaves: Any) -> np.ndarray:
-        length = max(np.size(leaf) for leaf in leaves)
-        if np.ndim(leaves[0]):
-            leaves = tuple(np.resize(leaf, length) for leaf in leaves)
-        return np.stack(leaves).astype(np.asarray(leaves[0]).dtype)
 
-    return jax.tree.map(stack, *pools)
+def _peak_memory() -> int:
+    """Peak bytes in use on a device so far; on a CPU, of this process."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    peak = max(stat.get("peak_bytes_in_use", 0) for stat in stats)
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss
+    return peak or unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def slots_in_use(layout: Layout, total: Int[np.ndarray, " run"], step: int) -> int:
-    """Slots of a shard up to the last in which a run has steps to do."""
-    going = (layout.slots != EMPTY) & (total[layout.slots] > step)
-    return 1 + int(np.flatnonzero(going.any(axis=0))[-1])
+def _finite(values: Array | np.ndarray) -> list[float | None]:
+    """JSON has no infinity."""
+    return [x if np.isfinite(x) else None for x in np.asarray(values).tolist()]

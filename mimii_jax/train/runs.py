@@ -1,23 +1,30 @@
-"""A run: one training of a detector, of which many go on at once."""
+"""A run is one training; many runs are trained at once, with shared settings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
+import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from flax import nnx
+from jaxtyping import Array, Int, Shaped
 
+from mimii_jax.errors import ConfigError
 from mimii_jax.features.windows import Standardiser
+
+PER_RUN = frozenset({"epochs", "learning_rate"})  # settings in which runs may differ
+SCHEDULES = ("constant", "cosine")
+
+ALL, DOWNSAMPLED, EXTRA = "all", "downsampled", "all + simulated"
+ID, WITHOUT, TUNED = "id", "without", "all, then id"
+# The rows of the cross-ID matrix; the last three kinds have a row per machine ID.
+MATRIX = (ALL, ID, DOWNSAMPLED, WITHOUT, TUNED)
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
-    """A trained model to begin with.
-
-    Attributes
-    ----------
-    params : its parameters by their path in the model
-    standardiser : shift and scale per bin that it was trained with
-    """
+class Pretrained:
+    """A trained model: parameters by path, and its standardiser."""
 
     params: Mapping[tuple, np.ndarray]
     standardiser: Standardiser
@@ -25,23 +32,201 @@ class Start:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What one run has of its own; everything else it shares with the others.
+    """What distinguishes one run from the others.
 
     Attributes
     ----------
-    seed : of its initialisation, its order of examples and its noise
-    clips : int [shape=(clip,)], rows of the training clips that it may see
-    changes : settings in which it differs from the config, by name: "epochs",
-        "learning_rate", or a number of its model such as "kl_weight"
-    start : the trained model that it begins with; None: at random
+    seed : of the initialisation, the order of examples and the noise
+    clips : int [shape=(clip,)], rows of the training clips
+    validation : int [shape=(clip,)], rows of the held-out clips
+    changes : settings that differ from the config's, by name: "epochs",
+        "learning_rate", a number of an augmentation such as "warp.scale", or a
+        `RunVariable` of the model such as "kl_weight"
+    pretrained : initial parameters; None: random ones
     """
 
     seed: int
     clips: Int[np.ndarray, " clip"]
+    validation: Int[np.ndarray, " clip"] = field(default_factory=lambda: np.arange(0))
     changes: Mapping[str, float] = field(default_factory=dict)
-    start: Start | None = None
+    pretrained: Pretrained | None = None
 
 
-def runs_on_all(n_clips: int, seeds: Sequence[int]) -> list[Run]:
-    """A run per seed, each on all clips."""
-    return [Run(seed, np.arange(n_clips)) for seed in seeds]
+@dataclass(frozen=True, eq=False)
+class TrainingSet:
+    """A row of the cross-ID matrix.
+
+    Attributes
+    ----------
+    name : such as "all", "id 00", "without 00" or "all, then id 00"
+    clips, validation : as in `Run`
+    tuned : whether training starts from the model trained on all
+    """
+
+    name: str
+    clips: Int[np.ndarray, " clip"]
+    validation: Int[np.ndarray, " clip"]
+    tuned: bool = False
+
+
+def training_sets(
+    train_ids: Shaped[np.ndarray, " clip"],
+    held_out_ids: Shaped[np.ndarray, " clip"],
+    kinds: Sequence[str],
+    n_own: int | None = None,
+) -> list[TrainingSet]:
+    """Training sets of these kinds, in their order.
+
+    With a single machine ID only `ALL` and `EXTRA` have rows.
+
+    Parameters
+    ----------
+    train_ids, held_out_ids : str [shape=(clip,)], machine ID of each clip
+    kinds : of `MATRIX`, or `EXTRA`
+    n_own : recorded clips; the training clips after them are simulated and only
+        `EXTRA` has them. None: all clips are recorded
+    """
+    unknown = set(kinds) - {*MATRIX, EXTRA}
+    if unknown:
+        raise ConfigError(
+            f"training_sets={tuple(kinds)}: unknown {', '.join(sorted(unknown))}; "
+            f"choose from {', '.join((*MATRIX, EXTRA))}"
+        )
+    own = train_ids[:n_own]
+    ids = np.unique(own).tolist()
+    rows = {i: np.flatnonzero(own == i) for i in ids}
+    fewest = min(map(len, rows.values()))
+    # One draw for all seeds: a draw per seed would add noise to the comparison.
+    draw = np.random.default_rng(0).permutation
+    downsampled = np.concatenate([draw(rows[i])[:fewest] for i in ids])
+
+    def row(name: str, clips: np.ndarray, tuned: bool = False) -> TrainingSet:
+        validation = np.flatnonzero(np.isin(held_out_ids, train_ids[clips]))
+        return TrainingSet(name, clips, validation, tuned)
+
+    found = {
+        ALL: [row(ALL, np.arange(len(own)))],
+        EXTRA: [row(EXTRA, np.arange(len(train_ids)))],
+    }
+    if len(ids) > 1:
+        found |= {
+            DOWNSAMPLED: [row(DOWNSAMPLED, np.sort(downsampled))],
+            ID: [row(f"{ID} {i}", rows[i]) for i in ids],
+            WITHOUT: [row(f"{WITHOUT} {i}", np.flatnonzero(own != i)) for i in ids],
+            TUNED: [row(f"{TUNED} {i}", rows[i], tuned=True) for i in ids],
+        }
+    return [row for kind in kinds for row in found.get(kind, ())]
+
+
+@dataclass(frozen=True)
+class CheckpointPolicy:
+    """When to save: steps or minutes since the last checkpoint; None: never."""
+
+    every_steps: int | None = None
+    every_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not value > 0:
+                raise ConfigError(
+                    f"checkpoint.{name}={value}: must be positive; None turns it off"
+                )
+
+
+class Augment(Protocol):
+    """Augmentation of training examples."""
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """Numbers in which runs may differ, by name."""
+        ...
+
+    def changed(self, changes: Mapping[str, float]) -> "Augment":
+        """With the numbers that a run changes."""
+        ...
+
+    def __call__(
+        self, values: Mapping[str, Array], key: Array, x: Array, n: Array
+    ) -> Array:
+        """Augment a batch [example, frame, bin]; rows from n on are padding."""
+        ...
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings that all runs share.
+
+    Attributes
+    ----------
+    epochs : int > 0; each visits every example once, in a fresh order
+    batch_size : int > 0; the last batch of an epoch may be smaller
+    learning_rate : float > 0, the peak, for Adam
+    schedule : "constant" or "cosine" (to zero at the end)
+    warmup : float in [0, 1), share of all steps with a linear rise from zero
+    freeze : parts of the model that are not trained, such as "encoder" or "encoder.0"
+    augment : of standardised training examples; None: no augmentation
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    schedule: str
+    warmup: float
+    freeze: tuple[str, ...] = ()
+    augment: Augment | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "learning_rate"):
+            value = getattr(self, name)
+            if not value > 0:
+                raise ConfigError(f"train.{name}={value}: must be positive")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(
+                f"train.schedule='{self.schedule}': must be one of "
+                f"{', '.join(SCHEDULES)}"
+            )
+        if not 0 <= self.warmup < 1:
+            raise ConfigError(f"train.warmup={self.warmup}: must be in [0, 1)")
+
+    def of(self, run: Run) -> "Settings":
+        """The settings of one run."""
+        own: Any = {k: v for k, v in run.changes.items() if k in PER_RUN}
+        if self.augment:
+            own["augment"] = self.augment.changed(run.changes)
+        return replace(self, **own)
+
+    @property
+    def per_run(self) -> frozenset[str]:
+        """Names of the settings in which runs may differ."""
+        return PER_RUN.union(self.augment.values if self.augment else ())
+
+    def rate(self, step: Array, total: Array, peak_lr: Array) -> Array:
+        """Learning rate at `step` of `total`."""
+        rise = jnp.round(self.warmup * total)
+        share = jnp.minimum((step - rise) / jnp.maximum(total - rise, 1), 1)
+        rate = 0.5 * (1 + jnp.cos(jnp.pi * share)) if self.schedule == "cosine" else 1.0
+        return peak_lr * jnp.where(step < rise, step / jnp.maximum(rise, 1), rate)
+
+    def split(self, model: Any) -> tuple[nnx.GraphDef, Any, Any]:
+        """Graph, trained and fixed variables; ConfigError if `freeze` doesn't fit."""
+
+        def within(path: Sequence[Any], part: str) -> bool:
+            return f"{'.'.join(map(str, path))}.".startswith(f"{part}.")
+
+        paths = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+        for part in self.freeze:
+            if not any(within(path, part) for path in paths):
+                parts = ", ".join(sorted({str(path[0]) for path in paths}))
+                raise ConfigError(
+                    f"train.freeze={self.freeze}: the model has no part {part}; its "
+                    f"parts: {parts}"
+                )
+
+        def trained(path: Sequence[Any], value: Any) -> bool:
+            frozen = any(within(path, part) for part in self.freeze)
+            return isinstance(value, nnx.Param) and not frozen
+
+        graph, params, fixed = nnx.split(model, trained, ...)
+        if not jax.tree.leaves(params):
+            raise ConfigError(f"train.freeze={self.freeze}: leaves nothing to train")
+        return graph, params, fixed

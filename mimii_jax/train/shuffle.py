@@ -14,7 +14,7 @@ from jaxtyping import Array, Int, UInt32
 ROUNDS = 6  # each moves rows by columns, or columns by rows
 
 
-def example_at(
+def permute(
     key: UInt32[Array, "2"],
     epoch: Array,
     n_examples: Array,

@@ -1,245 +1,207 @@
-"""The training step: written for one run, lifted over all of them, compiled once.
+"""The training step: written for one run, lifted over runs and devices, compiled once.
 
-`vmap` lifts the step over the runs of a shard (in groups, where a cache is small) and
-`shard_map` over the shards, so that shards cannot wait for each other; the devices of
-one shard divide its batches. Examples are gathered from the features inside the step.
+Runs that a device steps together are a batch of the step (`vmap`); the rows of the mesh
+have a share of the runs each (`shard_map`) and no communication; the devices of a row
+share each batch. Examples are gathered from the features inside the step.
 """
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax import lax
+from jax.sharding import Mesh, get_abstract_mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int, UInt32
 
-from mimii_jax.features.windows import Standardiser
-from mimii_jax.train.mesh import DATA, RUN, Layout
-from mimii_jax.train.settings import Settings
-from mimii_jax.train.shuffle import example_at
+from mimii_jax.features.windows import Standardiser, Windows
+from mimii_jax.train.mesh import DATA, RUN
+from mimii_jax.train.runs import Settings
+from mimii_jax.train.shuffle import permute
 
 OPTIMIZER = optax.scale_by_adam()
-
-
-# On the devices, or on the host before a training and in a checkpoint.
-Leaf = Any
-
-
-class Model(Protocol):
-    """What a neural detector is made of; an example is [frame, bin]."""
-
-    def loss(self, x: Array, key: Array) -> Array:
-        """Training loss [batch] of examples [batch, frame, bin]."""
-        ...
-
-    def error(self, x: Array) -> Array:
-        """Squared error [batch, step, bin] along the time of examples; deterministic.
-
-        A step is what the model judges at once: a window, a patch.
-        """
-        ...
-
-    def predict(self, x: Array) -> Array:
-        """What examples should be, [batch, frame, bin]; NaN in frames not predicted."""
-        ...
-
-
-class Examples(Protocol):
-    """Which part of the features is one example; hashable."""
-
-    def per_clip(self, n_frames: int) -> int:
-        """Examples in a clip."""
-        ...
-
-    def gather(self, features: Array, index: Array) -> Array:
-        """Examples by index; example i of clip c has index c * per_clip + i."""
-        ...
+Leaf = Any  # an array of JAX or NumPy
 
 
 class TrainState(NamedTuple):
-    """All that a run is.
-
-    On the devices every leaf has (shard, slot) as its first axes; in a checkpoint it
-    has the run.
-    """
+    """State of one run; of several, if every leaf has the run as first axis."""
 
     step: Int[Leaf, "..."]
-    alive: Bool[Leaf, "..."]  # no loss was ever not finite
+    alive: Bool[Leaf, "..."]  # every loss was finite
     loss_sum: Float32[Leaf, "..."]  # over this epoch's examples so far
     epoch_loss: Float32[Leaf, "..."]  # mean of the last whole epoch
-    params: Any  # what is trained
-    fixed: Any  # what is not: frozen parameters, knobs
-    moments: Any  # of Adam
+    params: Any  # trained
+    fixed: Any  # not trained: frozen parameters, run variables
+    opt_state: Any
     key: UInt32[Leaf, "... 2"]
     standardiser: Standardiser
 
 
-class Pool(NamedTuple):
-    """What a run is to do; every leaf has (shard, slot) as its first axes."""
+class Plan(NamedTuple):
+    """Training plan of one run, or of several."""
 
-    clips: Int[Leaf, "... clip"]  # rows of the shard's features, padded
+    clips: Int[Leaf, "... clip"]  # rows of the training features, padded
     n_examples: Int[Leaf, "..."]
     n_steps: Int[Leaf, "..."]  # per epoch
     total: Int[Leaf, "..."]  # steps of all epochs
-    peak: Float32[Leaf, "..."]  # learning rate
-    held_out: Int[Leaf, "... clip"]  # rows as well, padded
-    n_held_out: Int[Leaf, "..."]
+    peak_lr: Float32[Leaf, "..."]
+    validation: Int[Leaf, "... clip"]  # rows of the held-out features, padded
+    n_validation: Int[Leaf, "..."]
     augment: dict[str, Float32[Leaf, "..."]]  # numbers of its augmentations
 
 
-def in_groups(of_run: Callable[[Any], Any], runs: Any, group: int) -> Any:
-    """A function of one run, of all of them, a group at a time."""
-    n_runs = len(jax.tree.leaves(runs)[0])
-    if group == 1:
-        return lax.map(of_run, runs)
-    if n_runs <= group:
-        return jax.vmap(of_run)(runs)
-    return lax.map(of_run, runs, batch_size=group)
+def one_step(
+    graph: nnx.GraphDef,
+    windows: Windows,
+    settings: Settings,
+    state: TrainState,
+    plan: Plan,
+    features: Float32[Array, "clip frame bin"],
+) -> TrainState:
+    """One optimiser step of one run; no change once it is done or has diverged."""
+    epoch, at = state.step // plan.n_steps, state.step % plan.n_steps
+    index, mask = batch_of(windows, settings, state.key, epoch, at, plan, features)
+    x = state.standardiser.apply(windows.gather(features, index))
+    key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+    count = jnp.sum(mask)
+    if settings.augment:
+        x = settings.augment(plan.augment, jax.random.fold_in(key, 1), x, count)
+
+    def mean_loss(params: Any) -> Array:
+        losses = nnx.merge(graph, params, state.fixed).loss(x, key)
+        return jnp.sum(jnp.where(mask, losses, 0)) / count
+
+    loss, grads = jax.value_and_grad(mean_loss)(state.params)
+    updates, opt_state = OPTIMIZER.update(grads, state.opt_state)
+    rate = settings.rate(state.step, plan.total, plan.peak_lr)
+    loss_sum = jnp.where(at == 0, 0, state.loss_sum) + loss * count
+    new = state._replace(
+        step=state.step + 1,
+        loss_sum=loss_sum,
+        epoch_loss=jnp.where(
+            at == plan.n_steps - 1, loss_sum / plan.n_examples, state.epoch_loss
+        ),
+        params=jax.tree.map(lambda p, update: p - rate * update, state.params, updates),
+        opt_state=opt_state,
+    )
+    finite = jnp.isfinite(loss)
+    running = state.alive & (state.step < plan.total)
+    state = jax.tree.map(partial(jnp.where, running & finite), new, state)
+    return state._replace(alive=state.alive & (finite | ~running))
+
+
+def batch_of(
+    windows: Windows,
+    settings: Settings,
+    key: UInt32[Array, "2"],
+    epoch: Array,
+    at: Array,
+    plan: Plan,
+    features: Float32[Array, "clip frame bin"],
+) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
+    """Examples of the batch at a step of an epoch, and which of them aren't padding."""
+    n_devices = get_abstract_mesh().shape.get(DATA, 1)
+    batch = jnp.arange(-(-settings.batch_size // n_devices) * n_devices)
+    position = at * settings.batch_size + batch
+    mask = (batch < settings.batch_size) & (position < plan.n_examples)
+    index = permute(key, epoch, plan.n_examples, jnp.where(mask, position, 0))
+    per_clip = windows.per_clip(features.shape[1])
+    index = plan.clips[index // per_clip] * per_clip + index % per_clip
+    if n_devices > 1:
+        index, mask = lax.with_sharding_constraint((index, mask), P(DATA))
+    return index, mask
+
+
+def group_size(mesh: Mesh, n_runs: int) -> int:
+    """Runs that a device steps together.
+
+    On a CPU one, whose state stays in the cache; elsewhere all runs of the device.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return 1 if on_cpu else -(-n_runs // mesh.shape[RUN])
 
 
 def compile_steps(
-    graph: nnx.GraphDef,
-    examples: Examples,
-    settings: Settings,
-    layout: Layout,
+    graph: nnx.GraphDef, windows: Windows, settings: Settings, mesh: Mesh, group: int
 ) -> Callable[..., TrainState]:
-    """A function that does n steps of all runs that are not done, in one dispatch.
+    """A function (state, plan, features, n) -> state after n steps, in one dispatch.
 
-    Its arguments: state (donated), pool, features [shard, clip, frame, bin], n, and the
-    number of slots that are in use; for each such number it is compiled once.
+    The state is donated. `group` divides the runs of a device.
     """
-    n_devices = layout.mesh.shape[DATA]
-    batch = jnp.arange(-(-settings.batch_size // n_devices) * n_devices)
+    one = partial(one_step, graph, windows, settings)
+    step = one if group == 1 else jax.vmap(one, in_axes=(0, 0, None))
 
-    def one_step(state: TrainState, pool: Pool, features: Array) -> TrainState:
-        epoch, at = state.step // pool.n_steps, state.step % pool.n_steps
-        position = at * settings.batch_size + batch
-        real = (batch < settings.batch_size) & (position < pool.n_examples)
-        index = example_at(
-            state.key, epoch, pool.n_examples, jnp.where(real, position, 0)
-        )
-        per_clip = examples.per_clip(features.shape[1])
-        index = pool.clips[index // per_clip] * per_clip + index % per_clip
-        if n_devices > 1:
-            index, real = lax.with_sharding_constraint((index, real), P(DATA))
-        x = state.standardiser.apply(examples.gather(features, index))
-        noise_key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        count = jnp.sum(real)
-        if settings.augment:
-            x = settings.augment(
-                pool.augment, jax.random.fold_in(noise_key, 1), x, count
-            )
+    @partial(jax.jit, donate_argnums=0)
+    @partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(RUN), P(RUN), P(), P()),
+        out_specs=P(RUN),
+        axis_names={RUN},
+    )
+    def steps(state: TrainState, plan: Plan, features: Array, n: Array) -> TrainState:
+        def step_group(i: Array, states: TrainState) -> TrainState:
+            def read(leaf: Array) -> Array:
+                found = lax.dynamic_slice_in_dim(leaf, i * group, group)
+                return found[0] if group == 1 else found
 
-        def loss_of(params: Any) -> Array:
-            losses = nnx.merge(graph, params, state.fixed).loss(x, noise_key)
-            return jnp.sum(jnp.where(real, losses, 0)) / count
+            def write(leaf: Array, new: Array) -> Array:
+                new = new[None] if group == 1 else new
+                return lax.dynamic_update_slice_in_dim(leaf, new, i * group, 0)
 
-        loss, grads = jax.value_and_grad(loss_of)(state.params)
-        finite = jnp.isfinite(loss)
-        moves, moments = OPTIMIZER.update(grads, state.moments)
-        rate = settings.rate(state.step, pool.total, pool.peak)
-        params = jax.tree.map(lambda p, move: p - rate * move, state.params, moves)
-        loss_sum = jnp.where(at == 0, 0, state.loss_sum) + loss * count
-        last = at == pool.n_steps - 1
-        new = state._replace(
-            step=state.step + 1,
-            loss_sum=loss_sum,
-            epoch_loss=jnp.where(last, loss_sum / pool.n_examples, state.epoch_loss),
-            params=params,
-            moments=moments,
-        )
-        goes_on = state.alive & (state.step < pool.total)
-        moved = goes_on & finite
-        state = jax.tree.map(lambda a, b: jnp.where(moved, a, b), new, state)
-        return state._replace(alive=state.alive & (finite | ~goes_on))
-
-    @partial(jax.jit, donate_argnums=0, static_argnums=4)
-    def steps(state: TrainState, pool: Pool, features: Array, n: Array, slots: int):
-        @partial(
-            jax.shard_map,
-            mesh=layout.mesh,
-            in_specs=(P(RUN), P(RUN), P(RUN), P()),
-            out_specs=P(RUN),
-            axis_names={RUN},
-        )
-        def of_shard(
-            state: TrainState, pool: Pool, features: Array, n: Array
-        ) -> TrainState:
-            def of_run(run: tuple[TrainState, Pool]) -> TrainState:
-                state, todo = run
-                # A dynamic trip count: one compilation serves every number of steps.
-                return lax.fori_loop(
-                    0, n, lambda _, state: one_step(state, todo, features[0]), state
-                )
-
-            def turn(first: Array | int, size: int, state: TrainState) -> TrainState:
-                """Of a group of runs; what they change is written in its place."""
-
-                def of_group(leaf: Array) -> Array:
-                    return lax.dynamic_slice_in_dim(leaf, first, size, 1)[0]
-
-                runs = jax.tree.map(of_group, (state, pool))
-                return jax.tree.map(
-                    lambda all, new: lax.dynamic_update_slice_in_dim(
-                        all, new[None], first, 1
-                    ),
-                    state,
-                    in_groups(of_run, runs, size),
-                )
-
-            group = min(layout.group, slots)
+            state, todo = jax.tree.map(read, (states, plan))
+            # A dynamic trip count: nothing is compiled again, and runs that are done
+            # cost nothing.
+            left = jnp.max(jnp.where(state.alive, todo.total - state.step, 0))
             state = lax.fori_loop(
-                0, slots // group, lambda i, s: turn(i * group, group, s), state
+                0, jnp.minimum(n, left), lambda _, s: step(s, todo, features), state
             )
-            rest = slots % group
-            return turn(slots - rest, rest, state) if rest else state
+            return jax.tree.map(write, states, state)
 
-        return of_shard(state, pool, features, n)
+        # Groups are updated in place: `lax.map` would copy all states.
+        return lax.fori_loop(0, len(state.step) // group, step_group, state)
 
     return steps
 
 
 def compile_validation(
-    graph: nnx.GraphDef, examples: Examples, layout: Layout
-) -> Callable[..., Float32[Array, "shard slot"]]:
-    """A function of state, pool and features: the mean loss on held-out clips.
+    graph: nnx.GraphDef, windows: Windows, mesh: Mesh, group: int
+) -> Callable[..., Float32[Array, " run"]]:
+    """A function (state, plan, features) -> mean loss on the validation clips.
 
-    The noise of the loss is drawn from a fixed key. Infinite without held-out clips.
+    The noise of the loss is drawn from a fixed key. Infinite without validation clips.
     """
-
-    def of_run(run: tuple[TrainState, Pool], features: Array) -> Array:
-        state, pool = run
-        per_clip = examples.per_clip(features.shape[1])
-        model = nnx.merge(graph, state.params, state.fixed)
-
-        def of_clip(i: Array) -> Array:
-            x = examples.gather(
-                features, pool.held_out[i] * per_clip + jnp.arange(per_clip)
-            )
-            key = jax.random.fold_in(jax.random.key(0), i)
-            loss = jnp.mean(model.loss(state.standardiser.apply(x), key))
-            return jnp.where(i < pool.n_held_out, loss, 0)
-
-        total = jnp.sum(lax.map(of_clip, jnp.arange(len(pool.held_out))))
-        return jnp.where(
-            pool.n_held_out > 0, total / jnp.maximum(pool.n_held_out, 1), jnp.inf
-        )
 
     @jax.jit
     @partial(
         jax.shard_map,
-        mesh=layout.mesh,
-        in_specs=P(RUN),
+        mesh=mesh,
+        in_specs=(P(RUN), P(RUN), P()),
         out_specs=P(RUN),
         axis_names={RUN},
     )
-    def validate(state: TrainState, pool: Pool, features: Array) -> Array:
-        runs = jax.tree.map(lambda leaf: leaf[0], (state, pool))
-        loss = in_groups(partial(of_run, features=features[0]), runs, layout.group)
-        return loss[None]
+    def validate(state: TrainState, plan: Plan, features: Array) -> Array:
+        per_clip = windows.per_clip(features.shape[1])
+
+        def of_run(run: tuple[TrainState, Plan]) -> Array:
+            state, plan = run
+            model = nnx.merge(graph, state.params, state.fixed)
+
+            def of_clip(i: Array) -> Array:
+                index = plan.validation[i] * per_clip + jnp.arange(per_clip)
+                x = state.standardiser.apply(windows.gather(features, index))
+                loss = jnp.mean(model.loss(x, jax.random.fold_in(jax.random.key(0), i)))
+                return jnp.where(i < plan.n_validation, loss, 0)
+
+            total = jnp.sum(lax.map(of_clip, jnp.arange(len(plan.validation))))
+            mean = total / jnp.maximum(plan.n_validation, 1)
+            return jnp.where(plan.n_validation > 0, mean, jnp.inf)
+
+        batch = group if group > 1 else None
+        return lax.map(of_run, (state, plan), batch_size=batch)
 
     return validate

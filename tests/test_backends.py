@@ -1,4 +1,4 @@
-"""Pooling of a clip's errors into its score."""
+"""Pooling of a clip's errors, and distances from normal clips."""
 
 import hypothesis
 import hypothesis.strategies as st
@@ -7,13 +7,16 @@ import numpy as np
 import pytest
 
 from mimii_jax.detectors.backends import (
+    BACKENDS,
     POOLINGS,
-    Normals,
+    Banks,
+    Mahalanobis,
     Pooling,
     Scoring,
-    load_normals,
-    save_normals,
+    load_banks,
+    save_banks,
 )
+from mimii_jax.errors import ConfigError, DataError
 
 ERRORS = np.random.default_rng(0).gamma(2.0, size=(3, 4, 23)).astype(np.float32)
 
@@ -87,19 +90,19 @@ def test_poolings_are_ordered(top_k, gwrp_r, seed):
     ],
 )
 def test_a_bad_field_is_named(fields, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ConfigError, match=message):
         Pooling(*fields)
 
 
 MEAN = Pooling("mean", 1, 1.0)
-ERROR = ERRORS[0, :, :5]  # [step, bin]
+ERROR = ERRORS[0, :, :5]  # [segment, bin]
 
 
 def test_the_summary_of_a_clip_is_its_score_or_its_error_per_bin():
     for pooling in (MEAN, Pooling("max", 1, 1.0)):
-        mse = Scoring("mse", False, 0, pooling).summary(jnp.asarray(ERROR))
-        np.testing.assert_allclose(mse, pooling(ERROR.mean(1)[None]), rtol=1e-6)
-        per_bin = Scoring("mahalanobis", False, 0, pooling).summary(jnp.asarray(ERROR))
+        mean = Scoring("mean", False, pooling).summary(jnp.asarray(ERROR))
+        np.testing.assert_allclose(mean, pooling(ERROR.mean(1)[None]), rtol=1e-6)
+        per_bin = Scoring("mahalanobis", False, pooling).summary(jnp.asarray(ERROR))
         np.testing.assert_allclose(per_bin, pooling(ERROR.T), rtol=1e-6)
 
 
@@ -117,7 +120,8 @@ def normal_summaries(clips=4000):
 def test_the_distance_is_that_of_mahalanobis(per_id):
     """Of many clips, so that almost nothing is shrunk."""
     summaries, machine_id = normal_summaries()
-    found = Normals.fit(summaries, machine_id, per_id).distance(summaries, machine_id)
+    banks = Banks.fit("mahalanobis", summaries, machine_id, per_id)
+    found = banks.score(summaries, machine_id)
     groups = ("00", "02") if per_id else (None,)
     for group in groups:
         rows = np.ones(len(summaries), bool) if group is None else machine_id == group
@@ -133,39 +137,49 @@ def test_fewer_clips_than_bins_give_finite_distances():
     rng = np.random.default_rng(0)
     few = rng.gamma(2.0, size=(6, 40))
     few[:, 3] = 1.0  # a bin that never changes
-    names = np.full(6, "00")
-    distance = Normals.fit(few, names, False).distance(few, names)
+    distance = Mahalanobis.fit(few).score(few)
     assert np.all(np.isfinite(distance))
     assert np.ptp(distance) > 0
 
 
 def test_an_id_without_normal_clips_is_compared_with_all():
     summaries, machine_id = normal_summaries(40)
-    normals = Normals.fit(summaries, machine_id, per_id=True)
+    per_id, of_all = (
+        Banks.fit("mahalanobis", summaries, machine_id, per_id)
+        for per_id in (True, False)
+    )
     unknown = np.full(40, "04")
-    everyone = Normals.fit(summaries, machine_id, per_id=False)
     np.testing.assert_array_equal(
-        normals.distance(summaries, unknown), everyone.distance(summaries, machine_id)
+        per_id.score(summaries, unknown), of_all.score(summaries, machine_id)
     )
 
 
-def test_kept_normals_are_the_same(tmp_path):
+@pytest.mark.parametrize("name", BACKENDS)
+def test_scores_do_not_depend_on_the_other_clips(name):
+    summaries, _ = normal_summaries(40)
+    fitted = BACKENDS[name].fit(summaries)
+    alone = [fitted.score(one[None])[0] for one in summaries]
+    np.testing.assert_allclose(fitted.score(summaries), alone, rtol=1e-9)
+
+
+def test_saved_banks_are_the_same(tmp_path):
     summaries, machine_id = normal_summaries(40)
-    kept = [Normals.fit(summaries, machine_id, per_id) for per_id in (False, True)]
-    save_normals(kept, tmp_path / "normals.npz")
-    for a, b in zip(kept, load_normals(tmp_path / "normals.npz", 2), strict=True):
-        assert list(a.groups) == list(b.groups)
-        np.testing.assert_array_equal(a.mean, b.mean)
-        np.testing.assert_array_equal(a.precision, b.precision)
+    path = tmp_path / "banks.npz"
+    banks = [
+        Banks.fit("mahalanobis", summaries, machine_id, per_id)
+        for per_id in (False, True)
+    ]
+    save_banks(banks, path)
+    for a, b in zip(banks, load_banks("mahalanobis", path, 2), strict=True):
+        assert a.backends.keys() == b.backends.keys()
+        np.testing.assert_array_equal(
+            a.score(summaries, machine_id), b.score(summaries, machine_id)
+        )
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(DataError, match=r"banks\.npz: damaged .* train again"):
+        load_banks("mahalanobis", path, 2)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        (("mean", False, 0), "scoring.kind='mean': must be one of mse, mahalanobis"),
-        (("mse", False, -1), "scoring.batch_size=-1: must be 0 or more"),
-    ],
-)
-def test_a_bad_field_of_the_scoring_is_named(fields, message):
-    with pytest.raises(ValueError, match=message):
-        Scoring(*fields, MEAN)
+def test_an_unknown_backend_is_named():
+    with pytest.raises(ConfigError, match=r"scoring\.backend='mse': must be one of"):
+        Scoring("mse")

@@ -1,5 +1,6 @@
-"""Evaluation clips are measured like the others once their label list is there."""
+"""Runs on recordings: evaluation clips with a label list, and other layouts."""
 
+import csv
 from collections import Counter
 from dataclasses import replace
 
@@ -8,18 +9,20 @@ import pytest
 from example_scores import some_scores
 from small_clips import small_clips
 from small_runs import again, small, trained
-from wav_files import noise, put
+from wav_files import put
 
 from configs import controls
 from mimii_jax import evaluate
 from mimii_jax.data import dcase
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
-from mimii_jax.data.labels import FILE, read_labels
+from mimii_jax.data.clips import NORMAL, UNKNOWN
+from mimii_jax.data.layouts import LABEL_LIST, parse_name, read_labels
 from mimii_jax.errors import DataError
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.official import write_official
 from mimii_jax.results.table import read_scores, write_scores
 from mimii_jax.run import load_config
+
+GOOD = "id_01_00000000.wav,normal_id_01_00000098.wav,0\n"
 
 
 def published(clips, of):
@@ -34,61 +37,6 @@ def published(clips, of):
     return replace(clips, name=np.array(names), label=label), "\n".join(lines) + "\n"
 
 
-def test_the_published_list_has_the_published_numbers(published_labels):
-    labels = read_labels(published_labels)
-    assert len(labels) == 7103
-    kinds = {machine_type for machine_type, _ in labels}
-    assert kinds == {"ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve"}
-    slider = Counter(
-        (name[3:5], label) for (kind, name), label in labels.items() if kind == "slider"
-    )
-    expected = {NORMAL: 100, ANOMALOUS: 178}
-    assert slider == {
-        (i, label): n for i in ("01", "03", "05") for label, n in expected.items()
-    }
-    assert labels["fan", "id_01_00000000.wav"] == NORMAL
-    assert labels["fan", "id_01_00000001.wav"] == ANOMALOUS
-
-
-GOOD = "id_01_00000000.wav,normal_id_01_00000098.wav,0\n"
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (GOOD, ":1: no machine type before the clips"),
-        ("fan\n", ": no labels in it"),
-        ("fan\nid_01_00000000.wav,0\n", ":2: expected a machine type, or name"),
-        (f"fan\n{GOOD.replace(',0', ',2')}", ":2: expected a machine type, or name"),
-        (f"fan\n{GOOD.replace(',0', ',1')}", ":2: id_01_00000000.wav, normal_.* contr"),
-        (f"fan\n{GOOD.replace('l_id_01', 'l_id_03')}", ":2: .*contradict each other"),
-        (f"fan\n{GOOD.replace('.wav', '.mp3')}", ":2: wrong name"),
-        (
-            f"fan\n{GOOD}id_01_00000000.wav,anomaly_id_01_00000001.wav,1\n",
-            ":3: another label for id_01_00000000.wav before",
-        ),
-        (b"\xff\xfe", "not a label list"),
-    ],
-)
-def test_a_list_that_is_not_in_order_names_the_line(tmp_path, text, message):
-    path = tmp_path / "list.csv"
-    path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(DataError, match=message):
-        read_labels(path)
-    with pytest.raises(DataError, match="nowhere: cannot be read"):
-        read_labels(tmp_path / "nowhere")
-
-
-def test_labels_are_of_their_machine_type_and_of_unlabelled_names_alone(tmp_path):
-    put(tmp_path / "fan" / "test", "id_01_00000000.wav", noise(0))
-    put(tmp_path / "fan" / "test", "anomaly_id_00_00000000.wav", noise(1))
-    name = "id_01_00000000.wav"
-    labels = {("fan", name): ANOMALOUS, ("pump", name): NORMAL}
-    labels["fan", "anomaly_id_00_00000000.wav"] = NORMAL
-    clips = dcase.read(tmp_path, "fan", splits=("test",), labels=labels, progress=False)
-    assert clips.label.tolist() == [ANOMALOUS, ANOMALOUS]
-
-
 def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsys):
     clips = small_clips(ids=("00", "01"))
     hidden, lines = published(clips, ["01"])
@@ -96,9 +44,11 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
     dcase.write(hidden, root)
     without = trained(small(controls, "quick", root), tmp_path / "without")
     assert "01: unlabelled clips only: no AUC" in without
-    (root.parent / FILE).write_text(lines)  # beside it, or as the download has it:
+    (root.parent / LABEL_LIST).write_text(
+        lines
+    )  # beside it, or as the download has it:
     assert "no AUC" not in trained(small(controls, "quick", root), tmp_path / "beside")
-    (root.parent / FILE).rename(root / FILE)
+    (root.parent / LABEL_LIST).rename(root / LABEL_LIST)
     printed = trained(small(controls, "quick", root), workdir)
     assert "slider: 6 evaluation clips have published labels" in printed
     assert "no AUC" not in printed
@@ -118,7 +68,7 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
     # From the official files, whose names have no label, with the list.
     official = workdir / "official" / "level"
     assert "01: unlabelled clips only" in command(capsys, official)
-    text = command(capsys, official, f"--labels={root / FILE}")
+    text = command(capsys, official, f"--labels={root / LABEL_LIST}")
     assert "no AUC" not in text
     assert "identical to result.csv beside the scores" in text
 
@@ -131,7 +81,9 @@ def command(capsys, *arguments):
 def test_labels_in_another_place_are_named(tmp_path, no_figures):
     hidden, lines = published(small_clips(), ["00"])
     dcase.write(hidden, tmp_path / "root")
-    (tmp_path / FILE).write_text(f"fan\n{GOOD}")  # found beside the root, unless named
+    (tmp_path / LABEL_LIST).write_text(
+        f"fan\n{GOOD}"
+    )  # found beside the root, unless named
     assert "00: unlabelled" in trained(
         small(controls, "quick", tmp_path / "root"), tmp_path / "beside"
     )
@@ -140,7 +92,7 @@ def test_labels_in_another_place_are_named(tmp_path, no_figures):
     config.data.labels = str(tmp_path / "list.csv")
     assert "no AUC" not in trained(config, tmp_path / "run")
     config.data.labels = str(tmp_path / "nowhere.csv")
-    with pytest.raises(DataError, match=r"nowhere\.csv: cannot be read"):
+    with pytest.raises(DataError, match=r"nowhere\.csv: No such file"):
         trained(config, tmp_path / "again")
 
 
@@ -149,7 +101,7 @@ def test_a_model_is_measured_on_an_evaluation_folder_of_its_own(
 ):
     hidden, lines = published(small_clips(seed=3), ["00", "02"])
     dcase.write(hidden.test, tmp_path / "eval_data")
-    (tmp_path / FILE).write_text(lines)
+    (tmp_path / LABEL_LIST).write_text(lines)
     config = load_config(model)
     config.data.root = str(tmp_path / "eval_data")
     printed, _ = again(config, model)
@@ -196,7 +148,7 @@ def test_a_list_of_other_clips_is_one_line(tmp_path, capsys):
     assert "has none of the unlabelled clips, such as slider/id_00_0" in message
     with pytest.raises(SystemExit):
         command(capsys, tmp_path, "--labels=nowhere.csv")
-    assert "nowhere.csv: cannot be read" in capsys.readouterr().err
+    assert "nowhere.csv: No such file" in capsys.readouterr().err
 
 
 def test_scores_of_sections_are_read_back(tmp_path, capsys):
@@ -208,3 +160,41 @@ def test_scores_of_sections_are_read_back(tmp_path, capsys):
     ]
     write_official(replace(scores, name=np.array(names)), tmp_path)
     assert "5+5" in command(capsys, tmp_path)
+
+
+# layouts
+
+
+def rows_of(workdir):
+    with (workdir / "clips.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("layout", ["MIMII", "DCASE 2021 to 2025"])
+def test_a_run_on_another_layout(tmp_path, layout, no_figures):
+    clips = small_clips(ids=("00",), train=6, test=4)
+    root, workdir = tmp_path / "root", tmp_path / "run"
+    for row, name in enumerate(clips.name.tolist()):
+        label, machine_id, number = parse_name(name)
+        split = clips.split[row]
+        if layout == "MIMII":
+            kind = "normal" if label == NORMAL else "abnormal"
+            number = int(number) + 100 * (split == "test")
+            place = root / "0_dB_slider" / f"id_{machine_id}" / kind
+            put(place, f"{number:08d}.wav", clips.audio[row])
+        else:
+            kind = "normal" if label == NORMAL else "anomaly"
+            domain = "target" if int(number) % 2 else "source"
+            name = f"section_{machine_id}_{domain}_{split}_{kind}_{number[4:]}_A.wav"
+            put(root / "slider" / split, name, clips.audio[row])
+    config = small(controls, "quick", root, data={"test_normals": 4})
+    assert "no AUC" not in trained(config, workdir)
+    rows = rows_of(workdir)
+    kinds = Counter((r["split"], r["label"], r["domain"]) for r in rows)
+    domains = ("",) if layout == "MIMII" else ("source", "target")
+    each = {("train", "0"): 6, ("test", "0"): 4, ("test", "1"): 4}
+    assert kinds == {
+        (*kind, domain): n // len(domains)
+        for kind, n in each.items()
+        for domain in domains
+    }

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mimii_jax.train.shuffle import example_at
+from mimii_jax.train.shuffle import permute
 
 FULL = 1000  # positions asked for at once: one compilation for all sizes
-at = jax.jit(example_at)
+at = jax.jit(permute)
 
 
 def key_of(seed):
@@ -62,7 +62,7 @@ def test_every_example_is_as_likely_at_every_position():
     n, epochs = 12, 2000
     position = jnp.arange(n)
     found = jax.jit(
-        jax.vmap(lambda e: example_at(key_of(0), e, jnp.int32(n), position))
+        jax.vmap(lambda e: permute(key_of(0), e, jnp.int32(n), position))
     )(jnp.arange(epochs))
     counts = np.zeros((n, n))
     for row in np.asarray(found):

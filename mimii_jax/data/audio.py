@@ -1,0 +1,257 @@
+"""Audio files of one length and sampling rate -> one int16 array, by soundfile.
+
+libsndfile reads a truncated file as a short one, and cuts 24 bit off where it should
+round; so headers are compared with the file's size here, and wide samples rounded.
+"""
+
+import io
+import os
+import struct
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+from jaxtyping import Int16
+
+from mimii_jax import log
+from mimii_jax.errors import DataError
+from mimii_jax.files import replace_file
+
+# Encoding -> type to read it as, factor to 16 bit; all others have 16 bit or less.
+WIDE = {
+    "PCM_24": ("int32", 2.0**-16),
+    "PCM_32": ("int32", 2.0**-16),
+    "FLOAT": ("float64", 2.0**15),
+    "DOUBLE": ("float64", 2.0**15),
+}
+FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC")  # a truncated one is noticed
+_BYTE_ORDER = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">", b"FORM": ">"}
+# A program that writes into a pipe can't know the size: ffmpeg says 0xFFFFFFFF, arecord
+# 0x80000000, sox a little less than 0x7FFFF000.
+_UNKNOWN_SIZE = 0x7FFF0000
+
+
+class Header(NamedTuple):
+    """Sampling rate in Hz, channels, samples per channel."""
+
+    rate: int
+    channels: int
+    frames: int
+
+
+_Read = tuple[Header | None, str, float]
+
+
+class _Unusable(Exception):
+    """The reason why a file can't be used, without its name."""
+
+
+def load(
+    paths: Sequence[str], rate: int
+) -> tuple[Int16[np.ndarray, "clip time"], list[Header | None], dict[str, str]]:
+    """Read the first channel of the files that have the most frequent length.
+
+    Full scale (1.0 for float) becomes 32768. Values between two integers are rounded to
+    the nearest, ties to the even one; values outside [-32768, 32767] are clipped.
+
+    Parameters
+    ----------
+    paths : files, each named once
+    rate : sampling rate that they should have, in Hz
+
+    Returns
+    -------
+    audio : i16 [shape=(clip, time)], the usable files in the order of `paths`
+    headers : of each path; None if it has none
+    bad : path -> reason, the other files
+
+    Raises
+    ------
+    DataError : the audio doesn't fit in memory
+    """
+    few = paths[:: len(paths) // 8 + 1]
+    guess = _usual([_read(path, rate, np.empty(0, np.int16))[0] for path in few], rate)
+    audio, read = _read_all(paths, rate, guess)
+    headers = [header for header, _, _ in read]
+    usual = _usual(headers, rate)
+    if usual != guess:
+        audio, read = _read_all(paths, rate, usual)
+    lengths = [h.frames for h in headers if h and h.rate == rate]
+    bad = {}
+    for path, (header, reason, _) in zip(paths, read, strict=True):
+        if reason:
+            bad[path] = reason
+        elif header and header.frames != usual:
+            bad[path] = (
+                f"wrong length: {header.frames} samples ({header.frames / rate:g} s), "
+                f"but {lengths.count(usual)} files have {usual} ({usual / rate:g} s)"
+            )
+    good = [row for row, path in enumerate(paths) if path not in bad]
+    for to, row in enumerate(good):
+        if to != row:
+            audio[to] = audio[row]  # in place: memory may not hold a second copy
+    _warn_of_clipping([(read[row][2], paths[row]) for row in good])
+    return audio[: len(good)], headers, bad
+
+
+def _usual(headers: Sequence[Header | None], rate: int) -> int:
+    """The most frequent length, 0 for none; the first one if several are."""
+    counts = Counter(h.frames for h in headers if h and h.rate == rate)
+    return counts.most_common(1)[0][0] if counts else 0
+
+
+def _read_all(
+    paths: Sequence[str], rate: int, frames: int
+) -> tuple[np.ndarray, list[_Read]]:
+    """An array with the files of length `frames` in their rows; `_read` of each."""
+    try:
+        audio = np.empty((len(paths), frames), np.int16)
+    except MemoryError:
+        raise DataError(
+            f"{os.path.dirname(paths[0])}: {len(paths)} clips of {frames / rate:g} s "
+            f"need {2e-9 * len(paths) * frames:.1f} GB of memory; choose fewer by "
+            "data.ids"
+        ) from None
+
+    def read_row(row: int) -> _Read:
+        return _read(paths[row], rate, audio[row])
+
+    return audio, log.in_threads("reading", read_row, range(len(paths)), "files")
+
+
+def _warn_of_clipping(clipped: Sequence[tuple[float, str]]) -> None:
+    """Warn of files by their shares of samples beyond full scale."""
+    share, path = max(clipped, default=(0.0, ""))
+    if share:
+        log.warning(
+            f"{sum(share > 0 for share, _ in clipped)} files have samples beyond full "
+            f"scale (1.0), which are clipped; {path}: {share:.1%} of them. Divide them "
+            "by a number that is the same for all files"
+        )
+
+
+def _read(path: str, rate: int, out: Int16[np.ndarray, " time"]) -> _Read:
+    """Fill `out` if the file has its length, and the right rate.
+
+    Returns its header, why it can't be used, and the share of samples that are clipped.
+    """
+    header, clipped = None, 0.0
+    try:
+        with _opened(path) as file:
+            header = Header(file.samplerate, file.channels, file.frames)
+            if header.rate != rate:
+                return header, f"sampling rate {header.rate} Hz, expected {rate} Hz", 0
+            if header.frames == len(out):
+                clipped = _decode(file, out)
+    except _Unusable as error:
+        return header, str(error), 0.0
+    return header, "", clipped
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[soundfile.SoundFile]:
+    """Open an audio file whose audio is complete; every error is `_Unusable`."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            source = file.fileno()
+            if patched := _require_complete(source):
+                source = io.BytesIO(patched)
+            with soundfile.SoundFile(source, closefd=False) as sound:
+                if sound.format not in FORMATS:
+                    raise _Unusable(
+                        f"format {sound.format} isn't supported; use wav, flac or aiff"
+                    )
+                if sound.frames == 0:
+                    raise _Unusable("zero samples")
+                yield sound
+    except soundfile.LibsndfileError as error:
+        raise _Unusable(f"no audio: {error.error_string}") from error
+    except OSError as error:
+        raise _Unusable(f"unreadable: {error.strerror}") from error
+
+
+def _require_complete(file: int) -> bytes | None:
+    """Compare the sizes in a wav's or aiff's header with that of the file.
+
+    Headers that were never completed are legal: their audio ends with the file. For one
+    that says 0 bytes, returns the whole file with a size that libsndfile understands.
+    """
+    size = os.fstat(file).st_size
+    if size == 0:
+        raise _Unusable("empty: 0 bytes")
+    if size < 12:
+        raise _Unusable(f"truncated: it has {size} bytes")
+    kind, form = struct.unpack("4s4x4s", os.pread(file, 12, 0))
+    order = _BYTE_ORDER.get(kind)
+    if order is None or form not in (b"WAVE", b"AIFF", b"AIFC"):
+        return None  # libsndfile refuses it, or notices that it is truncated
+    total, start, length = _sizes(file, order, kind)
+    if length < _UNKNOWN_SIZE and start + length > size:
+        raise _Unusable(
+            f"truncated: the header promises {length} bytes of audio, the file holds "
+            f"{size - start}"
+        )
+    if size < total < _UNKNOWN_SIZE:
+        raise _Unusable(
+            f"truncated: the header promises {total} bytes, the file holds {size}"
+        )
+    if length == 0 and not start < total < _UNKNOWN_SIZE:
+        whole = os.pread(file, size, 0)
+        return whole[: start - 4] + b"\xff" * 4 + whole[start:]
+    return None
+
+
+def _sizes(file: int, order: str, kind: bytes) -> tuple[int, int, int]:
+    """Size of the file and place and size of its audio, as the header has them."""
+    (total,) = struct.unpack(order + "I", os.pread(file, 4, 4))
+    long = b""
+    at = 12
+    while len(head := os.pread(file, 8, at)) == 8:
+        name, length = struct.unpack(order + "4sI", head)
+        start = at + 8
+        if name == b"ds64":  # the sizes of an RF64 file
+            long = os.pread(file, 16, start)
+        if name in (b"data", b"SSND"):
+            if kind == b"RF64" and len(long) == 16:
+                total, length = struct.unpack("<QQ", long)
+            return total + 8, start, length
+        at = start + length + length % 2  # chunks are padded to even lengths
+    raise _Unusable("truncated: it ends before the audio")
+
+
+def _decode(file: soundfile.SoundFile, out: Int16[np.ndarray, " time"]) -> float:
+    """Fill `out` with the first channel; the share of float samples beyond 1.0."""
+    dtype, factor = WIDE.get(file.subtype, ("int16", 1.0))
+    direct = dtype == "int16" and file.channels == 1
+    data = out if direct else np.empty((file.frames, file.channels), dtype)
+    if (got := file.buffer_read_into(data, dtype)) != file.frames:
+        raise _Unusable(f"truncated: {got} of {file.frames} samples could be read")
+    if direct:
+        return 0.0
+    first = data[:, 0]
+    if dtype == "float64" and not np.all(np.isfinite(first)):
+        raise _Unusable("samples that are not finite")
+    out[:] = np.clip(np.rint(first * factor), -32768, 32767)
+    return float(np.mean(np.abs(first) > 1)) if dtype == "float64" else 0.0
+
+
+def write(path: Path, samples: Int16[np.ndarray, " time"], rate: int) -> None:
+    """Write a mono 16-bit wav file, whole or not at all.
+
+    Parameters
+    ----------
+    path : the file; one that exists is replaced
+    samples : i16 [shape=(time,)], full scale is 32768
+    rate : sampling rate, in Hz
+
+    Raises
+    ------
+    DataError : it can't be written, as on a full disk
+    """
+    content = io.BytesIO()
+    soundfile.write(content, samples, rate, subtype="PCM_16", format="WAV")
+    replace_file(path, content.getvalue())

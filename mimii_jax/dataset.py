@@ -1,0 +1,226 @@
+"""The clips of an experiment: recordings below a root, or simulated slide rails."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import numpy as np
+
+from mimii_jax import log
+from mimii_jax.data import dcase, layouts
+from mimii_jax.data.clips import Clips
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.slide_rail import simulate as slide_rail
+
+SIMULATED = "simulated"
+SIMULATED_IDS, EVALUATION_IDS = ("00", "02", "04"), ("01", "03", "05")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Which clips to train and test on.
+
+    Attributes
+    ----------
+    root : folder of a folder per machine type; "": simulated slide rails
+    machine_types, ids : empty: all there are; simulated: ids 00, 02 and 04
+    labels : label list of evaluation clips; "": eval_data_list.csv in or beside root
+    on_bad_file : "error" or "skip"
+    test_normals : MIMII layout: normal test clips per ID; None: as many as anomalous
+    scale : simulated: share of the official number of clips
+    simulation_seed : int >= 0
+    train_share, test_share : share of the clips per ID and label, in (0, 1]
+    evaluation : folder with test clips of further IDs, or "simulated"; "": none
+    validation_fraction : share of the training clips per ID that is held out
+    """
+
+    root: str = ""
+    machine_types: tuple[str, ...] = ("slider",)
+    ids: tuple[str, ...] = ()
+    labels: str = ""
+    on_bad_file: str = "error"
+    test_normals: int | None = 100
+    scale: float = 0.1
+    simulation_seed: int = 0
+    train_share: float = 1.0
+    test_share: float = 1.0
+    evaluation: str = ""
+    validation_fraction: float = 0.0
+
+    def __post_init__(self) -> None:
+        for field in ("ids", "machine_types"):
+            value = getattr(self, field)
+            if not all(isinstance(item, str) for item in value):
+                raise ConfigError(
+                    f"data.{field}={value}: must be strings, such as \"('00', '02')\""
+                )
+        if self.on_bad_file not in ("error", "skip"):
+            raise ConfigError(
+                f"data.on_bad_file='{self.on_bad_file}': must be 'error' or 'skip'"
+            )
+        if self.test_normals is not None and self.test_normals < 1:
+            raise ConfigError(
+                f"data.test_normals={self.test_normals}: must be at least 1, or None"
+            )
+        if not self.scale > 0:
+            raise ConfigError(f"data.scale={self.scale}: must be positive")
+        for field in ("train_share", "test_share"):
+            if not 0 < getattr(self, field) <= 1:
+                raise ConfigError(
+                    f"data.{field}={getattr(self, field)}: must be above 0, up to 1"
+                )
+        if not 0 <= self.validation_fraction < 1:
+            raise ConfigError(
+                f"data.validation_fraction={self.validation_fraction}: must be in "
+                "[0, 1)"
+            )
+        simulated = not self.root or self.evaluation == SIMULATED
+        if simulated and self.machine_types != ("slider",):
+            raise ConfigError(
+                f"data.machine_types={self.machine_types}: only 'slider' can be "
+                "simulated; name a folder of recordings with data.root"
+            )
+        unknown = sorted(set(self.ids) - set(slide_rail.COUNTS))
+        if not self.root and unknown:
+            raise ConfigError(
+                f"data.ids={self.ids}: no simulated slide rail {', '.join(unknown)}; "
+                f"choose from {', '.join(slide_rail.COUNTS)}"
+            )
+
+    @property
+    def source(self) -> str:
+        """The kind of sound, for titles."""
+        return "recordings" if self.root else "simulated sound"
+
+    def machines(self) -> list[str]:
+        """The machine types to train on, each by itself."""
+        if not self.root or self.machine_types:
+            return list(self.machine_types)
+        types = layouts.machine_types(self._root)
+        if not types:
+            raise DataError(f"{self.root}: holds no folder of a machine type")
+        return types
+
+    def load(
+        self, machine_type: str, splits: Sequence[str] = ("train", "test"), extra=False
+    ) -> Clips:
+        """Read or simulate the clips of one machine type.
+
+        With `extra`, simulated training clips of the ID with the fewest, as many as it
+        lacks, are appended as the split "extra".
+        """
+        if self.root:
+            clips = self._read(self._root, machine_type, self.ids, splits)
+            shares = {"train": self.train_share, "test": self.test_share}
+        else:
+            scale = max(self.train_share, self.test_share)
+            clips = self._simulate(self.ids or SIMULATED_IDS, scale, splits)
+            shares = {
+                "train": self.train_share / scale,
+                "test": self.test_share / scale,
+            }
+        clips = _share(clips, shares)
+        if self.evaluation:
+            clips = _append(clips, self._evaluation(machine_type, clips.ids))
+        if extra:
+            clips = _append(clips, self._extra(clips.train))
+        return clips
+
+    def check(self, machine_type: str) -> None:
+        """Raise `DataError` for files that `load` would refuse."""
+        if self.root:
+            self._read(self._root, machine_type, self.ids, ("train", "test"))
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.root).expanduser()
+
+    def _read(
+        self, root: Path, machine_type: str, ids: Sequence[str], splits: Sequence[str]
+    ) -> Clips:
+        log.info(f"{machine_type}: reading {root}")
+        labels = layouts.find_labels(root, self.labels)
+        clips = dcase.read(
+            root,
+            machine_type,
+            ids,
+            splits=splits,
+            on_bad_file=self.on_bad_file,
+            labels=labels,
+            test_normals=self.test_normals,
+        )
+        if count := sum((machine_type, name) in labels for name in clips.name):
+            log.info(f"{machine_type}: {count} evaluation clips have published labels")
+        return clips
+
+    def _simulate(
+        self, ids: Sequence[str], share: float, splits: Sequence[str]
+    ) -> Clips:
+        log.info(
+            f"slider: SIMULATED sound, not recordings (data.root is empty), at "
+            f"{self.scale * share:g} times the official number of clips"
+        )
+        clips = slide_rail.simulate(
+            ids, scale=self.scale * share, seed=self.simulation_seed
+        ).clips
+        return clips if "train" in splits else clips.test
+
+    def _evaluation(self, machine_type: str, known: Sequence[str]) -> Clips:
+        """Test clips of machine IDs that aren't known yet."""
+        if self.evaluation == SIMULATED:
+            clips = self._simulate(EVALUATION_IDS, self.test_share, ("test",))
+        else:
+            root = Path(self.evaluation).expanduser()
+            clips = self._read(root, machine_type, (), ("test",))
+            clips = _share(clips, {"test": self.test_share})
+        clips = clips[~np.isin(clips.machine_id, known)]
+        if not len(clips):
+            raise DataError(
+                f"data.evaluation={self.evaluation}: holds no ids but "
+                f"{', '.join(known)}"
+            )
+        return clips
+
+    def _extra(self, train: Clips) -> Clips:
+        """Simulated training clips; their seed isn't that of the data set."""
+        if train.machine_type != "slider":
+            raise ConfigError("training_sets: only slide rails can be simulated")
+        counts = {i: int(np.sum(train.machine_id == i)) for i in train.ids}
+        smallest = min(counts, key=counts.__getitem__)
+        missing = max(counts.values()) - counts[smallest]
+        (_, official), *_ = slide_rail.COUNTS[smallest]["train"]
+        more = slide_rail.simulate(
+            (smallest,),
+            scale=(missing + 1) / official,
+            seed=self.simulation_seed + 1,
+        ).clips.train[slice(0, missing)]
+        return replace(more, split=np.full(len(more), "extra"))
+
+
+def _share(clips: Clips, shares: dict[str, float]) -> Clips:
+    """Keep a share of each split, ID and label, at least one, at even distances."""
+    if all(share >= 1 for share in shares.values()):
+        return clips
+    kept = np.zeros(len(clips), bool)
+    labels = np.char.mod("/%d", clips.label)
+    kinds = np.char.add(np.char.add(clips.split, clips.machine_id), labels)
+    for kind in np.unique(kinds):
+        rows = np.flatnonzero(kinds == kind)
+        count = max(1, round(shares[clips.split[rows[0]]] * len(rows)))
+        kept[rows[np.arange(count) * len(rows) // count]] = True
+    return clips[kept]
+
+
+def _append(clips: Clips, more: Clips) -> Clips:
+    """Append clips of the same length and rate."""
+    if clips.audio.shape[1] != more.audio.shape[1]:
+        raise DataError(
+            f"{more.machine_type}: clips of {more.audio.shape[1]} samples can't be "
+            f"added to clips of {clips.audio.shape[1]}"
+        )
+    columns = {
+        f.name: np.concatenate([getattr(clips, f.name), getattr(more, f.name)])
+        for f in fields(clips)
+        if isinstance(getattr(clips, f.name), np.ndarray)
+    }
+    return replace(clips, **columns)

@@ -1,0 +1,337 @@
+import os
+import re
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from wav_files import LENGTH, RATE, noise, put
+
+from mimii_jax.data import audio
+from mimii_jax.errors import DataError
+
+
+def load(*paths: Path) -> tuple[np.ndarray, dict[str, str]]:
+    samples, _, bad = audio.load([str(path) for path in paths], RATE)
+    return samples, bad
+
+
+def reason(path: Path) -> str:
+    """Why a file is unusable, beside one that isn't."""
+    samples, bad = load(put(path.parent, "good.wav"), path)
+    assert samples.shape == (1, LENGTH)
+    assert list(bad) == [str(path)]
+    return bad[str(path)]
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    padding = b"\0" * (len(content) % 2)
+    return name + struct.pack("<I", len(content)) + content + padding
+
+
+def riff(*chunks: bytes) -> bytes:
+    return chunk(b"RIFF", b"WAVE" + b"".join(chunks))
+
+
+# encodings
+
+WIDE = np.array([0, 127, 128, 129, 384, -128, -129, -384, 2**23 - 1, -(2**23)])
+WIDE_IN_16 = [0, 0, 0, 1, 2, 0, -1, -2, 2**15 - 1, -(2**15)]
+FULL = np.array([1.0, -1.0, 0.5, -0.5, 1.5, -1.5, 2.0**-15, 2.0**-16, 0.75 / 2**15])
+FULL_IN_16 = [32767, -32768, 16384, -16384, 32767, -32768, 1, 0, 1]
+ENCODINGS = {  # what is written, what should be read in 16 bit
+    "PCM_U8": (np.array([0, 256, -32768, 32512], np.int16), [0, 256, -32768, 32512]),
+    "PCM_16": (noise(5), noise(5)),
+    "PCM_24": ((WIDE << 8).astype(np.int32), WIDE_IN_16),
+    "PCM_32": ((WIDE << 8).astype(np.int32), WIDE_IN_16),
+    "FLOAT": (FULL.astype(np.float32), FULL_IN_16),
+    "DOUBLE": (FULL, FULL_IN_16),
+}
+
+
+@pytest.mark.parametrize("container", ["WAV", "WAVEX"])
+@pytest.mark.parametrize("channels", [1, 8])
+@pytest.mark.parametrize("subtype", ENCODINGS)
+def test_first_channel_in_16_bit_whatever_the_encoding(
+    tmp_path, subtype, channels, container
+):
+    samples, expected = ENCODINGS[subtype]
+    samples = np.stack([samples, *[samples[::-1]] * (channels - 1)], axis=1)
+    path = put(tmp_path, "x.wav", samples, subtype=subtype, format=container)
+    samples, bad = load(path)
+    assert not bad
+    assert samples.dtype == np.int16
+    np.testing.assert_array_equal(samples, [expected])
+
+
+def test_24_bit_is_rounded_at_every_place(tmp_path):
+    """Over numbers near the edges of rounding, written without libsndfile."""
+    numbers = np.concatenate([np.arange(-1000, 1000), [-(2**23), 2**23 - 1]])
+    data = numbers.astype("<i4").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
+    form = struct.pack("<HHIIHH", 1, 1, RATE, 3 * RATE, 3, 24)
+    path = tmp_path / "x.wav"
+    path.write_bytes(riff(chunk(b"fmt ", form), chunk(b"data", data)))
+    expected = [min(round(int(n) / 256), 32767) for n in numbers]  # ties to even
+    np.testing.assert_array_equal(load(path)[0], [expected])
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [
+        *(("RF64", "PCM_16"), ("FLAC", "PCM_16"), ("AIFF", "PCM_16")),
+        *(("RF64", "PCM_24"), ("FLAC", "PCM_24"), ("AIFF", "FLOAT")),
+    ],
+)
+def test_other_containers(tmp_path, format, subtype):
+    path = put(tmp_path, "x", noise(0) / 2**15, format=format, subtype=subtype)
+    samples, bad = load(path)
+    assert not bad
+    np.testing.assert_array_equal(samples, [noise(0)])
+
+
+def test_big_endian(tmp_path):
+    path = put(tmp_path, "x.wav", noise(0), endian="BIG")
+    assert path.read_bytes()[:4] == b"RIFX"
+    np.testing.assert_array_equal(load(path)[0], [noise(0)])
+    path.write_bytes(path.read_bytes()[:-1])
+    assert reason(path).startswith("truncated")
+
+
+def test_float_samples_beyond_full_scale_are_reported(tmp_path, capsys):
+    loud = put(tmp_path, "loud.wav", np.array([300.0, 0.5, 1.0, -2]), subtype="FLOAT")
+    load(put(tmp_path, "quiet.wav", FULL / 1.5, subtype="FLOAT"))
+    assert capsys.readouterr().err == ""
+    samples, _ = load(loud)
+    assert samples.tolist() == [[32767, 16384, 32767, -32768]]
+    warning = capsys.readouterr().err
+    assert f"{loud}: 50.0%" in warning
+    assert warning.startswith("warning: 1 files")
+
+
+def test_chunks_around_the_audio_are_passed_over(tmp_path):
+    path = put(tmp_path, "x.wav")
+    whole = path.read_bytes()
+    junk = b"LIST" + (3).to_bytes(4, "little") + b"abc\0"  # odd length, padded
+    path.write_bytes(whole[:12] + junk + whole[12:36] + junk + whole[36:] + junk)
+    samples, bad = load(path)
+    assert not bad
+    np.testing.assert_array_equal(samples[0], noise(0))
+
+
+# many files
+
+
+def test_each_row_holds_its_own_file(tmp_path):
+    paths = [put(tmp_path, f"{number}.wav", noise(number)) for number in range(40)]
+    samples, _ = load(*paths)
+    np.testing.assert_array_equal(samples, [noise(number) for number in range(40)])
+
+
+def test_only_a_few_files_are_opened_twice(tmp_path, monkeypatch):
+    paths = [put(tmp_path, f"{number}.wav", noise(number)) for number in range(40)]
+    opened, open_file = [], soundfile.SoundFile
+
+    def counted(*args, **options):
+        opened.append(args)
+        return open_file(*args, **options)
+
+    monkeypatch.setattr(soundfile, "SoundFile", counted)
+    load(*paths)
+    assert len(opened) == 40 + 7
+
+
+def test_a_length_that_the_first_looks_miss_is_still_the_usual_one(tmp_path):
+    paths = []
+    for number in range(90):
+        odd = number % (90 // 8 + 1) == 0  # where the reader looks first
+        length = 400 if odd else LENGTH
+        paths.append(put(tmp_path, f"{number}.wav", noise(number, length)))
+    samples, bad = load(*paths)
+    assert list(bad) == [str(path) for path in paths[::12]]
+    right = [number for number in range(90) if number % 12]
+    np.testing.assert_array_equal(samples, [noise(number) for number in right])
+
+
+def test_rows_close_up_where_files_are_left_out(tmp_path):
+    paths = [put(tmp_path, f"{number}.wav", noise(number)) for number in range(9)]
+    for number in (0, 3, 4, 8):
+        paths[number].write_bytes(b"RIFF")
+    samples, bad = load(*paths)
+    assert len(bad) == 4
+    np.testing.assert_array_equal(samples, [noise(n) for n in (1, 2, 5, 6, 7)])
+
+
+def test_no_files_and_none_that_can_be_used(tmp_path):
+    assert load()[0].shape == (0, 0)
+    (tmp_path / "x.wav").write_bytes(b"")
+    samples, bad = load(tmp_path / "x.wav")
+    assert len(samples) == 0
+    assert len(bad) == 1
+
+
+# unusable files
+
+
+@pytest.mark.parametrize(
+    ("format", "subtype"),
+    [
+        *(("WAV", "PCM_24"), ("WAV", "FLOAT"), ("RF64", "PCM_16"), ("FLAC", "PCM_16")),
+        *(("AIFF", "PCM_16"), ("WAV", "PCM_U8")),
+    ],
+)
+def test_a_file_cut_off_anywhere_is_refused(tmp_path, format, subtype):
+    path = put(tmp_path, "x.wav", noise(0, 100), format=format, subtype=subtype)
+    whole = path.read_bytes()
+    cut = [tmp_path / f"{size}.wav" for size in range(len(whole))]
+    for size, other in enumerate(cut):
+        other.write_bytes(whole[:size])
+    samples, bad = load(*cut)
+    assert len(samples) == 0
+    assert list(bad) == [str(other) for other in cut]
+    if format != "FLAC":
+        reasons = list(bad.values())
+        assert reasons[0].startswith("empty")
+        assert all(reason.startswith("truncated") for reason in reasons[1:])
+
+
+def test_a_file_without_its_last_chunks_is_refused(tmp_path):
+    """The audio is whole, the file isn't."""
+    path = put(tmp_path, "x.wav")
+    whole = path.read_bytes()
+    whole = riff(whole[12:], chunk(b"LIST", bytes(100)))
+    path.write_bytes(whole)
+    assert load(path)[1] == {}
+    path.write_bytes(whole[:-50])
+    assert reason(path).startswith("truncated")
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        *((2**32 - 1, 2**32 - 1), (0, 0), (36, 0), (2**32 - 1, 0), (0, 2**32 - 1)),
+        *((0x7FFFF024, 0x7FFFF000), (0x80000024, 0x80000000)),
+    ],
+)
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "FLOAT"])
+def test_a_header_that_was_never_completed_is_legal(tmp_path, sizes, subtype):
+    """As ffmpeg, sox and arecord write into a pipe, or a program that is killed."""
+    path = put(tmp_path, "x.wav", subtype=subtype)
+    expected, _ = load(path)
+    audio_only = path.read_bytes()
+    at = audio_only.index(b"data") + 4
+    form, data = audio_only[12 : at - 4], audio_only[at + 4 :]
+    form = form[: form.index(b"fmt ") + 8 + 16]  # without fact and PEAK
+    form = form[:4] + struct.pack("<I", 16) + form[8:]
+    path.write_bytes(
+        b"RIFF"
+        + struct.pack("<I", sizes[0])
+        + b"WAVE"
+        + form
+        + b"data"
+        + struct.pack("<I", sizes[1])
+        + data
+    )
+    samples, bad = load(path)
+    assert not bad
+    np.testing.assert_array_equal(samples, expected)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "expected"),
+    [
+        (0, b"RIFX", "truncated|no audio"),
+        (8, b"AVI ", "no audio"),
+        (12, b"tmf ", "no audio"),
+        (20, b"\7\0", "wrong length"),  # mu-law has 8 bit
+        (22, b"\0\0", "no audio"),
+        (40, b"\0\0\0\0", "zero samples"),
+        (40, b"\1\0\0\0", "zero samples"),
+        (40, b"\xff\xff\0\0", "promises 65535 bytes of audio, the file holds 1600"),
+        (4, b"\xff\xff\0\0", "promises 65543 bytes, the file holds 1644"),
+    ],
+)
+def test_a_header_that_is_wrong_in_one_field(tmp_path, place, value, expected):
+    path = put(tmp_path, "x.wav")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:place] + value + whole[place + len(value) :])
+    assert re.search(expected, reason(path))
+
+
+def test_containers_that_hide_truncation_are_refused(tmp_path):
+    path = put(tmp_path, "x.wav", format="W64")
+    assert "W64 isn't supported; use wav" in reason(path)
+
+
+def test_samples_that_are_not_finite_are_refused(tmp_path):
+    for value in (np.nan, np.inf, -np.inf):
+        samples = np.append(np.zeros(LENGTH - 1), value)
+        path = put(tmp_path, "x.wav", samples, subtype="DOUBLE")
+        assert reason(path) == "samples that are not finite"
+
+
+def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    decode = audio._decode
+
+    def shrink_then_decode(file, out):
+        if out is rows[1]:
+            os.truncate(bad, 10000)
+        return decode(file, out)
+
+    rows = np.empty((2, 9000), np.int16)
+    rows = [rows[0], rows[1]]
+    monkeypatch.setattr(audio, "_decode", shrink_then_decode)
+    good = put(tmp_path, "good.wav", noise(0, 9000))
+    bad = put(tmp_path, "shrinks.wav", noise(0, 9000))
+    assert audio._read(str(good), RATE, rows[0])[1] == ""
+    assert audio._read(str(bad), RATE, rows[1])[1].startswith("truncated: 4978 of 9000")
+
+
+def test_an_error_of_the_disk_is_a_reason(tmp_path):
+    assert load(tmp_path)[1][str(tmp_path)].startswith("unreadable: Is a directory")
+    path = tmp_path / "nowhere.wav"
+    assert load(path)[1] == {str(path): "unreadable: No such file or directory"}
+
+
+def test_clips_that_do_not_fit_in_memory_are_one_error(tmp_path):
+    path = put(tmp_path, "x.wav")
+    whole = path.read_bytes()
+    data = 10**9
+    sizes = struct.pack("<I", data + 36), struct.pack("<I", data)
+    path.write_bytes(whole[:4] + sizes[0] + whole[8:40] + sizes[1])
+    os.truncate(path, data + 44)  # takes no room on the disk
+    with pytest.raises(DataError, match=r"1000000 clips of 31250 s need 1000000.0 GB"):
+        audio.load([str(path)] * 10**6, RATE)
+
+
+# writing
+
+
+@pytest.mark.parametrize("length", [1, 2049])
+def test_written_as_libsndfile_would(tmp_path, length):
+    audio.write(tmp_path / "ours.wav", noise(3, length), RATE)
+    put(tmp_path, "theirs.wav", noise(3, length))
+    theirs = (tmp_path / "theirs.wav").read_bytes()
+    assert (tmp_path / "ours.wav").read_bytes() == theirs
+    samples, rate = soundfile.read(tmp_path / "ours.wav", dtype="int16")
+    np.testing.assert_array_equal(samples, noise(3, length))
+    assert rate == RATE
+
+
+def test_samples_that_lie_apart_are_written(tmp_path):
+    audio.write(tmp_path / "x.wav", noise(3)[::2], RATE)
+    np.testing.assert_array_equal(load(tmp_path / "x.wav")[0], [noise(3)[::2]])
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_new_one(tmp_path, monkeypatch):
+    audio.write(tmp_path / "x.wav", noise(1), RATE)
+    before = (tmp_path / "x.wav").read_bytes()
+
+    def full(source, target):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(DataError, match=r"x\.wav: the disk is full"):
+        audio.write(tmp_path / "x.wav", noise(2), RATE)
+    assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
+    assert (tmp_path / "x.wav").read_bytes() == before

@@ -1,0 +1,141 @@
+"""scikit-learn detectors: what they learn from, what they score, what they save."""
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small_clips import RATE, small_clips
+
+from configs import isolation_forest, one_class_svm
+from mimii_jax import log
+from mimii_jax.config import build
+from mimii_jax.detectors import classical
+from mimii_jax.errors import DataError
+from mimii_jax.features.windows import Standardiser
+from mimii_jax.results.metrics import auc
+from mimii_jax.train.runs import Run
+
+CLIPS = small_clips()
+SEEDS = (0, 1)
+NONE = np.arange(0)
+KINDS = {
+    "forest": (isolation_forest, "default"),
+    "forest_windows": (isolation_forest, "windows"),
+    "svm": (one_class_svm, "default"),
+    "svm_linear": (one_class_svm, "linear"),
+    "svm_exact": (one_class_svm, "exact"),
+}
+
+
+def detector(kind, **sections):
+    module, variant = KINDS[kind]
+    c = module.get_config(variant)
+    c.features.n_mels = 32
+    for section, fields in sections.items():
+        c[section].update(fields)
+    return build(c).detector
+
+
+def on_all(clips, seeds=SEEDS):
+    return [Run(seed, np.arange(len(clips)), NONE) for seed in seeds]
+
+
+def fit(kind, clips=CLIPS.train, seeds=SEEDS, folder=None, **sections):
+    made = detector(kind, **sections)
+    return made.fit(clips, clips[:0], on_all(clips, seeds), folder)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_saved_detector_scores_the_same_bits(kind, tmp_path):
+    before = fit(kind, folder=tmp_path).score(CLIPS.test)
+    assert before.shape == (2, 12)
+    loaded = detector(kind).load(tmp_path, on_all(NONE))
+    np.testing.assert_array_equal(loaded.score(CLIPS.test), before)
+    again = fit(kind, CLIPS.train[:2], folder=tmp_path)  # it is fitted already
+    np.testing.assert_array_equal(again.score(CLIPS.test), before)
+
+
+def test_a_damaged_model_is_named(tmp_path):
+    (tmp_path / classical.MODEL).write_bytes(b"no pickle")
+    with pytest.raises(DataError, match=r"models\.joblib: unreadable .* fit again"):
+        detector("forest").load(tmp_path, on_all(NONE))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_seeds_reproduce(kind):
+    first, again = fit(kind).score(CLIPS.test), fit(kind).score(CLIPS.test)
+    np.testing.assert_array_equal(first, again)
+    alone = fit(kind, seeds=(1,)).score(CLIPS.test)
+    np.testing.assert_array_equal(alone[0], first[1])
+    same = np.array_equal(first[0], first[1])
+    assert same == (kind == "svm_exact")  # its solution is unique
+
+
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [("forest", 0.8), ("forest_windows", 1), ("svm", 1), ("svm_exact", 1)],
+)
+def test_faults_score_higher(kind, least):
+    """A forest has little to isolate with from 12 examples of 1,024 numbers."""
+    score = fit(kind).score(CLIPS.test)
+    assert min(auc(CLIPS.test.label, run) for run in score) >= least
+
+
+@pytest.mark.parametrize("kind", ["forest", "forest_windows", "svm"])
+def test_a_score_is_minus_that_of_scikit_learn(kind):
+    """On examples that NumPy makes from the front end's frames."""
+    made, clip = fit(kind), CLIPS.test[:1]
+    frames = made.detector.front_end(jnp.float32(clip.audio[0]) / 32768)
+    frames = np.asarray(made.standardisers[0].apply(frames))
+    width = made.detector.windows.width_in(len(frames))
+    x = [frames[i : i + width].ravel() for i in range(len(frames) - width + 1)]
+    represented = made.represent(clip)
+    assert represented.shape == (2, 1, len(x), 1)
+    for model, score in zip(made.models, made.score(clip), strict=True):
+        expected = -np.mean(model.score_samples(np.array(x)))
+        np.testing.assert_allclose(score, expected, rtol=1e-4)
+
+
+def test_more_windows_than_wanted_are_subsampled_by_the_seed(monkeypatch):
+    monkeypatch.setattr(classical, "MAX_EXAMPLES", 50)
+    with log.console.capture() as printed:
+        made = fit("forest_windows")
+    assert "seed 1: fitted to 50 of 336 windows" in printed.get()
+    numbered = jnp.arange(12.0 * 32).reshape(12, 32, 1)
+    features = jnp.broadcast_to(numbered, (12, 32, 32))
+    runs, same = on_all(CLIPS.train), Standardiser.identity(32)
+    first, again, other = (
+        made.detector._examples(features, runs[s], same) for s in (0, 0, 1)
+    )
+    assert first.shape == (50, 160)
+    assert len(np.unique(first, axis=0)) == 50  # none twice
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("kind", ["svm", "forest"])
+def test_digital_silence_has_a_finite_score(kind):
+    silent = replace(CLIPS.test, audio=np.zeros_like(CLIPS.test.audio))
+    assert np.all(np.isfinite(fit(kind).score(silent)))
+
+
+@pytest.mark.parametrize("kind", ["svm", "forest"])
+def test_a_run_learns_from_its_own_clips_alone(kind):
+    """And standardises by them: garbage in the clips of others changes nothing."""
+    audio = CLIPS.train.audio.copy()
+    audio[6:] = np.random.default_rng(0).integers(-9999, 9999, (6, RATE), np.int16)
+    spoilt = replace(CLIPS.train, audio=audio)
+    runs = [
+        Run(0, np.arange(6), NONE),
+        Run(0, np.arange(12), NONE),
+        Run(3, np.arange(2, 7), NONE),
+    ]
+    made = detector(kind, features={"standardise": True})
+    first, second = (
+        made.fit(clips, clips[:0], runs, None).score(CLIPS.test)
+        for clips in (CLIPS.train, spoilt)
+    )
+    np.testing.assert_array_equal(first[0], second[0])
+    assert not np.array_equal(first[1], second[1])
+    assert not np.array_equal(first[2], second[2])
