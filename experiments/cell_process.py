@@ -1,9 +1,9 @@
 """Train one cell, as `python -m mimii_jax.main --workdir WORKDIR` does.
 
-python -m experiments.cell_process WORKDIR SIMULATED
+python -m experiments.cell_process WORKDIR CACHE
 
 It saves and ends when its standard input closes, since then the parent died or was
-interrupted; and it caches simulated clips in the folder SIMULATED, for other cells.
+interrupted. Cells share simulated clips and the scores of controls in the folder CACHE.
 """
 
 import os
@@ -15,6 +15,7 @@ import time
 
 from joblib import Memory
 
+from mimii_jax.detectors import controls
 from mimii_jax.slide_rail import simulate as slide_rail
 
 PATIENCE = 60.0  # seconds to save and end
@@ -28,11 +29,12 @@ def _end_with_stdin() -> None:
 
 
 def main() -> None:
-    """Watch the parent, cache what is simulated, and run the main program."""
-    workdir, simulated = sys.argv[1:]
+    """Watch the parent, set up the cache, and run the main program."""
+    workdir, folder = sys.argv[1:]
     threading.Thread(target=_end_with_stdin, daemon=True).start()
-    memory = Memory(simulated, mmap_mode="r", verbose=0)
+    memory = Memory(folder, mmap_mode="r", verbose=0)
     slide_rail.simulate = memory.cache(slide_rail.simulate)
+    controls.score_controls = memory.cache(controls.score_controls)
     sys.argv[1:] = ["--workdir", workdir]
     sys.orig_argv[1:] = ["-m", "mimii_jax.main", *sys.argv[1:]]  # for run.json
     runpy.run_module("mimii_jax.main", run_name="__main__", alter_sys=True)

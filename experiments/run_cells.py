@@ -104,10 +104,10 @@ def _outcomes(
         else:
             todo.setdefault(workdir, (config, []))[1].append(outcome)
     with _pool(args) as (pool, stdin):
-        simulated = args.out / "simulated"
+        cache = args.out / "cache"
         futures = {
             pool.submit(
-                _attempt, [*COMMAND, str(path), str(simulated)], path, config, stdin
+                _attempt, [*COMMAND, str(path), str(cache)], path, config, stdin
             ): same
             for path, (config, same) in todo.items()
         }
@@ -183,6 +183,7 @@ def _attempt(
     start = time.perf_counter()
     Workdir(workdir).start(config)
     environment = {
+        "COLUMNS": "100",  # of log.txt
         "PYTHONUNBUFFERED": "1",
         "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several cells share a GPU
         **os.environ,

@@ -202,7 +202,13 @@ def test_a_cells_process_ends_with_its_parent_and_caches_what_it_simulates(tmp_p
     sums = []
     for _ in range(2):
         process = subprocess.Popen(
-            [sys.executable, "-c", WRAPPED, str(tmp_path / "a"), str(tmp_path / "sim")],
+            [
+                sys.executable,
+                "-c",
+                WRAPPED,
+                str(tmp_path / "a"),
+                str(tmp_path / "cache"),
+            ],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -217,7 +223,7 @@ def test_a_cells_process_ends_with_its_parent_and_caches_what_it_simulates(tmp_p
         assert process.wait(timeout=30) == -signal.SIGTERM
         process.stdout.close()
     assert sums[0] == sums[1]
-    assert len(list((tmp_path / "sim").rglob("output.pkl"))) == 1
+    assert len(list((tmp_path / "cache").rglob("output.pkl"))) == 1
 
 
 @pytest.mark.slow
