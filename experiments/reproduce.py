@@ -21,7 +21,6 @@ from experiments.run_cells import (
     one_line_errors,
     parse,
     run_cells,
-    share,
 )
 from experiments.study_page import study_section
 from mimii_jax import log
@@ -76,7 +75,7 @@ def _parse(
     add = parser.add_argument
     add(
         "--scale",
-        type=share,
+        type=float,
         default=SCALE,
         help=f"share of the official training clips (default {SCALE}), and "
         f"{TEST_TIMES} times that of the test clips. Below 1 there are two seeds, "
@@ -86,6 +85,8 @@ def _parse(
     add("--only", nargs="+", choices=studies.NAMES, default=studies.NAMES)
     add("--root", default="", help="recordings; short for --config.data.root")
     args, fields = parse(parser, argv)
+    if not 0 < args.scale <= 1:
+        parser.error(f"--scale {args.scale:g}: must be above 0, up to 1")
     first = [("data.ids", IDS)] + [("seeds", SEEDS)] * (args.scale < 1)
     last = [("data.root", args.root)] * bool(args.root)
     return args, (*first, *fields, *last)

@@ -58,9 +58,11 @@ def run_cells(
 
     Raises
     ------
-    ConfigError : a field on the command line is in no config
+    ConfigError : a bad flag, or a field on the command line that no config has
     SystemExit : interrupted; the same command resumes
     """
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs={args.jobs}: must be at least 1")
     require_known(options)
     outcomes: dict[str, Outcome] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -113,10 +115,8 @@ def _outcomes(
         }
         for future in as_completed(futures):
             error, failed, seconds = future.result()
-            for outcome in futures[future]:  # cells with this config
-                yield replace(
-                    outcome, error=error, failed=failed, fresh=True, seconds=seconds
-                )
+            now = {"error": error, "failed": failed, "seconds": seconds, "fresh": True}
+            yield from (replace(outcome, **now) for outcome in futures[future])
 
 
 def _workdirs(out: Path) -> dict[str, Path]:
@@ -157,13 +157,13 @@ def _pool(args: argparse.Namespace) -> Iterator[tuple[Executor, int]]:
             from distributed import Client
 
             client = Client(args.scheduler or None)
+            client.wait_for_workers(1, timeout=60)
         except (ImportError, OSError) as error:
             raise ConfigError(
                 f"--backend=dask: {error}; needs pip install '.[cluster]', and "
                 "--scheduler=tcp://HOST:PORT of a running cluster"
             ) from error
         with client:
-            client.wait_for_workers(1, timeout=60)
             yield client.get_executor(), subprocess.PIPE
         return
     read, write = os.pipe()
@@ -181,7 +181,10 @@ def _attempt(
 ) -> tuple[str, bool, float]:
     """Run the process of a cell; return its error, whether it failed, and seconds."""
     start = time.perf_counter()
-    Workdir(workdir).start(config)
+    try:
+        Workdir(workdir).start(config)
+    except DataError as error:
+        return f"failed: {error}", True, 0.0
     environment = {
         "COLUMNS": "100",  # of log.txt
         "PYTHONUNBUFFERED": "1",
@@ -232,7 +235,7 @@ def command_parser(name: str, about: str | None, out: str) -> argparse.ArgumentP
     )
     add = parser.add_argument
     add("--out", type=Path, default=Path(out), help=f"folder (default {out})")
-    add("--jobs", type=_count, default=1, metavar="N", help="cells at once (1)")
+    add("--jobs", type=int, default=1, metavar="N", help="cells at once (1)")
     add("--backend", choices=("local", "dask"), default="local")
     add("--scheduler", default="", metavar="ADDRESS", help="of Dask: tcp://HOST:8786")
     return parser
@@ -256,20 +259,3 @@ def one_line_errors() -> Iterator[None]:
     except (ConfigError, DataError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or not int(text):
-        raise argparse.ArgumentTypeError(f"{text!r}: must be a number above 0")
-    return int(text)
-
-
-def share(text: str) -> float:
-    """Parse a share in (0, 1]."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: must be above 0, up to 1")
-    return value
