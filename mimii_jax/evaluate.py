@@ -66,8 +66,10 @@ def _select(scores: Scores, args: argparse.Namespace, labels: Labels) -> Scores:
     names = scores.detectors
     if args.detector:
         labelled = labelled[labelled.detector == args.detector]
-    if args.detector not in (None, *names) or (args.out and len(labelled.detectors) > 1):
-        raise DataError(f"--detector={args.detector}: choose one of {', '.join(names)}")
+    if args.detector not in (None, *names) or (
+        args.out and len(labelled.detectors) > 1
+    ):
+        raise DataError(f"--detector: choose one of {', '.join(names)}")
     selected = select_split(labelled, args.split)
     if not len(selected):
         raise DataError(f"{args.path}: no clips in the {SPLITS[args.split]}")
