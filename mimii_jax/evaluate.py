@@ -64,12 +64,11 @@ def _select(scores: Scores, args: argparse.Namespace, labels: Labels) -> Scores:
     if labels and unknown and np.array_equal(scores.label, labelled.label):
         raise DataError(f"--labels={args.labels}: lists none of the unlabelled clips")
     names = scores.detectors
+    several = args.out and not args.detector and len(names) > 1
+    if several or args.detector not in (None, *names):
+        raise DataError(f"--detector: choose one of {', '.join(names)}")
     if args.detector:
         labelled = labelled[labelled.detector == args.detector]
-    if args.detector not in (None, *names) or (
-        args.out and len(labelled.detectors) > 1
-    ):
-        raise DataError(f"--detector: choose one of {', '.join(names)}")
     selected = select_split(labelled, args.split)
     if not len(selected):
         raise DataError(f"{args.path}: no clips in the {SPLITS[args.split]}")

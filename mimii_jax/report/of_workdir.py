@@ -155,10 +155,11 @@ def _made(workdir: Path, config: Fields) -> Iterator[Block]:
         speeds = {key for row in last.values() for key in row if key.endswith(PER_S)}
         keys = ["epoch", "step", "seconds", *sorted(speeds)]
         head = ["", *(key.replace("_", " ") for key in keys)]
-        lines = [
-            [stage, *(f"{row[key]:,.0f}" if key in row else "" for key in keys)]
-            for stage, row in last.items()
-        ]
+        lines = []
+        for stage, row in last.items():
+            numbers = (row.get(key) for key in keys)
+            cells = [f"{n:,.0f}" if isinstance(n, int | float) else "" for n in numbers]
+            lines.append([stage, *cells])
         yield Table("Training, at its end", head, lines)
     if fields := list(_flat("", config)):
         yield Table("Settings (config.json)", ["field", "value"], fields)

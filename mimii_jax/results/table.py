@@ -40,10 +40,10 @@ class Scores:
     score: Float[np.ndarray, " row"]  # finite, higher is more anomalous
 
     def __post_init__(self) -> None:
-        for bad in np.flatnonzero(~np.isfinite(self.score)):
-            raise DataError(
-                f"{self._describe(bad)}: score {self.score[bad]} is not finite"
-            )
+        bad = np.flatnonzero(~np.isfinite(self.score))
+        if len(bad):
+            score = self.score[bad[0]]
+            raise DataError(f"{self._describe(bad[0])}: score {score} is not finite")
 
     def __len__(self) -> int:
         return len(self.score)
