@@ -205,6 +205,5 @@ def select_split(scores: Scores, split: str) -> Scores:
         # A hash shuffles alike on every machine and with every version of NumPy.
         clips.sort(key=lambda clip: hashlib.sha256(f"0/{clip}".encode()).digest())
         chosen |= {(*stratum, clip) for clip in clips[: round(0.4 * len(clips))]}
-    return scores[
-        np.array([(row in chosen) == (split == "validation") for row in rows])
-    ]
+    validation = np.array([row in chosen for row in rows], bool)
+    return scores[validation if split == "validation" else ~validation]
