@@ -20,18 +20,11 @@ TUNED = "all, then id "
 
 @dataclass(frozen=True, eq=False)
 class Matrix:
-    """Results by row and column, and the row that the others are compared with.
+    """Results by row and column, and the row that the others are compared with."""
 
-    Attributes
-    ----------
-    name : such as "mlp_vae, slider"
-    base : name of the row to compare with; "" for none
-    results : by row and column; a column is a machine ID, `MEAN` or `POOLED`
-    """
-
-    name: str
-    base: str
-    results: Mapping[str, Mapping[str, Row]]
+    name: str  # such as "mlp_vae, slider"
+    base: str  # row to compare with; "" for none
+    results: Mapping[str, Mapping[str, Row]]  # row -> machine ID, MEAN or POOLED ->
 
     @property
     def rows(self) -> list[str]:
@@ -68,15 +61,13 @@ class Matrix:
     def forgetting(
         self, row: str, metric: str = "auc"
     ) -> tuple[Estimate, Estimate] | None:
-        """Change by fine-tuning on the row's ID, and on the mean of the others.
-
-        None for rows that aren't fine-tuned, or whose ID has no AUC.
-        """
-        tuned_on = row.removeprefix(TUNED)
+        """Change by fine-tuning on the row's ID, and on the mean of the others."""
+        if not row.startswith(TUNED):
+            return None
         changes = {i: self.change(row, i, metric) for i in self.ids}
-        own = changes.pop(tuned_on, None)
+        own = changes.pop(row.removeprefix(TUNED), None)
         others = [change for change in changes.values() if change]
-        return (own, average(others)) if own and others and tuned_on != row else None
+        return (own, average(others)) if own and others else None
 
 
 def compare(

@@ -4,6 +4,7 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import product
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -17,21 +18,20 @@ from mimii_jax.report.tables import Lines, digits, markdown, mean_sd
 from mimii_jax.results.metrics import Estimate
 
 BETTER, WORSE = "▲", "▼"
-LEGEND = (
-    f"{BETTER} {WORSE}: more or less than the row “{{base}}” beyond noise: the paired "
-    "bootstrap 95 % interval over clips excludes zero, and the sign is the same under "
-    "every seed"
-)
 
 
-def legend(matrix: Matrix) -> str:
+def legend(matrix: Matrix) -> list[str]:
     """Meaning of the marks; empty without a row to compare with."""
     if matrix.base not in matrix.rows:
-        return ""
-    text = LEGEND.format(base=matrix.base)
+        return []
+    text = (
+        f"{BETTER} {WORSE}: more or less than the row “{matrix.base}” beyond noise: "
+        "the paired bootstrap 95 % interval over clips excludes zero, and the sign is "
+        "the same under every seed"
+    )
     if max(matrix.seeds.values()) == 1:
         text += "; one seed doesn't show the noise of training"
-    return f"{text}."
+    return [f"{text}."]
 
 
 def mark(change: Estimate | None) -> str:
@@ -58,20 +58,14 @@ def matrix_lines(
 ) -> Lines:
     """Headings and rows: mean, SD and mark; a last column for reported AUC, if any."""
     head = ["", *(f"{METRICS[metric]} {column}" for column in matrix.columns)]
-    lines = [
-        [
-            row,
-            *(
-                mean_sd(matrix.estimate(row, column, metric))
-                + mark(matrix.change(row, column, metric))
-                for column in matrix.columns
-            ),
-        ]
-        for row in matrix.rows
-    ]
-    if reported and metric == "auc" and not reported.keys().isdisjoint(matrix.rows):
-        head.append("reported AUC: 00 / 02 / 04, mean")
-        lines = [[*cells, reported.get(cells[0], "")] for cells in lines]
+    known = (metric == "auc" and reported) or {}
+    shown = not known.keys().isdisjoint(matrix.rows)
+    head += ["reported AUC: 00 / 02 / 04, mean"] * shown
+    lines = []
+    for row in matrix.rows:
+        at = [(row, column, metric) for column in matrix.columns]
+        cells = [mean_sd(matrix.estimate(*a)) + mark(matrix.change(*a)) for a in at]
+        lines.append([row, *cells, *[known.get(row, "")] * shown])
     return head, lines
 
 
@@ -89,13 +83,10 @@ def terminal_table(
     matrix: Matrix, metric: str, reported: Mapping[str, str]
 ) -> TerminalTable:
     """A table of rich; reported numbers are below it, to keep it narrow."""
-    notes = [legend(matrix)] if legend(matrix) else []
+    notes = legend(matrix)
     if metric == "auc":
-        notes += [
-            f"reported (00 / 02 / 04, mean): {row} {reported[row]}"
-            for row in matrix.rows
-            if row in reported
-        ]
+        known = [row for row in matrix.rows if row in reported]
+        notes += [f"reported (00 / 02 / 04, mean): {r} {reported[r]}" for r in known]
     table = TerminalTable(
         title=Text(f"{matrix.name}: {METRICS[metric]}"),
         title_justify="left",
@@ -124,7 +115,7 @@ def matrix_markdown(matrix: Matrix, reported: Mapping[str, str]) -> str:
     head, lines = forgetting_lines(matrix)
     if lines:
         parts += ["Change of AUC by fine-tuning:", markdown(head, lines)]
-    return "\n\n".join(part.strip() for part in [*parts, legend(matrix)]) + "\n"
+    return "\n\n".join(part.strip() for part in [*parts, *legend(matrix)]) + "\n"
 
 
 def matrix_blocks(
@@ -133,7 +124,7 @@ def matrix_blocks(
     """Tables of AUC, pAUC and forgetting for a page."""
     for matrix in found:
         for metric, name in METRICS.items():
-            notes = [legend(matrix)] if metric == "auc" and legend(matrix) else []
+            notes = legend(matrix) if metric == "auc" else []
             caption = f"{matrix.name}: {name} by training set and test ID"
             yield Table(caption, *matrix_lines(matrix, metric, reported), notes)
         head, lines = forgetting_lines(matrix)
@@ -150,18 +141,17 @@ COLUMNS = (
 
 def csv_text(matrix: Matrix) -> str:
     """A line per row, column and metric; empty fields where there is no number."""
+    lines = [COLUMNS]
+    for row, column, metric in product(matrix.rows, matrix.columns, METRICS):
+        if estimate := matrix.estimate(row, column, metric):
+            cells = [*_numbers(estimate, estimate.sd), matrix.seeds[row]]
+            change = matrix.change(row, column, metric)
+            changes = (
+                [*_numbers(change), int(change.beyond_noise)] if change else [""] * 4
+            )
+            lines.append((row, column, METRICS[metric], *cells, *changes))
     file = io.StringIO()
-    write = csv.writer(file, lineterminator="\n").writerow
-    write(COLUMNS)
-    for row in matrix.rows:
-        for column in matrix.columns:
-            for metric, name in METRICS.items():
-                if estimate := matrix.estimate(row, column, metric):
-                    sd, seeds = estimate.sd, matrix.seeds[row]
-                    cells = [*_numbers(estimate, sd), seeds, "", "", "", ""]
-                    if change := matrix.change(row, column, metric):
-                        cells[5:] = [*_numbers(change), int(change.beyond_noise)]
-                    write((row, column, name, *cells))
+    csv.writer(file, lineterminator="\n").writerows(lines)
     return file.getvalue()
 
 
@@ -173,8 +163,8 @@ def _numbers(estimate: Estimate, *more: float | None) -> list[str]:
 def heat_map(matrix: Matrix, metric: str = "auc") -> Figure:
     """The means on a colour scale from chance to perfect, with their marks."""
     rows, columns = matrix.rows, matrix.columns
-    found = [[matrix.estimate(row, c, metric) for c in columns] for row in rows]
-    values = np.array([[e.mean if e else np.nan for e in row] for row in found])
+    found = [matrix.estimate(*at, metric) for at in product(rows, columns)]
+    values = np.reshape([e.mean if e else np.nan for e in found], (len(rows), -1))
     size = (2.4 + 0.95 * len(columns), 1.4 + 0.36 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()

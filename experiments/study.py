@@ -13,49 +13,29 @@ from mimii_jax.report.page import Block
 from mimii_jax.results.table import CONTROLS, Scores, select_split
 
 Workdirs = Mapping[str, Path]
-TUNE, REPORT = "validation", "test"
-"""Splits of the test clips: a study that tunes picks on one, reports on the other."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question, asked by a file in experiments/studies.
-
-    Attributes
-    ----------
-    title : a few words
-    source : table or figure of a report
-    cells : experiments to run
-    base : row to compare the others with; "" for none
-    tunes : whether it picks the best row, on the validation split
-    reported : numbers of the report, by row
-    extra : further blocks, from the matrix of its rows, the workdirs of its cells by
-        name, and a folder for figures
-    """
+    """A question, asked by a file in experiments/studies."""
 
     title: str
-    source: str
+    source: str  # table or figure of a report
     cells: Sequence[Cell]
-    base: str = ""
-    tunes: bool = False
-    reported: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""  # row to compare the others with
+    tunes: bool = False  # whether it picks the best row, on the validation split
+    reported: Mapping[str, str] = field(default_factory=dict)  # numbers by row
     extra: Callable[[Matrix, Workdirs, Path], Sequence[Block]] | None = None
+    """Further blocks, from the matrix of its rows, workdirs, a folder for figures."""
 
 
 @dataclass(frozen=True, eq=False)
 class Findings:
-    """The numbers of a study.
+    """The numbers of a study on one machine type."""
 
-    Attributes
-    ----------
-    matrices : of the training sets of a model
-    rows : all other rows, on all test clips or on the split to report; None without
-    tuned : those rows on the split to pick on; None if nothing is picked
-    """
-
-    matrices: Sequence[Matrix]
-    rows: Matrix | None
-    tuned: Matrix | None
+    matrices: Sequence[Matrix]  # of the training sets of a model
+    rows: Matrix | None  # all other rows; of a study that tunes, on the test split
+    tuned: Matrix | None  # those rows on the validation split, if it tunes
 
 
 def find(
@@ -77,13 +57,11 @@ def find(
 
 def _of_type(study: Study, scores: Scores, how: dict[str, Any]) -> Findings:
     others = outside_matrices(scores)
-    rows = tuned = None
-    if len(others):
-        rows, *rest = (
-            compare(
-                select_split(others, split), scores.machine_types[0], study.base, **how
-            )
-            for split in ((REPORT, TUNE) if study.tunes else ("all",))
-        )
-        tuned = rest[0] if rest else None
-    return Findings(matrices(scores, **how), rows, tuned)
+
+    def rows(split: str) -> Matrix:
+        selected = select_split(others, split)
+        return compare(selected, scores.machine_types[0], study.base, **how)
+
+    shown = rows("test" if study.tunes else "all") if len(others) else None
+    tuned = rows("validation") if len(others) and study.tunes else None
+    return Findings(matrices(scores, **how), shown, tuned)

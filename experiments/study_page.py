@@ -1,8 +1,8 @@
 """The section of a study on a page: question, tables, figures, sentences, cells."""
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from shlex import quote
 
 from experiments import studies
 from experiments.cell import Cell, Options
@@ -49,25 +49,16 @@ def study_section(
             blocks += _findings(study, found, workdirs, out / name)
         for key in done:
             blocks += _figures(key, cells[key].name, outcomes[key].workdir)
-        blocks.append(
-            _cells([(cells[key], outcomes[key].workdir) for key in done], options)
-        )
-        blocks.append(Code(_command(name, out, options)))
+        made = [(cells[key], outcomes[key].workdir) for key in done]
+        blocks += [_cells(made, options), Code(_command(name, out, options))]
     return Section(study.title, blocks)
 
 
 def _command(name: str, out: Path, options: Options) -> str:
     """The command that makes this section alone, from the same cells."""
-    last = dict(options.overrides)
-    fields = [f"--config.{field}={text}" for field, text in last.items()]
-    scale = f"{options.train_share:g}"
-    flags = ["--only", name, "--scale", scale, "--out", str(out), *fields]
-    return " ".join(["python -m experiments.reproduce", *map(_quoted, flags)])
-
-
-def _quoted(text: str) -> str:
-    """Quote for a shell, readably for a tuple of words."""
-    return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else quote(text)
+    fields = [f"--config.{k}={text}" for k, text in dict(options.overrides).items()]
+    flags = ["--only", name, "--scale", f"{options.train_share:g}", "--out", str(out)]
+    return shlex.join(["python", "-m", "experiments.reproduce", *flags, *fields])
 
 
 def _findings(
@@ -81,10 +72,10 @@ def _findings(
         if found.tuned:
             yield about_tuning(found.tuned, found.rows)
             yield _table(found.tuned, SPLITS["validation"], {})
-            yield _table(found.rows, SPLITS["test"], study.reported)
         else:
             yield about_rows(found.rows)
-            yield _table(found.rows, SPLITS["all"], study.reported)
+        split = SPLITS["test" if found.tuned else "all"]
+        yield _table(found.rows, split, study.reported)
         if study.extra:
             folder.mkdir(parents=True, exist_ok=True)
             yield from study.extra(found.rows, workdirs, folder)
@@ -114,8 +105,7 @@ def _table(matrix: Matrix, split: str, reported: Mapping[str, str]) -> Table:
             cells.append(signed(change) + mark(change) if change else "")
         cells.append(str(matrix.seeds[row]))
         rows.append([row, *cells, *([reported.get(row, "")] if reported else [])])
-    notes = [legend(matrix)] if compared else []
-    return Table(f"{matrix.name}: {split}", head, rows, notes)
+    return Table(f"{matrix.name}: {split}", head, rows, legend(matrix))
 
 
 def _figures(key: str, name: str, workdir: Path) -> list[Picture]:

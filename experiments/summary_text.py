@@ -33,11 +33,8 @@ def about_matrix(matrix: Matrix) -> str:
         f"Trained on all IDs, {matrix.name.split(',')[0]} has a mean AUC of "
         f"{digits(means[BASE])}."
     ]
-    changes = {
-        row: matrix.change(row, MEAN)
-        for row in means
-        if row != BASE and not row.startswith(TUNED)
-    }
+    sets = [row for row in means if row != BASE and not row.startswith(TUNED)]
+    changes = {row: matrix.change(row, MEAN) for row in sets}
     if changes:
         parts.append(f"With other training sets, {_noise(changes)}")
     alone = {i: matrix.change(f"id {i}", i) for i in matrix.ids}
@@ -96,15 +93,12 @@ def _noise(changes: dict[str, Estimate | None]) -> str:
     if not beyond:
         return f"none of {len(known)} rows differs from it beyond noise."
     listed = "; ".join(f"“{row}” {signed(change)}" for row, change in beyond.items())
+    count = f"{len(beyond)} of {len(known)} rows"
     differ = "differs" if len(beyond) == 1 else "differ"
-    text = (
-        f"{len(beyond)} of {len(known)} rows {differ} from it beyond noise: {listed}."
-    )
+    text = f"{count} {differ} from it beyond noise: {listed}."
     if len(known) >= 10:
-        text += (
-            f" At 95 %, about {round(len(known) / 20)} of {len(known)} comparisons "
-            "would be marked by chance."
-        )
+        chance = f"about {round(len(known) / 20)} of {len(known)} comparisons"
+        text += f" At 95 %, {chance} would be marked by chance."
     return text
 
 

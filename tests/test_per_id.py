@@ -9,6 +9,8 @@ from mimii_jax.results.metrics import auc
 from mimii_jax.results.per_id import MEAN, POOLED, evaluate
 from mimii_jax.results.table import Scores
 
+IDS = ("00", "02")
+
 
 def rows_of(scores, **options):
     return {
@@ -46,10 +48,7 @@ def test_mean_and_sd_over_seeds_whatever_the_order_of_the_rows():
     mixed = scores[np.random.default_rng(0).permutation(len(scores))]
     rows = rows_of(mixed)
     each = [
-        [
-            auc(r.label[own], r.score[own])
-            for own in (r.machine_id == "00", r.machine_id == "02")
-        ]
+        [auc(r.label[r.machine_id == i], r.score[r.machine_id == i]) for i in IDS]
         for r in runs
     ]
     row = rows["mlp_vae", "02"]
