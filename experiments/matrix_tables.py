@@ -141,14 +141,14 @@ COLUMNS = (
 
 def csv_text(matrix: Matrix) -> str:
     """A line per row, column and metric; empty fields where there is no number."""
-    lines = [COLUMNS]
+    lines: list[tuple] = [COLUMNS]
     for row, column, metric in product(matrix.rows, matrix.columns, METRICS):
         if estimate := matrix.estimate(row, column, metric):
             cells = [*_numbers(estimate, estimate.sd), matrix.seeds[row]]
             change = matrix.change(row, column, metric)
-            changes = (
-                [*_numbers(change), int(change.beyond_noise)] if change else [""] * 4
-            )
+            changes = [""] * 4
+            if change:
+                changes = [*_numbers(change), str(int(change.beyond_noise))]
             lines.append((row, column, METRICS[metric], *cells, *changes))
     file = io.StringIO()
     csv.writer(file, lineterminator="\n").writerows(lines)

@@ -45,7 +45,9 @@ def test_rows_of_a_model_become_a_matrix_and_controls_do_not():
     assert tuple(matrix.rows) == ROWS
     assert matrix.columns == ["00", "02", MEAN, POOLED]
     assert set(matrix.seeds.values()) == {2}
-    assert outside_matrices(table()).detectors == [CONTROLS[0]]
+    others = outside_matrices(table())
+    assert others.detectors == [CONTROLS[0]]
+    assert compare(others, "slider", "").change(CONTROLS[0], "00") is None
 
 
 def test_its_numbers_are_those_of_the_results():
@@ -92,14 +94,6 @@ def test_a_change_that_not_every_seed_agrees_on_is_noise():
     assert not change.beyond_noise
 
 
-def test_without_bootstrap_nothing_is_beyond_noise():
-    (matrix,) = matrices(table({"id 00": {"00": -3.0}}), bootstrap=0)
-    change = matrix.change("id 00", "00")
-    assert change.mean < -0.3
-    assert change.interval is None
-    assert not change.beyond_noise
-
-
 def test_forgetting_is_what_the_other_ids_lose():
     shift = {"all, then id 02": {"00": -2.0, "02": 1.0}}
     (matrix,) = matrices(table(shift), bootstrap=50)
@@ -127,6 +121,8 @@ def test_tables_have_a_row_per_training_set_and_what_was_reported():
     assert text.count("| all |") == 2
     assert "“all” beyond noise" in text
     assert terminal_table(matrix, "pauc", {}).row_count == len(ROWS)
+    texts = [text.get_text() for text in heat_map(matrix).axes[0].texts]
+    assert len(texts) == len(ROWS) * len(matrix.columns)
 
 
 def test_the_csv_file_has_every_number():
@@ -143,20 +139,8 @@ def test_the_csv_file_has_every_number():
         assert (row["change"] == "") == (row["row"] == "all")
 
 
-def test_the_heat_map_shows_every_mean():
-    (matrix,) = matrices(table(), bootstrap=20)
-    texts = [text.get_text() for text in heat_map(matrix).axes[0].texts]
-    assert len(texts) == len(ROWS) * len(matrix.columns)
-
-
 def test_one_seed_knows_nothing_of_the_noise_of_training():
     (matrix,) = matrices(table(), bootstrap=5)
     assert "one seed" not in legend(matrix)[0]
     (matrix,) = matrices(table(seeds=(0,)), bootstrap=5)
     assert "one seed" in legend(matrix)[0]
-
-
-def test_rows_without_a_base_are_shown_and_not_compared():
-    matrix = compare(table(), "slider", "", bootstrap=20)
-    assert matrix.change("mlp_vae: all", "00") is None
-    assert matrix.seeds[CONTROLS[0]] == 1

@@ -17,6 +17,7 @@ from mimii_jax.report.page import Callout, Code, Section, Table, page
 from mimii_jax.results.table import CONTROLS, NO_SEED, Scores, write_scores
 
 IDS = {"00": (12, 12), "02": (12, 9)}
+SECTIONS = ["Results", "Figures", "How it was made"]
 
 
 class Reader(HTMLParser):
@@ -87,6 +88,7 @@ def test_the_page_needs_no_other_file_and_no_script(workdir, read):
     assert not read.all("link")
     for attrs in read.all("img"):
         assert attrs["src"].startswith("data:image/png;base64,")
+    assert [t.strip() for t in re.findall("<h2>(.*?)</h2>", text)] == SECTIONS
     without_pictures = re.sub(r'src="data:[^"]*"', "", text)
     assert "http" not in without_pictures
     assert "url(" not in without_pictures
@@ -99,7 +101,6 @@ def test_the_page_says_what_the_numbers_are_from(read):
         "Simulated sound, not recordings",
         "Scale: 0.1 of the official number of clips",
         "Seeds: 0, 1.",
-        "bootstrap",
         "python -m x --config.a='<b>'",
         "data.scale",
         "mlp_vae, by machine ID",
@@ -144,27 +145,14 @@ def test_the_command_writes_the_page_and_says_what_is_missing(tmp_path, capsys):
     write_scores(some_scores({"00": (5, 5)}, "m: id 00"), workdir / "scores.csv")
     command.main([str(workdir)])
     assert "report.html" in capsys.readouterr().out
-    assert "m: id 00" in (workdir / "report.html").read_text()
+    text = (workdir / "report.html").read_text()
+    assert "m: id 00" in text
+    assert "source of these scores is unknown" in text
     with pytest.raises(SystemExit):
         command.main([str(tmp_path)])
     error = capsys.readouterr().err
     assert error.startswith(f"error: {tmp_path}: no scores.csv")
     assert error.endswith("choose one: run\n")
-
-
-def test_scores_alone_are_enough_for_a_page(tmp_path):
-    write_scores(some_scores({"00": (5, 5)}), tmp_path / "scores.csv")
-    text = write_report(tmp_path).read_text()
-    assert "source of these scores is unknown" in text
-
-
-def test_sections_are_results_figures_and_how_it_was_made(workdir):
-    html = (workdir / "report.html").read_text()
-    assert re.findall("<h2>(.*?)</h2>", html) == [
-        "Results",
-        "Figures",
-        "How it was made",
-    ]
 
 
 def test_only_regular_png_files_of_the_workdir_are_pictures(tmp_path, capsys):
@@ -187,7 +175,6 @@ def test_only_regular_png_files_of_the_workdir_are_pictures(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("config.json", "[]"),
         ("config.json", "{"),
         ("config.json", "[" * 100_000),
         ("config.json", '{"eval": 5}'),
