@@ -59,11 +59,9 @@ class Checkpoints:
         )
         while step := self.latest:
             try:
-                self._require_same_shapes(step, abstract)
                 state = self._manager.load(step, abstract)
-            except ConfigError:
-                raise
             except Exception as error:  # Orbax has many, for every kind of damage
+                self._require_same_shapes(step, abstract)
                 self._set_aside(step, error)
                 continue
             known: list[Any] = [c.metrics for c in self._manager.checkpoints]
@@ -74,11 +72,15 @@ class Checkpoints:
 
     def _require_same_shapes(self, step: int, abstract: Any) -> None:
         """Raise ConfigError if the checkpoint is of another model or number of runs."""
-        saved = self._manager.metadata(step).metadata
-        shapes = [
-            sorted(x.shape for x in jax.tree.leaves(t)) for t in (saved, abstract)
-        ]
-        if shapes[0] != shapes[1]:
+        try:
+            saved: Any = self._manager.metadata(step).metadata
+        except Exception:  # damaged
+            return
+        found, expected = (
+            sorted(leaf.shape for leaf in jax.tree.leaves(tree))
+            for tree in (saved, abstract)
+        )
+        if found and found != expected:  # none: damaged
             raise ConfigError(
                 f"{self.folder / str(step)}: checkpoint of another model or other "
                 "runs; use the config and runs of its training, or another workdir"
