@@ -28,9 +28,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.windows.hop = 1  # frames
     c.windows.scoring_hop = 1  # frames
 
-    # What the errors that count are predicted from; any model can score any way.
+    # What the scored patches are predicted from; any model can score any way.
     c.scoring.decoding = "autoregressive"  # or "teacher_forced", "forecast"
-    c.scoring.given = 40  # patches, of a forecast
+    c.scoring.context = 40  # patches, of a forecast
 
     c.detector = ConfigDict()
     c.detector.name = "transformer"
@@ -41,13 +41,12 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.decoder_layers = 2
     c.detector.heads = 4
     c.detector.feed_forward = 512
-    c.detector.attention = "causal"  # or "leaky", which sees what it is to predict
-    c.detector.remat = False  # less memory and more time
+    c.detector.attention = "causal"  # or "leaky", which sees its targets
 
     add_training(c)
     c.train.epochs = 12
     c.train.batch_size = 2
-    # Batch and rate: python -m experiments.select_transformer
+    # Batch and rate: python -m experiments.select transformer
     c.train.learning_rate = 8e-3
     c.train.warmup = 0.1
 

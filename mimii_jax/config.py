@@ -18,8 +18,7 @@ from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
-from mimii_jax.models.mlp_ae import MLPAE
-from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.models.mlp import MLPAE, MLPVAE
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
 from mimii_jax.train.runs import EXTRA, MATRIX, CheckpointPolicy, Settings
@@ -135,7 +134,11 @@ def differences(known: Config, asked: Config) -> list[str]:
 def _build_front_end(config: Config) -> FrontEnd:
     values = config.features.to_dict()
     name = values.pop("name")
-    values |= {"power": 2.0, "pad_mode": "reflect", "fmax": values["fmax"] or 0.0}  # SHIM
+    values |= {
+        "power": 2.0,
+        "pad_mode": "reflect",
+        "fmax": values["fmax"] or 0.0,
+    }  # SHIM
     kind = FRONT_ENDS[_choice("features.name", name, FRONT_ENDS)]
     # Each takes what it knows: a waveform has no n_fft, a linear spectrum no n_mels.
     known = signature(kind).parameters

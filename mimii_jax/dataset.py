@@ -206,7 +206,8 @@ def _share(clips: Clips, shares: dict[str, float]) -> Clips:
     kinds = np.char.add(np.char.add(clips.split, clips.machine_id), labels)
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
-        count = max(1, round(shares[clips.split[rows[0]]] * len(rows)))
+        split = str(clips.split[rows[0]])
+        count = max(1, round(shares[split] * len(rows)))
         kept[rows[np.arange(count) * len(rows) // count]] = True
     return clips[kept]
 

@@ -20,7 +20,7 @@ from mimii_jax.features.front_ends import extract
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.tables import print_results
+from mimii_jax.report.tables import results_report
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate as evaluate_scores
 from mimii_jax.results.table import (
@@ -381,7 +381,7 @@ def _report(
     e = experiment.eval
     part = select_split(scores, e.split)
     rows = evaluate_scores(part, bootstrap=e.bootstrap, max_fpr=e.max_fpr)
-    print_results(rows, experiment.data.source, e.split)
+    log.info(results_report(rows, experiment.data.source, e.split))
     write_figures(workdir.path, e.split)
     log.info(f"Report: {write_report(workdir.path, rows)}")
 

@@ -17,8 +17,7 @@ from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import LogMel
 from mimii_jax.features.windows import Windows
-from mimii_jax.models.mlp_ae import MLPAE
-from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.models.mlp import MLPAE, MLPVAE
 from mimii_jax.results.metrics import auc
 from mimii_jax.train.runs import CheckpointPolicy, Run, Settings
 
