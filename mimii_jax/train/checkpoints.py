@@ -58,10 +58,10 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
         while step := self.latest:
+            self._require_same_shapes(step, abstract)
             try:
                 state = self._manager.load(step, abstract)
             except Exception as error:  # Orbax has many, for every kind of damage
-                self._require_same_shapes(step, abstract)
                 self._set_aside(step, error)
                 continue
             known: list[Any] = [c.metrics for c in self._manager.checkpoints]
