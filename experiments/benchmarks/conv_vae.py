@@ -64,7 +64,7 @@ def by_torch(task: Task, detector: Any, layout: str, adam: dict[str, Any]) -> Tu
 def torch_network(shape: tuple[int, int], detector: Any) -> Any:
     """The layers of `ConvVAE`, whose strides are 2 and whose filters cover 2 blocks."""
     if detector.kernel_blocks != 2 or {*detector.strides} != {(2, 2)}:
-        raise ValueError("PyTorch's network is of strides (2, 2) and kernel_blocks 2 only")
+        raise ValueError("PyTorch's network needs strides (2, 2) and kernel_blocks 2")
     channels = (1, *detector.channels)
     pairs = list(itertools.pairwise(channels))
     halvings = 2 ** len(pairs)
