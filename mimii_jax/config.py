@@ -15,6 +15,7 @@ from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import ConfigError
+from mimii_jax.features.augment import build_augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
@@ -152,6 +153,7 @@ def _build_detector(
         )
     training = config.train.to_dict()
     precision = training.pop("precision")
+    training["augment"] = build_augment(config.augment)
     _choice("train.precision", precision, PRECISIONS)
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else PRECISIONS[precision]
@@ -163,7 +165,7 @@ def _build_detector(
         windows=windows,
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
-        settings=_construct("train", Settings, training | {"augment": None}),
+        settings=_construct("train", Settings, training),
         scoring=Scoring(**of_scoring, pooling=pooling),
         checkpoint=_construct("checkpoint", CheckpointPolicy, config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),
