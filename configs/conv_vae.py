@@ -8,6 +8,7 @@ report's: whole clips, 968,748 parameters, 10 epochs, augmented), `:quick`
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from mimii_jax.defaults import add_training, base_config, require_variant
 
@@ -26,8 +27,8 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.name = "conv_vae"
     c.detector.channels = (16, 32, 64, 128, 256)
     c.detector.strides = ((2, 2),) * 5  # frames, bins
-    c.detector.reach = 2  # blocks of `strides` pixels that a filter sees
-    c.detector.step = 0  # frames judged at once; 0: all of a window
+    c.detector.kernel_blocks = 2  # blocks of `strides` pixels that a filter covers
+    c.detector.segment = placeholder(int)  # frames judged at once; None: the window
     c.detector.latent = 40
     c.detector.kl_weight = 0.1
 
@@ -38,14 +39,14 @@ def get_config(variant: str = "default") -> ConfigDict:
     if variant == "literature":
         c.detector.channels = (32, 64, 128, 256, 512)
         c.detector.strides = ((1, 2), (1, 2), (2, 2), (2, 2), (2, 2))
-        c.detector.reach = 3
+        c.detector.kernel_blocks = 3
         c.windows.hop = 1
         c.train.epochs = 10
     if variant == "reference":
         c.windows.width = 0
         c.windows.hop = 1
         c.detector.channels = (8, 16, 32, 64, 128)
-        c.detector.step = 8
+        c.detector.segment = 8
         c.windows.scoring_hop = 1
         c.train.epochs = 10
         c.train.batch_size = 16

@@ -6,6 +6,7 @@ Variants: `:windows` (windows of 5 frames in place of whole clips), `:quick` (se
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from mimii_jax.defaults import base_config, require_variant
 
@@ -17,15 +18,11 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.windows = ConfigDict()
     c.windows.width = 0  # frames; 0: the whole clip
     c.windows.hop = 1  # frames
-    
 
     c.detector = ConfigDict()
     c.detector.name = "isolation_forest"
     c.detector.n_estimators = 100
-    c.detector.max_samples = 0  # examples per tree; 0: 256, or all if there are fewer
-    c.detector.max_features = 1.0  # share of the features per tree
-    c.detector.contamination = 0.0  # 0: unknown; moves the threshold, never the AUC
-    c.detector.bootstrap = False
+    c.detector.max_samples = placeholder(int)  # per tree; None: 256, or all if fewer
 
     if variant == "windows":
         c.windows.width = 5

@@ -7,6 +7,7 @@ of 5 frames in place of whole clips), `:exact` (libsvm's RBF kernel), `:quick` (
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from mimii_jax.defaults import base_config, require_variant
 
@@ -19,12 +20,11 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.windows = ConfigDict()
     c.windows.width = 0  # frames; 0: the whole clip
     c.windows.hop = 1  # frames
-    
 
     c.detector = ConfigDict()
     c.detector.name = "sgd_one_class_svm"
     c.detector.nu = 0.5
-    c.detector.gamma = 0.0  # 0: 1 / number of features
+    c.detector.gamma = placeholder(float)  # None: 1 / number of features
     c.detector.kernel = "rbf"
     c.detector.n_components = 200
 
@@ -37,7 +37,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.detector = ConfigDict()
         c.detector.name = "exact_one_class_svm"
         c.detector.nu = 0.5
-        c.detector.gamma = 0.0  # 0: 1 / number of features
+        c.detector.gamma = placeholder(float)  # None: 1 / number of features
         c.seeds = (0,)  # its solution is unique
     if variant == "quick":
         c.data.scale = 0.02

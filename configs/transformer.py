@@ -28,9 +28,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.windows.hop = 1  # frames
     c.windows.scoring_hop = 1  # frames
 
-    # What the errors that count are predicted from; any model can score any way.
+    # What the scored patches are predicted from; any model can score any way.
     c.scoring.decoding = "autoregressive"  # or "teacher_forced", "forecast"
-    c.scoring.given = 40  # patches, of a forecast
+    c.scoring.context = 40  # patches, of a forecast
 
     c.detector = ConfigDict()
     c.detector.name = "transformer"
@@ -41,8 +41,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.decoder_layers = 2
     c.detector.heads = 4
     c.detector.feed_forward = 512
-    c.detector.attention = "causal"  # or "leaky", which sees what it is to predict
-    c.detector.remat = False  # less memory and more time
+    c.detector.attention = "causal"  # or "leaky", which sees its targets
 
     add_training(c)
     c.train.epochs = 12

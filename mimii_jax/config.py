@@ -1,7 +1,7 @@
-"""From a ConfigDict to typed objects: `build`, and the registry of what it can build."""
+"""From a ConfigDict to typed objects, and the registry of what can be built."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
 
@@ -15,7 +15,6 @@ from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import ConfigError
-from mimii_jax.features.augment import build_augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
@@ -135,6 +134,11 @@ def differences(known: Config, asked: Config) -> list[str]:
 def _build_front_end(config: Config) -> FrontEnd:
     values = config.features.to_dict()
     name = values.pop("name")
+    values |= {
+        "power": 2.0,
+        "pad_mode": "reflect",
+        "fmax": values["fmax"] or 0.0,
+    }  # SHIM
     kind = FRONT_ENDS[_choice("features.name", name, FRONT_ENDS)]
     # Each takes what it knows: a waveform has no n_fft, a linear spectrum no n_mels.
     known = signature(kind).parameters
@@ -174,9 +178,7 @@ def _build_detector(
         windows=windows,
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
-        settings=_construct(
-            "train", Settings, training | {"augment": build_augment(config.augment)}
-        ),
+        settings=_construct("train", Settings, training | {"augment": None}),
         scoring=Scoring(**of_scoring, pooling=pooling),
         checkpoint=_construct("checkpoint", CheckpointPolicy, config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),

@@ -90,7 +90,7 @@ class Dataset:
     @property
     def source(self) -> str:
         """The kind of sound, for titles."""
-        return "recordings" if self.root else "simulated sound"
+        return "recordings" if self.root else "simulated"
 
     def machines(self) -> list[str]:
         """The machine types to train on, each by itself."""
@@ -206,7 +206,8 @@ def _share(clips: Clips, shares: dict[str, float]) -> Clips:
     kinds = np.char.add(np.char.add(clips.split, clips.machine_id), labels)
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
-        count = max(1, round(shares[clips.split[rows[0]]] * len(rows)))
+        split = str(clips.split[rows[0]])
+        count = max(1, round(shares[split] * len(rows)))
         kept[rows[np.arange(count) * len(rows) // count]] = True
     return clips[kept]
 

@@ -6,7 +6,7 @@ A workdir whose config.json is older than a field gets the field's default from 
 from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 
@@ -26,8 +26,7 @@ def base_config() -> ConfigDict:
     c.data.on_bad_file = "error"  # or "skip"
     c.data.labels = ""  # of evaluation clips; "": eval_data_list.csv in or beside root
     # MIMII layout: normal test clips per ID; None: as many as anomalous ones.
-    c.data.test_normals = placeholder(int)
-    c.data.test_normals = 100
+    c.data.test_normals = FieldReference(100, field_type=object)
     c.data.scale = 0.1  # simulated: share of the official number of clips
     c.data.simulation_seed = 0
     c.data.train_share = 1.0  # share of the clips per ID and label
@@ -59,7 +58,7 @@ def base_config() -> ConfigDict:
     return c
 
 
-def add_training(c: ConfigDict) -> None:
+def add_training(c: Any) -> None:
     """Add the sections that all neural detectors share."""
     c.data.validation_fraction = 0.1
     c.train = ConfigDict()
@@ -103,7 +102,7 @@ def fill(saved: Mapping[str, Any]) -> tuple[ConfigDict, list[str]]:
     with config.unlocked():
         for name, default in flatten(defaults).items():
             *sections, last = name.split(".")
-            section = config
+            section: Any = config
             for part in sections:
                 if part not in section:
                     section[part] = ConfigDict()
@@ -114,12 +113,12 @@ def fill(saved: Mapping[str, Any]) -> tuple[ConfigDict, list[str]]:
     return config, assumed
 
 
-def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
     """Every field by its full name, such as "train.epochs"."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
-            found |= flatten(value, f"{prefix}{key}.")  # pyright: ignore
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found

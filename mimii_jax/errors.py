@@ -10,3 +10,9 @@ class ConfigError(Exception):
 
 class DataError(Exception):
     """A file or folder that can't be used: the message names it, why, and a remedy."""
+
+
+def require(holds: bool, message: str) -> None:
+    """Raise ConfigError unless a setting's limit holds."""
+    if not holds:
+        raise ConfigError(message)

@@ -20,11 +20,10 @@ from mimii_jax.features.front_ends import extract
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.tables import results_table
+from mimii_jax.report.tables import results_report
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate as evaluate_scores
 from mimii_jax.results.table import (
-    SEPARATOR,
     Scores,
     read_scores,
     select_split,
@@ -36,6 +35,7 @@ from mimii_jax.train.runs import ALL, EXTRA, Run, TrainingSet, training_sets
 from mimii_jax.workdir import Workdir, example_name, example_rows
 
 FINE_TUNED = "fine_tuned"
+SEPARATOR = ": "  # between the parts of a row's name
 RUNS = "runs.json"  # beside the models: training set and seed of each
 
 
@@ -381,12 +381,8 @@ def _report(
     e = experiment.eval
     part = select_split(scores, e.split)
     rows = evaluate_scores(part, bootstrap=e.bootstrap, max_fpr=e.max_fpr)
-    for machine_type in scores.machine_types:
-        of_type = [row for row in rows if row.machine_type == machine_type]
-        log.console.print(
-            results_table(of_type, f"{machine_type}, {experiment.data.source}", e.split)
-        )
-    write_figures(workdir.path, split=e.split)
+    log.info(results_report(rows, experiment.data.source, e.split))
+    write_figures(workdir.path, e.split)
     log.info(f"Report: {write_report(workdir.path, rows)}")
 
 

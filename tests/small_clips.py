@@ -39,4 +39,3 @@ def small_clips(ids=("00", "02"), train=6, test=3, length=RATE, seed=0):
         machine_type="slider",
         sample_rate=RATE,
     )
-

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, require_ids
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, hold_out, require_ids
 from mimii_jax.errors import DataError
 
 
@@ -69,3 +69,19 @@ def test_missing_ids_are_named_beside_those_present():
         require_ids(["00", "02"], ["06", "00", "04"], "data")
     with pytest.raises(DataError, match="present: none"):
         require_ids([], ["06"], "data")
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.99])
+def test_a_share_of_each_id_is_held_out(fraction):
+    machine_id = np.array(["00"] * 20 + ["02"] * 7 + ["04"])
+    held_out = hold_out(machine_id, fraction)
+    for value, count in (("00", 20), ("02", 7), ("04", 1)):
+        expected = min(round(fraction * count), count - 1)
+        assert held_out[machine_id == value].sum() == expected
+    np.testing.assert_array_equal(hold_out(machine_id, fraction), held_out)
+
+
+@pytest.mark.parametrize("fraction", [1.0, -0.1, float("nan")])
+def test_a_held_out_share_out_of_range_is_refused(fraction):
+    with pytest.raises(ValueError, match=rf"fraction of {fraction}: must be in \[0, 1"):
+        hold_out(np.array(["00"]), fraction)

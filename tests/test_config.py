@@ -31,9 +31,7 @@ def test_every_config_and_variant_builds_and_equals_its_json(name):
         config = module.get_config(variant)
         experiment = build(config)
         assert (experiment.detector is None) == (name == "controls")
-        saved, assumed = fill(
-            workdir._tuples(json.loads(json.dumps(config.to_dict())))
-        )
+        saved, assumed = fill(workdir._tuples(json.loads(json.dumps(config.to_dict()))))
         assert not assumed
         assert build(saved) == experiment
     with pytest.raises(ValueError, match="':nope' is not one of default"):
@@ -86,7 +84,7 @@ def test_a_bad_value_is_an_error_of_one_line_that_names_the_field(module, field,
 def test_a_field_that_nothing_takes_is_named():
     config = mlp_vae.get_config()
     config.detector.trees = 3
-    with pytest.raises(ConfigError, match=r"detector\.trees: unknown field; expected"):
+    with pytest.raises(ConfigError, match=r"detector\.trees: unknown"):
         build(config)
     del config.detector["trees"], config.detector["hidden"]
     with pytest.raises(ConfigError, match=r"detector\.hidden: missing"):
@@ -95,11 +93,9 @@ def test_a_field_that_nothing_takes_is_named():
 
 def test_a_bug_in_a_models_constructor_is_raised_as_it_is(monkeypatch):
     class Typo(MODELS["mlp_vae"]):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
+        def __init__(self, shape, *, hidden, latent, kl_weight, dtype, rngs):
             self.decoder = self.decoderr
 
-    Typo.__init__.__signature__ = __import__("inspect").signature(MODELS["mlp_vae"])
     monkeypatch.setitem(MODELS, "mlp_vae", Typo)
     experiment = build(mlp_vae.get_config())
     with pytest.raises(AttributeError, match="decoderr"):
@@ -131,11 +127,11 @@ def test_fields_of_an_older_config_are_filled_and_named():
     del older["train"]["precision"], older["data"]["test_normals"], older["mesh"]
     filled, assumed = fill(older)
     assert build(filled) == build(config)
-    assert assumed == [
+    assert set(assumed) == {
         "data.test_normals=100",
         "train.precision='float32'",
         "mesh.run=None",
         "mesh.data=None",
-    ]
+    }
     older = controls.get_config().to_dict()
     assert fill(older)[1] == []  # nothing about training

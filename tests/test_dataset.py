@@ -84,5 +84,5 @@ def test_what_is_simulated_is_said(monkeypatch, capsys):
     monkeypatch.setattr(dataset.log, "console", dataset.log.Console(width=200))
     Dataset(scale=0.02).load("slider")
     assert "SIMULATED sound, not recordings" in capsys.readouterr().out
-    assert Dataset().source == "simulated sound"
+    assert Dataset().source == "simulated"
     assert Dataset(root="x").source == "recordings"

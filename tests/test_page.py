@@ -97,7 +97,7 @@ def test_the_page_says_what_the_numbers_are_from(read):
     text = " ".join(read.texts)
     for part in (
         "Simulated sound, not recordings",
-        "0.1 times the official number of clips",
+        "Scale: 0.1 of the official number of clips",
         "Seeds: 0, 1.",
         "bootstrap",
         "python -m x --config.a='<b>'",
@@ -178,6 +178,10 @@ def test_only_regular_png_files_of_the_workdir_are_pictures(tmp_path, capsys):
     (figures / "folder.png").mkdir()
     assert pictures(figures) == []
     assert capsys.readouterr().err.count("not a regular PNG file") == 4
+    (tmp_path / "elsewhere").symlink_to(tmp_path)  # the folder itself is a link
+    (tmp_path / "secret.png").write_bytes(secret.read_bytes())
+    assert len(pictures(tmp_path)) == 1
+    assert pictures(tmp_path / "elsewhere") == []
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_the_quick_variants_run_on_simulated_sound(
     config = QUICK[name].get_config("quick")
     printed = trained(config, workdir)
     assert "SIMULATED sound, not recordings" in printed
-    assert "slider, simulated sound" in printed
+    assert "slider, simulated" in printed
 
     table = read_scores(workdir / "scores.csv")
     own = [] if name == "controls" else [name]
@@ -189,7 +189,7 @@ def test_one_class_of_test_clips_gives_scores_and_no_auc(tmp_path, label, no_fig
     )
     printed = trained(small(root=tmp_path), tmp_path / "run")
     kind = {NORMAL: "normal", ANOMALOUS: "anomalous"}[label]
-    assert f"02: {kind} clips only" in " ".join(printed.split())
+    assert f"02: only {kind} clips" in " ".join(printed.split())
     table = read_scores(tmp_path / "run" / "scores.csv")
     found = (table.detector == "mlp_vae") & (table.machine_id == "02")
     assert set(table.label[found].tolist()) == {label}
@@ -210,7 +210,7 @@ def test_unlabelled_test_clips_get_scores(tmp_path, no_figures):
     )
     dcase.write(unlabelled, tmp_path)
     printed = trained(small(root=tmp_path), tmp_path / "run")
-    assert "unlabelled clips only" in " ".join(printed.split())
+    assert "only unlabelled clips" in " ".join(printed.split())
     table = read_scores(tmp_path / "run" / "scores.csv")
     assert set(table.label.tolist()) == {UNKNOWN}
     assert np.sum(table.detector == "mlp_vae") == test.sum()
@@ -246,7 +246,7 @@ def test_a_bad_file_of_the_last_machine_type_is_found_first(tmp_path, no_figures
     bad = tmp_path / "slider" / "test" / "anomaly_id_00_00000000.wav"
     bad.write_bytes(bad.read_bytes()[:1000])
     config = small(root=tmp_path, data={"machine_types": ()})
-    with pytest.raises(DataError, match="anomaly_id_00_00000000.wav: truncated"):
+    with pytest.raises(DataError, match=r"anomaly_id_00_00000000\.wav: truncated"):
         trained(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

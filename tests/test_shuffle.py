@@ -61,9 +61,9 @@ def test_every_example_is_as_likely_at_every_position():
     """Chi squared over 2,000 epochs of 12 examples, 121 degrees of freedom."""
     n, epochs = 12, 2000
     position = jnp.arange(n)
-    found = jax.jit(
-        jax.vmap(lambda e: permute(key_of(0), e, jnp.int32(n), position))
-    )(jnp.arange(epochs))
+    found = jax.jit(jax.vmap(lambda e: permute(key_of(0), e, jnp.int32(n), position)))(
+        jnp.arange(epochs)
+    )
     counts = np.zeros((n, n))
     for row in np.asarray(found):
         counts[position, row] += 1

@@ -1,10 +1,7 @@
-"""The rows of the cross-ID matrix."""
+"""Training sets: the rows of the cross-ID matrix."""
 
 import numpy as np
-import pytest
 
-from experiments import cell
-from mimii_jax.errors import ConfigError
 from mimii_jax.train.runs import EXTRA, MATRIX, training_sets
 
 TRAIN = np.repeat(["00", "02", "04"], [10, 10, 4])
@@ -34,7 +31,9 @@ def test_rows_of_the_matrix():
     assert [name for name, row in rows.items() if row.tuned] == list(rows)[-3:]
     for row in rows.values():
         assert len(set(row.clips.tolist())) == len(row.clips)
-        assert set(HELD_OUT[row.validation]) == set(TRAIN[row.clips])
+        # Held-out clips of the same IDs, and all of those.
+        known = np.isin(HELD_OUT, TRAIN[row.clips])
+        np.testing.assert_array_equal(row.validation, np.flatnonzero(known))
 
 
 def test_one_machine_has_one_row():
@@ -55,9 +54,3 @@ def test_simulated_clips_are_in_their_own_row_only():
         "all, then id 02": 19,
         "all + simulated": 23,
     }
-
-
-def test_an_unknown_row_is_refused_and_studies_know_the_same_ones():
-    with pytest.raises(ConfigError, match=r"training_sets=.*some"):
-        training_sets(TRAIN, HELD_OUT, ("some",))
-    assert (cell.MATRIX, cell.EXTRA) == (MATRIX, EXTRA)

@@ -21,7 +21,7 @@ def small(root, **features):
     c.features.update(features)
     c.detector.width, c.detector.heads, c.detector.feed_forward = 8, 2, 16
     c.detector.patch = c.detector.stride = 4
-    c.scoring.given = 3
+    c.scoring.context = 3
     c.eval.bootstrap = 20
     return c
 
@@ -97,7 +97,7 @@ def test_the_mean_of_a_track_is_the_score_of_its_clip(
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("scoring", "given", 9, "scoring.given=9: must be from 1 to 7"),
+        ("scoring", "context", 9, "scoring.context=9: must be from 1 to 7"),
         ("detector", "patch", 40, "detector.patch=40.*32 frames are too few"),
         ("detector", "attention", "leaky", "scoring.decoding='forecast': needs"),
         ("features", "hop", 20000, "16000 samples is shorter than features.hop"),

@@ -7,7 +7,7 @@ from flax import nnx
 
 from mimii_jax import log
 from mimii_jax.features.windows import Standardiser, Windows
-from mimii_jax.models.mlp_vae import MLPVAE
+from mimii_jax.models.mlp import MLPVAE
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import make_mesh, replicate
 from mimii_jax.train.runs import Run, Settings

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import soundfile
@@ -22,7 +22,7 @@ from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
 
 # Encoding -> type to read it as, factor to 16 bit; all others have 16 bit or less.
-WIDE = {
+WIDE: dict[str, tuple[Literal["int32", "float64"], float]] = {
     "PCM_24": ("int32", 2.0**-16),
     "PCM_32": ("int32", 2.0**-16),
     "FLOAT": ("float64", 2.0**15),

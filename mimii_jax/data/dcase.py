@@ -151,8 +151,10 @@ def find(folder: Path, ids: Sequence[str], splits: Sequence[str]) -> Found:
         with file_errors(folder / place):
             names = [n for n in os.listdir(folder / place) if not n.startswith(".")]
         for name in sorted(names, key=str.swapcase):  # x.wav before x.WAV
-            is_audio = re.fullmatch(".*" + AUDIO, name, re.DOTALL)
-            (entries if is_audio else ignored).append((place, name))
+            if re.search(AUDIO + r"\Z", name):
+                entries.append((place, name))
+            else:
+                ignored.append(f"{place}/{name}")
     layout = recognise(folder, entries)
     files, bad, seen = [], {}, {}
     for place, name in entries:

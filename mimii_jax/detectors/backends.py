@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -68,6 +68,7 @@ class Pooling:
         return jnp.sort(errors, axis=-1, descending=True) @ weights
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A frozen dataclass of arrays."""
 
@@ -220,7 +221,7 @@ def load_banks(name: str, path: Path, n_runs: int) -> list[Banks]:
     """Load what `save_banks` saved."""
     found: list[dict[str, dict[str, np.ndarray]]] = [{} for _ in range(n_runs)]
     try:
-        with file_errors(path), np.load(path) as arrays:
+        with file_errors(path), path.open("rb") as file, np.load(file) as arrays:
             for key in arrays:
                 run, one, field = key.split("/")
                 found[int(run)].setdefault(one, {})[field] = arrays[key]

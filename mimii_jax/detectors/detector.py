@@ -69,7 +69,7 @@ class Detector(Protocol):
     def fit(
         self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
     ) -> Fitted:
-        """Fit one model per run; a finished or interrupted fit in `folder` is reused."""
+        """Fit one model per run; what `folder` holds of an earlier fit is reused."""
         ...
 
     def load(self, folder: Path, runs: Sequence[Run]) -> Fitted:

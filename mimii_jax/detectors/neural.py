@@ -174,8 +174,8 @@ class NeuralDetector:
         path = folder / self._backend_file
         if not path.exists():
             raise ConfigError(
-                f"scoring.backend='{self.scoring.backend}': {path} is missing; train in this "
-                "workdir with this scoring (the model isn't trained again)"
+                f"scoring.backend='{self.scoring.backend}': {path} is missing; "
+                "train in this workdir with this scoring (no model is trained again)"
             )
         banks = load_banks(self.scoring.backend, path, len(runs))
         return replace(fitted, banks=banks)
@@ -305,8 +305,8 @@ class FittedNeural:
         if self.banks:
             scores = np.stack(
                 [
-                    banks.score(summary, clips.machine_id)
-                    for banks, summary in zip(self.banks, summaries, strict=True)
+                    bank.score(summary, clips.machine_id)
+                    for bank, summary in zip(self.banks, summaries, strict=True)
                 ]
             )
         return np.where(self.alive[:, None], scores, np.nan)

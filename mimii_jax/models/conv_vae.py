@@ -1,35 +1,43 @@
 """Variational autoencoder of strided convolutions over the log-mel image."""
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import pairwise, product
 from math import prod
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float, Int
+from jax import lax
+from jaxtyping import Array, DTypeLike, Float
 
-from mimii_jax.models.convolution import Convolution
-from mimii_jax.models.vae import VAE, require_widths
+from mimii_jax.errors import require
+from mimii_jax.models.mlp import VAE, Latent, require_widths
+from mimii_jax.models.model import Examples, Segments
+
+Image = Float[Array, "batch frame bin channel"]
+Filtered = Float[Array, "batch frame bin filter"]
+Kernel = Float[Array, "size size channel filter"]
 
 
 class ConvVAE(VAE):
     """Convolutions down to a latent Gaussian, mirrored up; ReLU after each.
 
     A strided convolution is one of stride 1 over blocks of pixels, whose pixels are
-    channels; the decoder's convolutions give blocks that are laid out again. With
-    `reach` 2 and stride 2 this is the convolution of kernel 4 and its transpose, and
-    XLA's CPU backend, slow where a gradient needs a dilated input, is not asked for
-    one. An image that is no multiple of the strides is filled with zeros, level by
-    level, and what the decoder gives is cut to each level's size: any size will do.
+    channels; the decoder's convolutions give blocks that are laid out as pixels again.
+    With `kernel_blocks` 2 and stride 2 this is the convolution of kernel 4 and its
+    transpose, without the dilated input of its gradient, for which XLA's CPU backend is
+    slow. An image of any size will do: it is padded with zeros to a multiple of the
+    strides, level by level, and the decoder's output is cut to each level's size.
 
     Parameters
     ----------
-    shape : of one example, (frames, bins)
+    shape : of an example, (frames, bins)
     channels : of each level, from the image to the latent space
     strides : of each level, along frames and bins
-    reach : blocks that a filter sees along each axis; 1: blocks do not overlap
-    step : frames whose mean error is one step of the error; 0: all of an example
+    kernel_blocks : blocks that a filter covers along each axis; 1: no overlap
+    segment : frames that are judged at once; None: the whole example
     latent, kl_weight, dtype : as for `VAE`
     """
 
@@ -39,46 +47,50 @@ class ConvVAE(VAE):
         *,
         channels: Sequence[int],
         strides: Sequence[tuple[int, int]],
-        reach: int,
-        step: int,
+        kernel_blocks: int,
+        segment: int | None,
         latent: int,
         kl_weight: float,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         require_widths("channels", channels, latent)
-        require_strides(strides, len(channels), reach)
-        if step < 0:
-            raise ValueError(f"detector.step={step}: must be 0 or more")
-        self.step = step or shape[0]
+        require(
+            len(strides) == len(channels)
+            and all(len(pair) == 2 and min(pair) > 0 for pair in strides),
+            f"detector.strides={tuple(strides)}: must be two positive integers for "
+            f"each of the {len(channels)} channels",
+        )
+        for field, value in (("kernel_blocks", kernel_blocks), ("segment", segment)):
+            require(
+                value is None or value > 0,
+                f"detector.{field}={value}: must be positive",
+            )
+        self.segment = shape[0] if segment is None else segment
         self.strides = tuple(map(tuple, strides))
         self.sizes = level_sizes((shape[0], shape[1]), self.strides)
         widths = list(zip(pairwise((1, *channels)), map(prod, strides), strict=True))
-        before, after = (reach - 1) // 2, reach // 2
+        before, after = (kernel_blocks - 1) // 2, kernel_blocks // 2
         self.encoder = nnx.List(
-            Convolution(fine * n, coarse, reach, before, dtype, rngs)
+            Convolution(fine * n, coarse, kernel_blocks, before, dtype, rngs)
             for (fine, coarse), n in widths
         )
         self.top = (*self.sizes[-1], channels[-1])
-        super().__init__(prod(self.top), latent, kl_weight, dtype, rngs)
+        super().__init__(shape[0], prod(self.top), latent, kl_weight, dtype, rngs)
         self.from_latent = nnx.Linear(latent, prod(self.top), dtype=dtype, rngs=rngs)
         self.decoder = nnx.List(
-            Convolution(coarse, fine * n, reach, after, dtype, rngs)
+            Convolution(coarse, fine * n, kernel_blocks, after, dtype, rngs)
             for (fine, coarse), n in reversed(widths)
         )
 
-    def encode(
-        self, x: Float[Array, "batch frame bin"]
-    ) -> tuple[Float[Array, "batch latent"], Float[Array, "batch latent"]]:
+    def encode(self, x: Examples) -> tuple[Latent, Latent]:
         """Mean and log variance of the posterior."""
         y = x[..., None]
         for layer, stride in zip(self.encoder, self.strides, strict=True):
             y = nnx.relu(layer(to_blocks(y, stride)))
         return self.posterior(y.reshape(len(y), -1))
 
-    def decode(
-        self, z: Float[Array, "batch latent"]
-    ) -> Float[Array, "batch frame bin"]:
+    def decode(self, z: Latent) -> Examples:
         """Mean of the decoder's Gaussian."""
         y = self.from_latent(z).reshape(len(z), *self.top)
         levels = zip(self.decoder, self.strides[::-1], self.sizes[-2::-1], strict=True)
@@ -86,22 +98,99 @@ class ConvVAE(VAE):
             y = from_blocks(layer(nnx.relu(y)), stride, size)
         return y[..., 0].astype(jnp.float32)
 
-    def error(
-        self, x: Float[Array, "batch frame bin"]
-    ) -> Float[Array, "batch step bin"]:
-        """Squared error of the reconstruction, mean over the frames of each step."""
-        starts = self._starts()
+    def error(self, x: Examples) -> Segments:
+        """Squared error of the reconstruction, mean over the frames of each segment."""
         squares = (x - self.predict(x)) ** 2
-        parts = jnp.split(squares, starts[1:], axis=1)
+        starts = range(self.segment, self.n_frames, self.segment)
+        parts = jnp.split(squares, np.array(starts, int), axis=1)
         return jnp.stack([jnp.mean(part, axis=1) for part in parts], axis=1)
 
-    def segment_centres(self) -> Float[np.ndarray, " step"]:
-        """Middle of each step, in frames from the begin of an example."""
-        ends = np.minimum(self._starts() + self.step, self.sizes[0][0])
-        return (self._starts() + ends) / 2
+    def segment_centres(self) -> Float[np.ndarray, " segment"]:
+        """Middle of each segment, in frames from the example's start."""
+        starts = np.arange(0, self.n_frames, self.segment)
+        return (starts + np.minimum(starts + self.segment, self.n_frames)) / 2
 
-    def _starts(self) -> Int[np.ndarray, " step"]:
-        return np.arange(0, self.sizes[0][0], self.step)
+
+class Convolution(nnx.Module):
+    """Convolution of stride 1 that keeps the size of the image, padded with zeros.
+
+    Parameters
+    ----------
+    n_in, n_out : channels
+    size : of the filters along each axis
+    before : pixels of the filter before the one that it gives
+    dtype : of the arithmetic
+    """
+
+    def __init__(
+        self,
+        n_in: int,
+        n_out: int,
+        size: int,
+        before: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        shape = (size, size, n_in, n_out)
+        self.kernel = nnx.Param(nnx.initializers.lecun_normal()(rngs.params(), shape))
+        self.bias = nnx.Param(jnp.zeros(n_out))
+        self.before, self.dtype = before, dtype
+
+    def __call__(self, x: Image) -> Filtered:
+        """Apply the convolution."""
+        x, kernel, bias = (
+            jnp.asarray(a, self.dtype) for a in (x, self.kernel[...], self.bias[...])
+        )
+        on_cpu = jax.default_backend() == "cpu"
+        run: Any = convolve_on_cpu if on_cpu else convolve
+        return run(x, kernel, self.before) + bias.reshape(1, 1, 1, -1)
+
+
+def convolve(x: Image, kernel: Kernel, before: int) -> Filtered:
+    """Convolution of the same size, with `before` rows and columns of zeros first."""
+    padding = (before, len(kernel) - 1 - before)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        (padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+def convolve_on_cpu(x: Image, kernel: Kernel, before: int) -> Filtered:
+    """`convolve` as one matrix product.
+
+    XLA's CPU backend doesn't find its fast convolution for gradients inside a loop,
+    such as that of the training steps: measured 30 times slower than this.
+    """
+    size, _, n_in, n_out = kernel.shape
+    if n_out < n_in:
+        return _sum_of_shifted(x, kernel, before)
+    frames, bins = x.shape[1:3]
+    around = (before, size - 1 - before)
+    x = jnp.pad(x, ((0, 0), around, around, (0, 0)))
+    pixels = product(range(size), repeat=2)
+    patches = [x[:, i : i + frames, j : j + bins] for i, j in pixels]
+    return _matmul(jnp.concatenate(patches, axis=-1), kernel.reshape(-1, n_out))
+
+
+def _sum_of_shifted(x: Array, kernel: Array, before: int) -> Array:
+    """Scatter in place of gather, which moves less memory where n_out < n_in."""
+    size, _, n_in, n_out = kernel.shape
+    y = _matmul(x, jnp.moveaxis(kernel, 2, 0).reshape(n_in, -1))
+    total = jnp.zeros((*x.shape[:3], n_out), x.dtype)
+    after, (_, frames, bins, _) = size - 1 - before, x.shape
+    around = ((0, 0), (before, after), (before, after), (0, 0))
+    parts = jnp.split(jnp.pad(y, around), size**2, axis=-1)
+    for part, (i, j) in zip(parts, product(range(size), repeat=2), strict=True):
+        total += part[:, i : i + frames, j : j + bins]
+    return total
+
+
+def _matmul(x: Array, matrix: Array) -> Array:
+    """Product over the last axis, of flat matrices: with more axes it is slow."""
+    return jnp.dot(x.reshape(-1, x.shape[-1]), matrix).reshape(*x.shape[:-1], -1)
 
 
 def level_sizes(
@@ -116,8 +205,8 @@ def level_sizes(
 
 
 def to_blocks(
-    image: Float[Array, "batch frame bin channel"], stride: Sequence[int]
-) -> Float[Array, "batch row column channel2"]:
+    image: Image, stride: Sequence[int]
+) -> Float[Array, "batch row column pixels"]:
     """Blocks of pixels side by side, each a vector; zeros fill the last ones."""
     batch, frames, bins, channels = image.shape
     f, b = stride
@@ -128,25 +217,13 @@ def to_blocks(
 
 
 def from_blocks(
-    blocks: Float[Array, "batch row column channel2"],
+    blocks: Float[Array, "batch row column pixels"],
     stride: Sequence[int],
     size: Sequence[int],
-) -> Float[Array, "batch frame bin channel"]:
-    """The image whose blocks these are, cut to its size."""
+) -> Image:
+    """Image of these blocks, cut to its size."""
     batch, rows, columns, _ = blocks.shape
     f, b = stride
     image = blocks.reshape(batch, rows, columns, f, b, -1).swapaxes(2, 3)
     image = image.reshape(batch, rows * f, columns * b, -1)
     return image[:, : size[0], : size[1]]
-
-
-def require_strides(
-    strides: Sequence[Sequence[int]], n_levels: int, reach: int
-) -> None:
-    """Refuse strides that are no pairs of a level each."""
-    pairs = all(len(pair) == 2 and min(pair) > 0 for pair in strides)
-    if not pairs or len(strides) != n_levels or reach < 1:
-        raise ValueError(
-            f"detector.strides={tuple(strides)}, detector.reach={reach}: must be two "
-            f"positive integers for each of the {n_levels} channels, and one positive"
-        )

@@ -1,15 +1,19 @@
 """Transformer that predicts each patch of a clip from the patches before it."""
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, DTypeLike, Float, Int
 
-from mimii_jax.models.encoder_decoder import EncoderDecoder
+from mimii_jax.errors import require
+from mimii_jax.models.attention import DecoderLayer, EncoderLayer, KVCache
+from mimii_jax.models.model import Examples, Segments
 
 ATTENTIONS = CAUSAL, LEAKY = ("causal", "leaky")
 DECODINGS = TEACHER_FORCED, AUTOREGRESSIVE, FORECAST = (
@@ -18,34 +22,36 @@ DECODINGS = TEACHER_FORCED, AUTOREGRESSIVE, FORECAST = (
     "forecast",
 )
 Patches = Float[Array, "batch patch feature"]
+Predicted = Float[Array, "batch scored feature"]
+Vectors = Float[Array, "batch position feature"]
+Embedded = Float[Array, "batch position width"]
+Caches = list[KVCache]  # one per layer
 
 
 class Transformer(nnx.Module):
     """Encoder and decoder over patches of P frames times all bins.
 
     Patches v1 ... v(n-1) go into the encoder and into the decoder, whose outputs are
-    v2 ... vn. Every attention is causal: the prediction of v(t+1) sees v1 ... vt and
-    nothing else. What the errors that count are predicted from is the `decoding`:
+    v2 ... vn. Every attention is causal: the prediction of v(t+1) depends on v1 ... vt
+    and nothing else. `decoding` says what the scored patches are predicted from:
 
     - "teacher_forced": encoder and decoder get the true patches, as in training
     - "autoregressive": the encoder gets the true patches; the decoder gets v1, then
       its own predictions
-    - "forecast": both get the first `given` patches, then the predictions; only the
-      patches after those given count
+    - "forecast": both get the first `context` patches, then the predictions; only the
+      patches after the context are scored
 
     Parameters
     ----------
-    shape : of one example, (frames, bins)
+    shape : of an example, (frames, bins)
     patch, stride : frames of a patch, and from one patch to the next; frames at the end
         that fill no patch are left out
     width : of the layers' sequences
-    encoder_layers, decoder_layers, heads : how many
+    encoder_layers, decoder_layers, heads : number of each
     feed_forward : width of the hidden layer of the feed-forward networks
     attention : "causal"; or "leaky", the wiring of the first report, in which encoder
-        and cross-attention see the whole sequence, every target but the last included
-    remat : whether the insides of layers are computed again for the gradient, which
-        takes less memory and more time
-    decoding, given : see above
+        and cross-attention see the whole input, including every target but the last
+    decoding, context : see above
     dtype : of the layers' arithmetic; parameters, softmax, predictions and losses are
         float32
     """
@@ -62,38 +68,35 @@ class Transformer(nnx.Module):
         heads: int,
         feed_forward: int,
         attention: str,
-        remat: bool,
         decoding: str,
-        given: int,
+        context: int,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         n_frames, n_bins = shape
-        _require_choice("detector.attention", attention, ATTENTIONS)
-        _require_choice("scoring.decoding", decoding, DECODINGS)
-        sizes = {"width": width, "heads": heads, "feed_forward": feed_forward}
-        layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
-        _require_sizes(sizes | layers)
+        require(
+            attention in ATTENTIONS,
+            f"detector.attention='{attention}': must be one of {', '.join(ATTENTIONS)}",
+        )
         n_patches = _count_patches(n_frames, patch, stride)
-        if decoding == FORECAST:
-            _require_forecast(attention, given, n_patches)
+        _check_decoding(decoding, context, attention, n_patches)
         self.network = EncoderDecoder(
             patch * n_bins,
             n_patches - 1,
             width=width,
+            encoder_layers=encoder_layers,
+            decoder_layers=decoder_layers,
             heads=heads,
-            hidden=feed_forward,
-            **layers,
+            feed_forward=feed_forward,
             causal=attention == CAUSAL,
-            remat=remat,
             dtype=dtype,
             rngs=rngs,
         )
         self.patch, self.stride, self.n_patches = patch, stride, n_patches
-        self.decoding, self.given = decoding, given
+        self.decoding, self.context = decoding, context
 
-    def patches(self, x: Float[Array, "batch frame bin"]) -> Patches:
-        """Frames next to each other in a vector, for each patch."""
+    def patches(self, x: Examples) -> Patches:
+        """Frames of each patch in one vector."""
         if self.stride == self.patch:
             x = x[:, : self.n_patches * self.patch]
             return x.reshape(len(x), self.n_patches, -1)
@@ -102,92 +105,250 @@ class Transformer(nnx.Module):
         cut = jax.vmap(lambda i: lax.dynamic_slice(x, (0, i, 0), size), out_axes=1)
         return cut(starts).reshape(len(x), self.n_patches, -1)
 
-    def loss(
-        self, x: Float[Array, "batch frame bin"], key: Array
-    ) -> Float[Array, " batch"]:
-        """Mean squared error of the predictions from true patches; no key is used."""
+    def loss(self, x: Examples, key: Array) -> Float[Array, " batch"]:
+        """Mean squared error of predictions from true patches; the key isn't used."""
         del key
         patches = self.patches(x)
-        predicted = self.network.in_parallel(patches[:, :-1])
+        predicted = self.network.teacher_forced(patches[:, :-1])
         return jnp.mean((predicted - patches[:, 1:]) ** 2, axis=(1, 2))
 
-    def decode(self, patches: Patches) -> Float[Array, "batch step feature"]:
-        """Predictions of the patches that count, which are the last ones."""
+    def decode(self, patches: Patches) -> Predicted:
+        """Predictions of the scored patches, which are the last ones."""
         if self.decoding == TEACHER_FORCED:
-            return self.network.in_parallel(patches[:, :-1])
+            return self.network.teacher_forced(patches[:, :-1])
         if self.decoding == AUTOREGRESSIVE:
             return self.network.autoregress(patches[:, :-1])
-        return self.network.forecast(patches[:, :-1], self.given)
+        return self.network.forecast(patches[:, :-1], self.context)
 
-    def error(
-        self, x: Float[Array, "batch frame bin"]
-    ) -> Float[Array, "batch step bin"]:
-        """Squared error of each patch that counts, mean over its frames."""
+    def error(self, x: Examples) -> Segments:
+        """Squared error of each scored patch, mean over its frames."""
         patches = self.patches(x)
         predicted = self.decode(patches)
-        n_steps = predicted.shape[1]
-        squares = (predicted - patches[:, -n_steps:]) ** 2
-        by_frame = squares.reshape(len(x), n_steps, self.patch, x.shape[2])
+        n_scored = predicted.shape[1]
+        squares = (predicted - patches[:, -n_scored:]) ** 2
+        by_frame = squares.reshape(len(x), n_scored, self.patch, x.shape[2])
         return jnp.mean(by_frame, axis=2)
 
-    def predict(
-        self, x: Float[Array, "batch frame bin"]
-    ) -> Float[Array, "batch frame bin"]:
-        """Predicted frames: of each patch that counts those that it adds, else NaN."""
-        predicted = self.decode(self.patches(x))
-        n_steps = predicted.shape[1]
-        by_frame = predicted.reshape(len(x), n_steps, self.patch, x.shape[2])
-        added = by_frame[:, :, self.patch - self.stride :]
-        added = added.reshape(len(x), n_steps * self.stride, x.shape[2])
-        end = self.patch + (self.n_patches - 1) * self.stride
-        around = ((0, 0), (end - added.shape[1], x.shape[1] - end), (0, 0))
-        return jnp.pad(added, around, constant_values=np.nan)
+    def predict(self, x: Examples) -> Examples:
+        """Predicted frames; NaN where nothing is predicted.
 
-    def segment_centres(self) -> Float[np.ndarray, " step"]:
-        """The middle of each patch that counts, in frames from the example's begin."""
-        first = self.given if self.decoding == FORECAST else 1
+        Overlapping patches contribute their new frames only.
+        """
+        predicted = self.decode(self.patches(x))
+        n_scored = predicted.shape[1]
+        by_frame = predicted.reshape(len(x), n_scored, self.patch, x.shape[2])
+        new = by_frame[:, :, self.patch - self.stride :]
+        new = new.reshape(len(x), n_scored * self.stride, x.shape[2])
+        end = self.patch + (self.n_patches - 1) * self.stride
+        around = ((0, 0), (end - new.shape[1], x.shape[1] - end), (0, 0))
+        return jnp.pad(new, around, constant_values=np.nan)
+
+    def segment_centres(self) -> Float[np.ndarray, " segment"]:
+        """Middle of each scored patch, in frames from the example's start."""
+        first = self.context if self.decoding == FORECAST else 1
         return self.stride * np.arange(first, self.n_patches) + self.patch / 2
+
+
+class EncoderDecoder(nnx.Module):
+    """Predicts v2 ... vn from v1 ... v(n-1), in one pass or one by one with KV caches.
+
+    Encoder and decoder share one projection of the vectors and their positions.
+
+    Parameters
+    ----------
+    n_features : of a vector
+    n_positions : input vectors
+    width, encoder_layers, decoder_layers, heads, feed_forward, dtype : as for
+        `Transformer`
+    causal : whether encoder and cross-attention see no later position; the decoder's
+        self-attention never does
+    """
+
+    def __init__(
+        self,
+        n_features: int,
+        n_positions: int,
+        *,
+        width: int,
+        encoder_layers: int,
+        decoder_layers: int,
+        heads: int,
+        feed_forward: int,
+        causal: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        sizes = {"width": width, "heads": heads, "feed_forward": feed_forward}
+        layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
+        for field, value in (sizes | layers).items():
+            positive = isinstance(value, int) and value > 0
+            require(positive, f"detector.{field}={value}: must be a positive integer")
+        require(
+            width % heads == 0,
+            f"detector.width={width}: must be a multiple of detector.heads={heads}",
+        )
+        of: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.embed = nnx.Linear(n_features, width, **of)
+        self.encoder = nnx.List(
+            EncoderLayer(width, heads, feed_forward, **of)
+            for _ in range(encoder_layers)
+        )
+        self.encoder_norm = nnx.LayerNorm(width, **of)
+        self.decoder = nnx.List(
+            DecoderLayer(width, heads, feed_forward, **of)
+            for _ in range(decoder_layers)
+        )
+        self.decoder_norm = nnx.LayerNorm(width, **of)
+        self.output = nnx.Linear(width, n_features, **of)
+        self.n_positions, self.width, self.heads = n_positions, width, heads
+        self.causal, self.dtype = causal, dtype
+
+    def teacher_forced(self, vectors: Vectors) -> Vectors:
+        """Predictions from true vectors, at most `n_positions`, in one pass."""
+        x = self.embed_positions(vectors)
+        return self.decode(x, self.encode(x))
+
+    def embed_positions(self, vectors: Vectors) -> Embedded:
+        """Project vectors to the model's width and add their positions."""
+        x = self.embed(vectors)
+        positions = sinusoidal_positions(self.n_positions, self.width)
+        return x + positions[None, : x.shape[1]].astype(x.dtype)
+
+    def encode(self, x: Embedded) -> Embedded:
+        """Output of the encoder, which the decoder attends to."""
+        for layer in self.encoder:
+            x = layer.feed(layer.attend(x, self.causal))
+        return self.encoder_norm(x)
+
+    def decode(self, x: Embedded, memory: Float[Array, "batch key width"]) -> Vectors:
+        """Predictions of the vectors after those of x."""
+        for layer in self.decoder:
+            x = layer.cross(layer.attend(x, True), memory, self.causal)
+            x = layer.feed(x)
+        return self._predict(x)
+
+    def autoregress(self, vectors: Vectors) -> Vectors:
+        """Predictions from the encoder's true vectors and the decoder's predictions."""
+        memory = self.encode(self.embed_positions(vectors))
+        memories = [layer.cross_attention.project_kv(memory) for layer in self.decoder]
+
+        def step(carry: Any, at: Array) -> tuple[Any, Array]:
+            caches, vector = carry
+            x = self._embed_at(vector, at)
+            vector, caches = self._decode_at(x, caches, memories, at)
+            return (caches, vector), vector
+
+        start = self._empty_caches(len(self.decoder), vectors), vectors[:, 0]
+        _, predicted = lax.scan(step, start, jnp.arange(self.n_positions))
+        return jnp.moveaxis(predicted, 0, 1)
+
+    def forecast(self, vectors: Vectors, context: int) -> Predicted:
+        """Predictions after the first `context` vectors, from these alone.
+
+        Encoder and decoder get the context, then their predictions.
+        """
+
+        def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
+            (encoder, memories, decoder), vector = carry
+            at, true = inputs
+            vector = jnp.where(at < context, true, vector)
+            x = self._embed_at(vector, at)
+            memory, encoder = self._encode_at(x, encoder, at)
+            memories = [
+                cache.update(layer.cross_attention.project_kv(memory), at)
+                for layer, cache in zip(self.decoder, memories, strict=True)
+            ]
+            vector, decoder = self._decode_at(x, decoder, memories, at)
+            return ((encoder, memories, decoder), vector), vector
+
+        depths = len(self.encoder), len(self.decoder), len(self.decoder)
+        caches = tuple(self._empty_caches(depth, vectors) for depth in depths)
+        inputs = jnp.arange(self.n_positions), jnp.moveaxis(vectors, 1, 0)
+        _, predicted = lax.scan(step, (caches, vectors[:, 0]), inputs)
+        return jnp.moveaxis(predicted[context - 1 :], 0, 1)
+
+    def _embed_at(self, vector: Array, at: Int[Array, ""]) -> Array:
+        """One vector as a sequence, [batch 1 width]."""
+        x = self.embed(vector[:, None])
+        positions = jnp.asarray(sinusoidal_positions(self.n_positions, self.width))
+        return x + positions[at][None, None].astype(x.dtype)
+
+    def _encode_at(
+        self, x: Array, caches: Caches, at: Int[Array, ""]
+    ) -> tuple[Array, Caches]:
+        """Output of the encoder at one position, and the caches with it."""
+        updated = []
+        for layer, cache in zip(self.encoder, caches, strict=True):
+            x, cache = layer.attend_at(x, cache, at)
+            x = layer.feed(x)
+            updated.append(cache)
+        return self.encoder_norm(x), updated
+
+    def _decode_at(
+        self, x: Array, caches: Caches, memories: Caches, at: Int[Array, ""]
+    ) -> tuple[Array, Caches]:
+        """Prediction from one position, and the caches with it."""
+        updated = []
+        last = at if self.causal else None
+        for layer, cache, memory in zip(self.decoder, caches, memories, strict=True):
+            x, cache = layer.attend_at(x, cache, at)
+            x = layer.feed(layer.cross_at(x, memory, last))
+            updated.append(cache)
+        return self._predict(x)[:, 0], updated
+
+    def _predict(self, x: Array) -> Array:
+        return self.output(self.decoder_norm(x)).astype(jnp.float32)
+
+    def _empty_caches(self, depth: int, vectors: Array) -> Caches:
+        shape = len(vectors), self.heads, self.n_positions, self.width // self.heads
+        # From `vectors`: under shard_map plain zeros would vary over other axes.
+        zeros = jnp.zeros_like(vectors, self.dtype, shape=shape)
+        return [KVCache(zeros, zeros)] * depth
+
+
+@functools.cache
+def sinusoidal_positions(
+    n_positions: int, width: int
+) -> Float[np.ndarray, "position width"]:
+    """Sines and cosines of falling frequency (Vaswani et al. 2017), float32.
+
+    The sines are in the first half of the width.
+    """
+    half = -(-width // 2)
+    rate = 1e4 ** (-np.arange(half) / half)
+    phase = np.arange(n_positions)[:, None] * rate
+    table = np.concatenate([np.sin(phase), np.cos(phase)], axis=1)
+    return table[:, :width].astype(np.float32)
 
 
 def _count_patches(n_frames: int, patch: int, stride: int) -> int:
     fields = f"detector.patch={patch}, detector.stride={stride}"
-    if not 0 < stride <= patch:
-        raise ValueError(
-            f"{fields}: must be positive, and the stride no more than the patch"
-        )
+    require(0 < stride <= patch, f"{fields}: stride must be from 1 to patch")
     n_patches = 1 + (n_frames - patch) // stride
-    if n_patches < 2:
-        raise ValueError(
-            f"{fields}: {n_frames} frames are too few for two patches; use a smaller "
-            "patch or features.hop"
-        )
+    require(
+        n_patches >= 2,
+        f"{fields}: {n_frames} frames are too few for two patches; use a smaller patch "
+        "or features.hop",
+    )
     return n_patches
 
 
-def _require_sizes(sizes: dict[str, int]) -> None:
-    for field, value in sizes.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"detector.{field}={value}: must be a positive integer")
-    width, heads = sizes["width"], sizes["heads"]
-    if width % heads:
-        raise ValueError(
-            f"detector.width={width}: must be a multiple of detector.heads={heads}"
-        )
-
-
-def _require_forecast(attention: str, given: int, n_patches: int) -> None:
-    if attention == LEAKY:
-        raise ValueError(
-            "scoring.decoding='forecast': needs detector.attention='causal', since a "
-            "leaky encoder sees patches that are not there yet"
-        )
-    if not 0 < given < n_patches:
-        raise ValueError(
-            f"scoring.given={given}: must be from 1 to {n_patches - 1}, since a clip "
-            f"has {n_patches} patches and one at least is to be predicted"
-        )
-
-
-def _require_choice(field: str, value: str, known: Sequence[str]) -> None:
-    if value not in known:
-        raise ValueError(f"{field}='{value}': must be one of {', '.join(known)}")
+def _check_decoding(
+    decoding: str, context: int, attention: str, n_patches: int
+) -> None:
+    require(
+        decoding in DECODINGS,
+        f"scoring.decoding='{decoding}': must be one of {', '.join(DECODINGS)}",
+    )
+    if decoding != FORECAST:
+        return
+    require(
+        attention == CAUSAL,
+        "scoring.decoding='forecast': needs detector.attention='causal', since a leaky "
+        "encoder sees later patches",
+    )
+    require(
+        0 < context < n_patches,
+        f"scoring.context={context}: must be from 1 to {n_patches - 1}, since a clip "
+        f"has {n_patches} patches",
+    )

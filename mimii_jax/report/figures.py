@@ -1,9 +1,10 @@
 """Figures of a workdir, drawn from its files only; no JAX, no display."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -45,12 +46,13 @@ KINDS = ("normal", "anomalous")
 DOTS_PER_INCH = 120
 MOST_IDS = 12  # per figure; titles say if there are more
 BINS = 30
-STYLE = {
+STYLE: dict[Any, Any] = {  # of matplotlib
     "axes.spines.right": False,
     "axes.spines.top": False,
     "axes.titlesize": 10,
     "figure.constrained_layout.use": True,
     "figure.titlesize": 12,
+    "image.interpolation": "nearest",
     "legend.frameon": False,
 }
 
@@ -101,23 +103,25 @@ def _legend(figure: Figure, axes: Axes, columns: int) -> None:
 def clip_figures(path: Path) -> Figures:
     """Clips per ID and split; normal and anomalous test clips per ID."""
     (_, head), *lines = csv_lines(path)
-    clips = [dict(zip(head, line, strict=True)) for _, line in lines]
-    for machine_type in sorted({clip["machine_type"] for clip in clips}):
-        own = [clip for clip in clips if clip["machine_type"] == machine_type]
-        ids, remark = _shown(sorted({clip["machine_id"] for clip in own}))
-        split = Counter((clip["split"], clip["machine_id"]) for clip in own)
-        bars = {name: [split[name, i] for i in ids] for name in ("train", "test")}
-        title = f"{machine_type}: clips per machine ID{remark}"
-        yield f"clips_{machine_type}", _bars(title, ids, bars)
-
+    every = [dict(zip(head, line, strict=True)) for _, line in lines]
+    splits = {"train": "train", "test": "test"}
+    labels = {"normal": "0", "anomalous": "1", "unlabelled": "-1"}
+    for machine_type in sorted({clip["machine_type"] for clip in every}):
+        own = [clip for clip in every if clip["machine_type"] == machine_type]
         test = [clip for clip in own if clip["split"] == "test"]
-        label = Counter((clip["label"], clip["machine_id"]) for clip in test)
-        kinds = (("normal", "0"), ("anomalous", "1"), ("unlabelled", "-1"))
-        bars = {kind: [label[value, i] for i in ids] for kind, value in kinds}
-        if not any(bars["unlabelled"]):
-            del bars["unlabelled"]
-        title = f"{machine_type}: test clips per machine ID{remark}"
-        yield f"labels_{machine_type}", _bars(title, ids, bars)
+        ids, remark = _shown(sorted({clip["machine_id"] for clip in own}))
+        for name, title, clips, column, kinds in (
+            ("clips", "clips", own, "split", splits),
+            ("labels", "test clips", test, "label", labels),
+        ):
+            count = Counter((clip[column], clip["machine_id"]) for clip in clips)
+            bars = {
+                kind: [count[value, i] for i in ids] for kind, value in kinds.items()
+            }
+            if not any(bars.get("unlabelled", ())):
+                bars.pop("unlabelled", None)
+            title = f"{machine_type}: {title} per machine ID{remark}"
+            yield f"{name}_{machine_type}", _bars(title, ids, bars)
 
 
 def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
@@ -139,6 +143,7 @@ def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
 
 # A normal and an anomalous clip of each ID
 
+EXAMPLE = re.compile(r"(.+)/(.+)/(normal|anomalous)/(.+)")  # type, ID, kind, array
 Examples = dict[tuple[str, str], dict[str, np.ndarray]]
 """(ID, kind) -> "features", "expected", "error", "seconds", "track"."""
 
@@ -156,28 +161,26 @@ class Scale(NamedTuple):
 
 
 def example_figures(path: Path) -> Figures:
-    """Features of the example clips; what the model expects and its errors, if known.
-
-    The arrays of examples.npz are named "<machine type>/<ID>/<kind>/<array>".
-    """
+    """Features of the example clips; expected features and errors, if explained."""
     try:
         with file_errors(path), np.load(path) as file:
             arrays = dict(file)
-    except (ValueError, BadZipFile) as error:
+        seconds = float(arrays.pop("seconds_per_frame"))
+    except (ValueError, KeyError, BadZipFile) as error:
         raise DataError(f"{path}: not a file of examples: {error}") from None
-    scale = Scale(float(arrays.pop("seconds_per_frame")), arrays.pop("frequency", None))
+    scale = Scale(seconds, arrays.pop("frequency", None))
     types: dict[str, Examples] = {}
-    for name in sorted(arrays, key=lambda name: name.split("/")[:2]):
-        machine_type, machine_id, kind, array = name.split("/")
-        of_type = types.setdefault(machine_type, {})
-        of_type.setdefault((machine_id, kind), {})[array] = arrays[name]
+    names = [found for name in arrays if (found := EXAMPLE.fullmatch(name))]
+    for name in sorted(names, key=lambda m: (m[1], m[2], KINDS.index(m[3]))):
+        clips = types.setdefault(name[1], {})
+        clips.setdefault((name[2], name[3]), {})[name[4]] = arrays[name[0]]
     for machine_type, every in types.items():
         ids, remark = _shown(sorted({machine_id for machine_id, _ in every}))
         clips = {clip: x for clip, x in every.items() if clip[0] in ids}
         explained = {clip: x for clip, x in clips.items() if "expected" in x}
         kinds = (
             ("spectrograms", _spectrograms, clips, "features of example clips"),
-            ("predictions", _predictions, explained, "example clips and the model"),
+            ("predictions", _predictions, explained, "expected features and errors"),
             ("tracks", _tracks, explained, "squared error along the example clips"),
         )
         for name, draw, drawn, title in kinds:
@@ -192,10 +195,8 @@ def _spectrograms(clips: Examples, scale: Scale) -> Figure:
     ids = sorted({machine_id for machine_id, _ in clips})
     kinds = [k for k in KINDS if any((i, k) in clips for i in ids)]
     levels = _levels(clips)
-    rows = [
-        [(f"id {i}, {k}", clips.get((i, k), {}).get("features"), levels) for k in kinds]
-        for i in ids
-    ]
+    shown = {clip: x["features"] for clip, x in clips.items()}
+    rows = [[(f"id {i}, {k}", shown.get((i, k)), levels) for k in kinds] for i in ids]
     figure, grid = _images(rows, scale, 4.6 * len(kinds) + 1, 2.3)
     if scale.frequency is not None:
         for row in grid:
@@ -216,9 +217,7 @@ def _predictions(clips: Examples, scale: Scale) -> Figure:
             ("expected", clip["expected"], levels),
             (f"error, mean {np.nanmean(clip['error']):.3g}", clip["error"], squares),
         ]
-        for (machine_id, kind), clip in sorted(
-            clips.items(), key=lambda item: (item[0][0], KINDS.index(item[0][1]))
-        )
+        for (machine_id, kind), clip in clips.items()
     ]
     figure, grid = _images(rows, scale, 11.5, 1.9)
     bars = {"aspect": 12 * len(clips), "pad": 0.02, "location": "right"}
@@ -228,7 +227,7 @@ def _predictions(clips: Examples, scale: Scale) -> Figure:
 
 
 def _images(
-    rows: list[list[tuple[str, np.ndarray | None, ScalarMappable]]],
+    rows: Sequence[Sequence[tuple[str, np.ndarray | None, ScalarMappable]]],
     scale: Scale,
     width: float,
     height: float,
@@ -241,16 +240,9 @@ def _images(
         for axes, (title, x, colours) in zip(row, panels, strict=True):
             axes.set_title(title)
             if x is not None:
+                look = {"norm": colours.norm, "cmap": colours.cmap}
                 extent = (0, len(x) * scale.seconds_per_frame, 0, x.shape[1])
-                axes.imshow(
-                    x.T,
-                    origin="lower",
-                    aspect="auto",
-                    extent=extent,
-                    norm=colours.norm,
-                    cmap=colours.cmap,
-                    interpolation="nearest",
-                )
+                axes.imshow(x.T, origin="lower", aspect="auto", extent=extent, **look)
         row[0].set_ylabel("sample" if scale.frequency is None else "bin")
     for axes in grid[-1]:
         axes.set_xlabel("time (s)")

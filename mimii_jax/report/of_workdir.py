@@ -101,7 +101,7 @@ def source_block(config: dict[str, Any]) -> Block:
     if data["root"]:
         return f"Recordings: {data['root']}."
     scale = data.get("scale", 1)
-    return Callout(f"{SIMULATED} {scale} times the official number of clips.")
+    return Callout(f"{SIMULATED} Scale: {scale} of the official number of clips.")
 
 
 def _scores(workdir: Path) -> Scores:
@@ -145,8 +145,9 @@ def _results(rows: Sequence[Row], split: str) -> Iterator[Block]:
 def pictures(folder: Path) -> list[Picture]:
     """PNG files of a folder; links and other files are left out with a warning."""
     found = []
+    here = folder.parent.resolve() / folder.name
     for path in sorted(folder.glob("*.png")):
-        if path.is_symlink() or not path.is_file() or not _is_png(path):
+        if path.resolve() != here / path.name or not _is_png(path):
             log.warning(f"{path}: not a regular PNG file, so the page leaves it out")
             continue
         kind, _, of = path.stem.partition("_")
@@ -157,8 +158,12 @@ def pictures(folder: Path) -> list[Picture]:
 
 
 def _is_png(path: Path) -> bool:
+    """Whether a regular file starts as a PNG file does, with a header."""
+    if not path.is_file():
+        return False
     with path.open("rb") as file:
-        return file.read(len(PNG)) == PNG and path.stat().st_size > len(PNG) + 16
+        head = file.read(24)
+    return head.startswith(PNG) and len(head) == 24
 
 
 def _made(workdir: Path, config: dict[str, Any]) -> Iterator[Block]:

@@ -1,62 +1,54 @@
 """Tables of results for the terminal, Markdown and the page; no JAX."""
 
 from collections.abc import Iterable, Sequence
+from shutil import get_terminal_size
+from textwrap import wrap
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from mimii_jax import log
 from mimii_jax.results.metrics import Estimate
 from mimii_jax.results.per_id import MEAN, POOLED, Row
 from mimii_jax.results.table import CONTROLS, SPLITS
 
 WIDTH = 100  # columns of the terminal's table
 MOST_IDS = 6  # with more, the terminal shows the worst only
-LEGEND = "mean: over IDs, ± SD over seeds; 95 %: bootstrap interval over clips"
+LEGEND = "mean: over IDs, ± SD over seeds"
+SPAN, SPAN_LEGEND = "95 %", "; 95 %: bootstrap interval over clips"
 
 Lines = tuple[list[str], list[list[str]]]
 """Headings, and rows of text."""
 
 
-def print_results(rows: Sequence[Row], source: str = "", split: str = "all") -> None:
-    """Print a compact table for each machine type."""
+def results_report(rows: Sequence[Row], source: str = "", split: str = "all") -> str:
+    """A title and a compact table for each machine type, for the terminal."""
+    width = min(WIDTH, get_terminal_size((WIDTH, 24)).columns)
+    texts = []
     for machine_type, of_type in by_type(rows).items():
         pooled = next(row for row in of_type if row.machine_id == POOLED)
         count = pooled.n_normal + pooled.n_anomalous
-        parts = [machine_type, *filter(None, [source]), f"{count:,} test clips"]
-        title = ", ".join(parts) + ("" if split == "all" else f" ({SPLITS[split]})")
-        width = min(WIDTH, log.console.width) if log.console.is_terminal else WIDTH
-        log.console.print(results_table(of_type, title), width=width)
+        clips = f"{count:,} {'labelled ' if pooled.note else ''}test clips"
+        title = ", ".join(filter(None, [machine_type, source, clips]))
+        title += "" if split == "all" else f" ({SPLITS[split]})"
+        texts.append(f"\n{title}\n{results_text(of_type, width)}\n")
+    return "".join(texts)
 
 
-def results_table(rows: Sequence[Row], title: str) -> Table:
-    """A line per detector of one machine type, within 100 columns for up to four IDs.
+def results_text(rows: Sequence[Row], width: int = WIDTH) -> str:
+    """A line per detector of one machine type: AUC per ID, mean, pAUC, pooled AUC.
 
-    AUC per ID, mean over IDs with SD and interval, pAUC, AUC of all clips pooled.
+    Long names are wrapped to keep within `width`; four IDs fit into 100 columns.
     """
     head, lines = _compact(rows)
-    filled = [i for i, column in enumerate(zip(*lines, strict=True)) if any(column)]
-    table = Table(
-        title=Text(title),
-        title_justify="left",
-        caption=Text("\n".join([LEGEND, *notes(rows)])),
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 2, 0, 0),
-    )
-    for i in filled:
-        table.add_column(
-            head[i],
-            justify="right" if i else "left",
-            no_wrap=i > 0,
-            overflow="fold",
-        )
-    for line in lines:
-        table.add_row(*(Text(line[i]) for i in filled))
-    return table
+    columns = [c for c in zip(head, *lines, strict=True) if any(c[1:])]  # no interval
+    names, *numbers = (list(column) for column in columns)
+    cells = [[cell.rjust(max(map(len, c))) for cell in c] for c in numbers]
+    tails = ["  ".join(["", *row]) for row in zip(*cells, strict=True)]
+    room = max(width - len(tails[0]), 12)
+    wrapped = [wrap(name, room) or [""] for name in names]
+    room = max(len(part) for parts in wrapped for part in parts)
+    text = []
+    for (first, *rest), tail in zip(wrapped, tails, strict=True):
+        text += [first.ljust(room) + tail, *rest]
+    legend = LEGEND + (SPAN_LEGEND if SPAN in [c[0] for c in columns] else "")
+    return "\n".join([*text, legend, *notes(rows)])
 
 
 def _compact(rows: Sequence[Row]) -> Lines:
@@ -64,7 +56,7 @@ def _compact(rows: Sequence[Row]) -> Lines:
     ids = _ids(rows)
     several = len(ids) > MOST_IDS
     shown = ["worst ID"] if several else ids
-    head = ["", *shown, "mean ±SD", "95 %", "pAUC", "pooled"]
+    head = ["", *shown, "mean ±SD", SPAN, "pAUC", "pooled"]
     head[1] = f"AUC {head[1]}"
     lines = []
     for name, own in _by_detector(rows).items():

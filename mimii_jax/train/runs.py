@@ -18,8 +18,9 @@ SCHEDULES = ("constant", "cosine")
 
 ALL, DOWNSAMPLED, EXTRA = "all", "downsampled", "all + simulated"
 ID, WITHOUT, TUNED = "id", "without", "all, then id"
-# The rows of the cross-ID matrix; the last three kinds have a row per machine ID.
+# Kinds of training sets; "id", "without" and "all, then id" have one per machine ID.
 MATRIX = (ALL, ID, DOWNSAMPLED, WITHOUT, TUNED)
+TRAINING_SETS = (*MATRIX, EXTRA)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,16 +83,10 @@ def training_sets(
     Parameters
     ----------
     train_ids, held_out_ids : str [shape=(clip,)], machine ID of each clip
-    kinds : of `MATRIX`, or `EXTRA`
+    kinds : of `TRAINING_SETS`
     n_own : recorded clips; the training clips after them are simulated and only
         `EXTRA` has them. None: all clips are recorded
     """
-    unknown = set(kinds) - {*MATRIX, EXTRA}
-    if unknown:
-        raise ConfigError(
-            f"training_sets={tuple(kinds)}: unknown {', '.join(sorted(unknown))}; "
-            f"choose from {', '.join((*MATRIX, EXTRA))}"
-        )
     own = train_ids[:n_own]
     ids = np.unique(own).tolist()
     rows = {i: np.flatnonzero(own == i) for i in ids}
@@ -115,7 +110,7 @@ def training_sets(
             WITHOUT: [row(f"{WITHOUT} {i}", np.flatnonzero(own != i)) for i in ids],
             TUNED: [row(f"{TUNED} {i}", rows[i], tuned=True) for i in ids],
         }
-    return [row for kind in kinds for row in found.get(kind, ())]
+    return [one for kind in kinds for one in found.get(kind, ())]
 
 
 @dataclass(frozen=True)

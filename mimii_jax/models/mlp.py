@@ -1,0 +1,215 @@
+"""Dense autoencoders over flattened windows of frames, and the base of all VAEs."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from math import prod
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, DTypeLike, Float
+
+from mimii_jax.errors import require
+from mimii_jax.models.model import Examples, RunVariable, Segments
+
+Latent = Float[Array, "batch latent"]
+
+
+class Autoencoder(nnx.Module):
+    """An example is judged as one segment, by the squared error of `predict`."""
+
+    n_frames: int
+
+    def predict(self, x: Examples) -> Examples:
+        """Reconstruction, in units of x."""
+        raise NotImplementedError
+
+    def error(self, x: Examples) -> Segments:
+        """Squared error of the reconstruction, mean over the frames."""
+        return jnp.mean((x - self.predict(x)) ** 2, axis=1, keepdims=True)
+
+    def segment_centres(self) -> Float[np.ndarray, " segment"]:
+        """Middle of the example, in frames from its start."""
+        return np.array([self.n_frames / 2])
+
+
+class VAE(Autoencoder):
+    """Gaussian posterior, standard normal prior, Gaussian decoder of unit variance.
+
+    A subclass builds its encoder, calls this initialiser, builds its decoder, and
+    defines `encode` and `decode`.
+
+    Parameters
+    ----------
+    n_frames : of an example
+    width : of the encoder's last layer
+    latent : dimensions of the latent space
+    kl_weight : weight of the KL divergence to the prior, against the reconstruction
+        term; 1 gives the evidence lower bound
+    dtype : of the layers' arithmetic; parameters, latent noise and losses are float32
+    """
+
+    def __init__(
+        self,
+        n_frames: int,
+        width: int,
+        latent: int,
+        kl_weight: float,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.n_frames = n_frames
+        self.mean = nnx.Linear(width, latent, dtype=dtype, rngs=rngs)
+        self.log_variance = nnx.Linear(width, latent, dtype=dtype, rngs=rngs)
+        self.kl_weight = RunVariable(jnp.float32(kl_weight))
+
+    def encode(self, x: Float[Array, "batch ..."]) -> tuple[Latent, Latent]:
+        """Mean and log variance of the posterior."""
+        raise NotImplementedError
+
+    def decode(self, z: Latent) -> Float[Array, "batch ..."]:
+        """Mean of the decoder's Gaussian, in any shape of an example's size."""
+        raise NotImplementedError
+
+    def posterior(self, y: Float[Array, "batch width"]) -> tuple[Latent, Latent]:
+        """Mean and log variance, from the encoder's last layer."""
+        mean, log_variance = self.mean(y), self.log_variance(y)
+        return mean.astype(jnp.float32), log_variance.astype(jnp.float32)
+
+    def loss(self, x: Examples, key: Array) -> Float[Array, " batch"]:
+        """Negative evidence lower bound per example, in nats, without its constant."""
+        mean, log_variance = self.encode(x)
+        noise = jax.random.normal(key, mean.shape, mean.dtype)
+        z = mean + jnp.exp(0.5 * log_variance) * noise
+        residual = x - self.decode(z).reshape(x.shape)
+        reconstruction = 0.5 * jnp.sum(residual**2, axis=(1, 2))
+        divergence = 0.5 * jnp.sum(
+            mean**2 + jnp.exp(log_variance) - log_variance - 1, axis=-1
+        )
+        return reconstruction + self.kl_weight[...] * divergence
+
+    def predict(self, x: Examples) -> Examples:
+        """Reconstruction from the posterior mean."""
+        mean, _ = self.encode(x)
+        return self.decode(mean).reshape(x.shape)
+
+
+class MLPVAE(VAE):
+    """Gaussian encoder and decoder of ReLU layers; the decoder mirrors the encoder.
+
+    With `hidden=(400, 400)`, `latent=20` over 5 frames of 128: 858,280 parameters.
+
+    Parameters
+    ----------
+    shape : of an example, (frames, bins)
+    hidden : widths of the encoder's layers, from the input to the latent space
+    latent, kl_weight, dtype : as for `VAE`
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        hidden: Sequence[int],
+        latent: int,
+        kl_weight: float,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        require_widths("hidden", hidden, latent)
+        self.encoder = _dense((prod(shape), *hidden), dtype, rngs)
+        super().__init__(shape[0], hidden[-1], latent, kl_weight, dtype, rngs)
+        self.decoder = _dense((latent, *reversed(hidden)), dtype, rngs)
+        self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
+
+    def encode(self, x: Float[Array, "batch ..."]) -> tuple[Latent, Latent]:
+        """Mean and log variance of the posterior."""
+        x = x.reshape(len(x), -1)
+        for layer in self.encoder:
+            x = nnx.relu(layer(x))
+        return self.posterior(x)
+
+    def decode(self, z: Latent) -> Float[Array, "batch feature"]:
+        """Mean of the decoder's Gaussian, flat."""
+        for layer in self.decoder:
+            z = nnx.relu(layer(z))
+        return self.output(z).astype(jnp.float32)
+
+
+class MLPAE(Autoencoder):
+    """Autoencoder with layer normalisation and ReLU, as wide as the DCASE baseline.
+
+    The baseline (Koizumi et al. 2020) has batch normalisation, which needs running
+    statistics beside the parameters. The fixed `offset` and `scale` do what it does for
+    decibels, which are far from zero: without them training hardly moves. The
+    bottleneck is linear, since most of a few ReLUs could be dead.
+
+    Parameters
+    ----------
+    shape : of an example, (frames, bins)
+    hidden : widths of the encoder's layers; the decoder mirrors them
+    latent : width of the bottleneck
+    offset, scale : the layers see (x - offset) / scale, in units of x; scale > 0
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        hidden: Sequence[int],
+        latent: int,
+        offset: float,
+        scale: float,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        require_widths("hidden", hidden, latent)
+        require(scale > 0, f"detector.scale={scale}: must be positive")
+        mirrored = tuple(reversed(hidden))
+        self.encoder = _dense((prod(shape), *hidden), dtype, rngs)
+        self.encoder_norms = _norms(hidden, dtype, rngs)
+        self.bottleneck = nnx.Linear(hidden[-1], latent, dtype=dtype, rngs=rngs)
+        self.decoder = _dense((latent, *mirrored), dtype, rngs)
+        self.decoder_norms = _norms(mirrored, dtype, rngs)
+        self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
+        self.n_frames, self.offset, self.scale = shape[0], offset, scale
+
+    def loss(self, x: Examples, key: Array) -> Float[Array, " batch"]:
+        """Squared error in units of `scale`; the key isn't used."""
+        del key
+        return jnp.mean(self.error(x), axis=(1, 2)) / self.scale**2
+
+    def predict(self, x: Examples) -> Examples:
+        """Reconstruction, in units of x."""
+        y = (x.reshape(len(x), -1) - self.offset) / self.scale
+        for layer, norm in zip(self.encoder, self.encoder_norms, strict=True):
+            y = nnx.relu(norm(layer(y)))
+        y = self.bottleneck(y)
+        for layer, norm in zip(self.decoder, self.decoder_norms, strict=True):
+            y = nnx.relu(norm(layer(y)))
+        y = self.output(y).astype(jnp.float32)
+        return self.scale * y.reshape(x.shape) + self.offset
+
+
+def require_widths(field: str, widths: Sequence[int], latent: int) -> None:
+    """Raise ConfigError unless there are layers, all of positive width."""
+    every = (*widths, latent)
+    require(
+        bool(widths) and all(isinstance(width, int) and width > 0 for width in every),
+        f"detector.{field}={tuple(widths)}, detector.latent={latent}: must be positive "
+        f"integers, with at least one layer",
+    )
+
+
+def _dense(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:
+    """Dense layers from each width to the next."""
+    return nnx.List(
+        nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs)
+        for n_in, n_out in pairwise(widths)
+    )
+
+
+def _norms(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:
+    """Layer normalisation for each width."""
+    return nnx.List(nnx.LayerNorm(width, dtype=dtype, rngs=rngs) for width in widths)

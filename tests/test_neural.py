@@ -1,0 +1,314 @@
+"""Neural detectors: what they learn from, score, represent, explain and save."""
+
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from small_clips import RATE, small_clips
+
+from mimii_jax import log
+from mimii_jax.data.clips import hold_out
+from mimii_jax.detectors.backends import Pooling, Scoring
+from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.features.front_ends import LogMel
+from mimii_jax.features.windows import Windows
+from mimii_jax.models.mlp import MLPAE, MLPVAE
+from mimii_jax.results.metrics import auc
+from mimii_jax.train.runs import CheckpointPolicy, Run, Settings
+
+CLIPS = small_clips()
+NOTHING = CLIPS[:0]
+SEEDS = (0, 1)
+MELS, FRAMES = 32, 32
+FRONT_END = LogMel(
+    sample_rate=RATE,
+    n_fft=1024,
+    hop=512,
+    n_mels=MELS,
+    fmin=0.0,
+    fmax=8000.0,
+    power=2.0,
+    pad_mode="reflect",
+)
+VAE = ModelSpec(MLPVAE, {"hidden": (16,), "latent": 4, "kl_weight": 0.5})
+AE = {"hidden": (16,), "latent": 4, "offset": -30.0, "scale": 20.0}
+MODELS = {"mlp_vae": VAE, "mlp_ae": ModelSpec(MLPAE, AE)}
+SETTINGS = Settings(
+    epochs=3, batch_size=64, learning_rate=3e-3, schedule="cosine", warmup=0.02
+)
+MEAN = Scoring("mean", False, Pooling("mean", 10, 0.99))
+PER_ID = replace(MEAN, backend="mahalanobis", per_id=True)
+
+
+def neural(model=VAE, **changes):
+    detector = NeuralDetector(
+        FRONT_END, model, Windows(5), standardise=False, settings=SETTINGS, scoring=MEAN
+    )
+    return replace(detector, **changes)
+
+
+def runs_on(n_clips, seeds=SEEDS):
+    return [Run(seed, np.arange(n_clips), np.arange(0)) for seed in seeds]
+
+
+def fitted(detector, clips=CLIPS.train, seeds=SEEDS, folder=None):
+    return detector.fit(clips, NOTHING, runs_on(len(clips), seeds), folder)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_detector_that_was_saved_scores_the_same_bits(name, tmp_path):
+    detector = neural(MODELS[name], standardise=True)
+    before = fitted(detector, folder=tmp_path).score(CLIPS.test)
+    assert before.shape == (2, 12)
+    again = detector.load(tmp_path, runs_on(0)).score(CLIPS.test)
+    np.testing.assert_array_equal(again, before)
+    assert not np.array_equal(before[0], before[1])  # a model per seed
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_faults_score_higher(name):
+    longer = replace(SETTINGS, epochs=15, learning_rate=1e-2)
+    detector = neural(MODELS[name], standardise=True, settings=longer)
+    score = fitted(detector).score(CLIPS.test)
+    assert min(auc(CLIPS.test.label, run) for run in score) == 1
+
+
+def test_held_out_clips_are_not_trained_on(tmp_path):
+    """Garbage in their place changes nothing but the validation loss."""
+    out = hold_out(CLIPS.train.machine_id, 0.34)
+    assert out.sum() == 4
+    train, held_out = CLIPS.train[~out], CLIPS.train[out]
+    noise = np.random.default_rng(0).integers(-9999, 9999, (4, RATE), np.int16)
+    runs = [Run(0, np.arange(8), np.arange(4))]
+    found = []
+    for name, clips in (("own", held_out), ("noise", replace(held_out, audio=noise))):
+        path = tmp_path / name
+        log.open_metrics(path, {})
+        score = neural().fit(train, clips, runs, None).score(CLIPS.test)
+        log.close_metrics()
+        last = json.loads(path.read_text().splitlines()[-1])
+        found.append((score, last["train_loss"], last["val_loss"][0]))
+    (score, train_loss, val_loss), (other, again, of_noise) = found
+    np.testing.assert_array_equal(score, other)
+    assert train_loss == again
+    assert abs(of_noise - val_loss) > 0.1 * val_loss
+
+
+def test_a_run_learns_from_its_own_clips_alone():
+    """And standardises by them: garbage in the clips of others changes nothing."""
+    audio = CLIPS.train.audio.copy()
+    audio[6:] = np.random.default_rng(0).integers(-9999, 9999, (6, RATE), np.int16)
+    rows = [np.arange(6), np.arange(12), np.arange(2, 7)]
+    runs = [Run(seed, own) for seed, own in zip((0, 0, 3), rows, strict=True)]
+    first, second = (
+        neural(standardise=True).fit(clips, NOTHING, runs, None).score(CLIPS.test)
+        for clips in (CLIPS.train, replace(CLIPS.train, audio=audio))
+    )
+    np.testing.assert_array_equal(first[0], second[0])
+    assert not np.array_equal(first[1], second[1])
+    assert not np.array_equal(first[2], second[2])
+
+
+@pytest.mark.parametrize("data", [None, 3])
+def test_a_clip_is_scored_alike_whatever_stands_beside_it(data):
+    """Silence fills the last chunk, on one device or three."""
+    detector = fitted(neural())
+    detector = replace(detector, detector=neural(mesh=(None, data)))
+    many = small_clips(test=18, length=RATE, seed=1).test  # 72 clips, two chunks
+    score = detector.score(many)
+    assert score.shape == (2, 72)
+    np.testing.assert_array_equal(detector.score(many[65:]), score[:, 65:])
+    np.testing.assert_array_equal(detector.score(many[:1]), score[:, :1])
+
+
+def test_silence_has_a_finite_score_and_can_be_trained_on():
+    silent = replace(CLIPS.test, audio=np.zeros_like(CLIPS.test.audio))
+    assert np.all(np.isfinite(fitted(neural()).score(silent)))
+    silent = replace(CLIPS.train, audio=np.zeros_like(CLIPS.train.audio))
+    detector = fitted(neural(standardise=True), silent)
+    assert np.all(np.isfinite(detector.score(CLIPS.test)))
+
+
+def test_a_finished_training_serves_several_scorings(tmp_path, capsys):
+    """Only the back-end is fitted; without its file a load says how to make it."""
+    plain, per_id = neural(), neural(scoring=PER_ID)
+    longest = neural(scoring=replace(PER_ID, pooling=Pooling("max")))
+    first = fitted(plain, folder=tmp_path).score(CLIPS.test)
+    with pytest.raises(ConfigError, match=r"scoring.backend='mahalanobis'.*train in"):
+        per_id.load(tmp_path, runs_on(0))
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("[0-9]*")}
+    of_id = fitted(per_id, folder=tmp_path)
+    assert "Trained already" in capsys.readouterr().out
+    of_max = fitted(longest, folder=tmp_path)
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("[0-9]*")}
+    assert len(list(tmp_path.glob("mahalanobis_per_id_*.npz"))) == 2
+    for detector, score in ((per_id, of_id.score(CLIPS.test)), (plain, first)):
+        loaded = detector.load(tmp_path, runs_on(0))
+        np.testing.assert_array_equal(loaded.score(CLIPS.test), score)
+    assert not np.array_equal(of_max.score(CLIPS.test), of_id.score(CLIPS.test))
+
+
+def test_the_mean_of_the_representation_is_the_score():
+    detector = fitted(neural())
+    errors = detector.represent(CLIPS.test)
+    assert errors.shape == (2, 12, FRAMES - 4, MELS)  # run, clip, window, mel
+    score = detector.score(CLIPS.test)
+    np.testing.assert_allclose(errors.mean(axis=(2, 3)), score, rtol=1e-5)
+    assert detector.represent(NOTHING).shape == (2, 0, FRAMES - 4, MELS)
+    assert detector.score(NOTHING).shape == (2, 0)
+
+
+class Level(nnx.Module):
+    """Predicts a level per bin, but none in the first segment of eight frames."""
+
+    def __init__(self, shape, *, dtype, rngs):
+        del dtype
+        self.n_segments = shape[0] // 8 - 1
+        self.level = nnx.Param(jax.random.normal(rngs.params(), shape[1:]))
+
+    def loss(self, x, key):
+        del key
+        return jnp.mean(self.error(x), axis=(1, 2))
+
+    def predict(self, x):
+        silent = jnp.arange(x.shape[1])[None, :, None] < 8
+        level = jnp.broadcast_to(self.level[...][None, None], x.shape)
+        return jnp.where(silent, jnp.nan, level)
+
+    def error(self, x):
+        away = (x - self.level[...][None, None])[:, 8:] ** 2
+        return away.reshape(len(x), self.n_segments, 8, -1).mean(axis=2)
+
+    def segment_centres(self):
+        return 12.0 + 8 * np.arange(self.n_segments)
+
+
+WHOLE = ModelSpec(Level, {})
+
+
+@pytest.mark.parametrize(
+    ("model", "windows"),
+    [(VAE, Windows(5)), (WHOLE, Windows(0))],
+    ids=["windows", "whole"],
+)
+def test_an_explanation_has_the_errors_of_the_first_run(model, windows):
+    """Its track has the score as mean, its map the frames of windows side by side."""
+    detector = fitted(neural(model, windows=windows, standardise=True))
+    why = detector.explain(CLIPS.test)
+    shape = (12, FRAMES, MELS)
+    assert why.features.shape == why.expected.shape == why.error.shape == shape
+    np.testing.assert_allclose(
+        why.track.mean(axis=1), detector.score(CLIPS.test)[0], rtol=1e-4
+    )
+    scale = np.asarray(detector.models.standardiser.scale[0])
+    by_hand = ((why.features - why.expected) / scale) ** 2
+    np.testing.assert_allclose(why.error, by_hand, rtol=1e-5)
+    assert np.isnan(why.expected[:, :8]).all() == (model is WHOLE)
+    assert np.isfinite(why.expected[:, 8:]).all()
+    assert np.all(np.diff(why.seconds) > 0)
+    assert why.seconds.shape == why.track.shape[1:]
+    assert 0 < why.seconds[0] < why.seconds[-1] < 1.05  # clips of one second
+    nothing = replace(detector, alive=np.zeros(2, bool))
+    assert nothing.explain(CLIPS.test) is None
+    assert np.isnan(nothing.score(CLIPS.test)).all()
+
+
+def test_a_folder_of_other_runs_is_refused_and_left_alone(tmp_path):
+    fitted(neural(), folder=tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with pytest.raises(ConfigError, match="another model or other runs"):
+        neural().load(tmp_path, runs_on(0, (0, 1, 2)))
+    wider = ModelSpec(MLPVAE, {**VAE.fields, "latent": 5})
+    with pytest.raises(ConfigError, match="another model or other runs"):
+        neural(wider).load(tmp_path, runs_on(0))
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    with pytest.raises(DataError, match="no trained model"):
+        neural().load(tmp_path / "none", runs_on(0))
+
+
+def test_a_folder_without_the_length_of_its_clips_is_of_ten_seconds(tmp_path, capsys):
+    fitted(neural(), folder=tmp_path)
+    expected = neural().load(tmp_path, runs_on(0)).score(CLIPS.test)
+    (tmp_path / "shape.json").unlink()
+    again = neural().load(tmp_path, runs_on(0)).score(CLIPS.test)
+    np.testing.assert_array_equal(again, expected)
+    assert "assuming clips of 160,000 samples" in capsys.readouterr().out
+
+
+def test_detectors_are_compared_by_what_they_compute():
+    assert neural() == neural()
+    assert neural() == neural(mesh=(2, None), checkpoint=CheckpointPolicy(3))
+    other_scorings = [neural(scoring=PER_ID), neural(scoring_hop=2)]
+    other_trainings = [
+        neural(settings=replace(SETTINGS, epochs=4)),
+        neural(ModelSpec(MLPVAE, {**VAE.fields, "latent": 5})),
+        neural(windows=Windows(4)),
+        neural(standardise=True),
+    ]
+    for other in other_scorings:
+        assert other != neural()
+        assert other.training() == neural().training()
+    for other in other_trainings:
+        assert other != neural()
+        assert other.training() != neural().training()
+
+
+def test_pretrained_models_are_those_of_the_runs():
+    detector = fitted(neural(standardise=True))
+    for i, one in enumerate(detector.pretrained()):
+        mean = detector.models.standardiser.mean[i]
+        np.testing.assert_array_equal(one.standardiser.mean, mean)
+    kernel = ("encoder", 0, "kernel")
+    first, second = (one.params[kernel] for one in detector.pretrained())
+    assert first.shape == (5 * MELS, 16)
+    assert not np.array_equal(first, second)
+    tuned = neural(standardise=True).fit(
+        CLIPS.train,
+        NOTHING,
+        [Run(0, np.arange(12), pretrained=one) for one in detector.pretrained()],
+        None,
+    )
+    assert not np.array_equal(*tuned.score(CLIPS.test))
+
+
+class Picky:
+    def __init__(self, shape, *, width, depth=1, dtype=None, rngs=None):
+        self.shape = sahpe
+
+
+def test_the_fields_of_a_model_are_checked_by_name():
+    with pytest.raises(ConfigError, match=r"detector.widht: unknown.* width, depth"):
+        ModelSpec(Picky, {"widht": 3})
+    with pytest.raises(ConfigError, match=r"detector.width: missing"):
+        ModelSpec(Picky, {"depth": 3})
+    with pytest.raises(NameError, match="sahpe"):  # a bug stays a bug
+        ModelSpec(Picky, {"width": 3})((4,), rngs=None)
+
+
+def test_what_does_not_fit_the_clips_is_refused_before_any_work():
+    neural().check(RATE)
+    frozen = replace(SETTINGS, freeze=("encodr",))
+    with pytest.raises(ConfigError, match=r"train.freeze.*encodr; its parts: decoder"):
+        neural(settings=frozen).check(RATE)
+    with pytest.raises(ConfigError, match="JAX has 8 devices"):
+        neural(mesh=(9, 1)).check(RATE)
+
+
+def test_scoring_again_compiles_nothing():
+    traces = []
+
+    class Counted(MLPVAE):
+        def error(self, x):
+            traces.append(x.shape)
+            return super().error(x)
+
+    detector = fitted(neural(ModelSpec(Counted, VAE.fields)))
+    first = detector.score(CLIPS.test)
+    count = len(traces)
+    np.testing.assert_array_equal(detector.score(CLIPS.test), first)
+    assert len(traces) == count > 0
