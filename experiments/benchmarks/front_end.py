@@ -24,7 +24,6 @@ from typing import Any
 import jax
 import librosa
 import numpy as np
-from mimii_jax.defaults import base_config
 
 from experiments.benchmarks.rounds import (
     benchmark_parser,
@@ -33,6 +32,7 @@ from experiments.benchmarks.rounds import (
     take_turns,
     torch,
 )
+from mimii_jax.defaults import base_config
 from mimii_jax.features.front_ends import LogMel, extract
 from mimii_jax.features.stft import FLOOR
 
