@@ -3,11 +3,11 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from mimii_jax.data.labels import read_labels
 from sklearn.metrics import roc_auc_score
 
 from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL
+from mimii_jax.data.layouts import read_labels
 from mimii_jax.errors import DataError
 from mimii_jax.slide_rail import simulate as slide_rail
 from mimii_jax.slide_rail.machines import BELT, DAMAGE, GREASE, MECHANICS
