@@ -320,7 +320,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("interrupted; rerun the same command to resume", file=sys.stderr)
         sys.exit(130)
     folder = shlex.quote(str(given.out))
-    log.info(f"list the clips:\n  python -m mimii_jax.data.dcase {folder}")
+    types = "".join(f"'{machine}'," for machine in machines)
+    log.info(
+        f"list the clips:\n  python -m mimii_jax.data.dcase {folder}\n"
+        "train and evaluate:\n  python -m mimii_jax.main --config configs/mlp_vae.py "
+        f'--config.data.root={folder} --config.data.machine_types="({types})"'
+    )
 
 
 if __name__ == "__main__":

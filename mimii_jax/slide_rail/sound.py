@@ -52,13 +52,7 @@ class Fault:
 def render(
     rail: Mechanics, fault: Fault | None, rng: Rng
 ) -> tuple[Int16[np.ndarray, " time"], list[tuple[float, float]]]:
-    """Synthesise one clip and the intervals in which its fault sounds.
-
-    Returns
-    -------
-    audio : i16 [shape=(160000,)], 10 s at 16 kHz
-    intervals : start and end in s, ascending and disjoint, in [0, 10]; none if no fault
-    """
+    """Synthesise one clip, and the intervals in s in which its fault sounds."""
     wobble = fault.severity if fault and fault.kind == BELT else 0.0
     motion = carriage(rail, wobble, rng)
     rubbing, rest = _machine(rail, motion, rng)
@@ -82,30 +76,19 @@ def render(
     return audio, intervals
 
 
-# Motion
-
-
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Motion of the carriage at every sample of lead-in and clip.
+    """Motion of the carriage at every sample of lead-in and clip."""
 
-    Attributes
-    ----------
-    speed : f32 [shape=(time,)], relative to full speed, >= 0
-    travel : f64 [shape=(time,)], accumulated distance in m, never decreasing
-    stops : i64 [shape=(stroke,)], samples at which the carriage meets an end stop
-    """
-
-    speed: Wave
-    travel: Float[np.ndarray, " time"]
-    stops: np.ndarray
+    speed: Wave  # relative to full speed, >= 0
+    travel: Float[np.ndarray, " time"]  # accumulated distance in m, never decreasing
+    stops: np.ndarray  # samples at which the carriage meets an end stop
 
 
 def carriage(rail: Mechanics, wobble: float, rng: Rng) -> Motion:
-    """Simulate strokes with a trapezoid speed profile and a pause at each end stop.
+    """Simulate strokes of trapezoid speed, which a loose belt makes `wobble` (0 to 1).
 
-    `wobble` in [0, 1] is the looseness of the belt: it makes speed swing at its slap
-    rate. The duration of every stroke and pause varies by about one per cent.
+    The duration of every stroke and pause varies by about one per cent.
     """
     run = rail.stroke_m / rail.speed_m_s + rail.ramp_s  # trapezoid of full speed
     period = 2 * run + sum(rail.dwell_s)
@@ -126,9 +109,6 @@ def carriage(rail: Mechanics, wobble: float, rng: Rng) -> Motion:
     stops = np.rint(knots[:, -1] * SAMPLE_RATE).astype(int)
     stops = stops[(stops >= 0) & (stops < LENGTH)]
     return Motion(speed[-LENGTH:].astype(np.float32), travel[-LENGTH:], stops)
-
-
-# The faultless machine
 
 
 def _machine(rail: Mechanics, motion: Motion, rng: Rng) -> tuple[Spectrum, Spectrum]:
@@ -169,10 +149,7 @@ def _motor(rail: Mechanics, motion: Motion, rng: Rng) -> Wave:
 def _rail_damage(
     rail: Mechanics, level: float, motion: Motion, rng: Rng
 ) -> tuple[Spectrum, Mask]:
-    """Strikes at two to four damaged places of the rail, in both directions.
-
-    Each place is a patch of four centimetres with six pits.
-    """
+    """Strikes at two to four patches of 4 cm with six pits, in both directions."""
     places = rail.stroke_m * rng.uniform(0.1, 0.9, size=rng.integers(2, 5))
     pits = (places[:, None] + rng.uniform(-0.02, 0.02, (len(places), 6))).ravel()
     cycle = 2 * rail.stroke_m  # there and back
@@ -231,11 +208,8 @@ def _at(severity: float, level_db: tuple[float, float]) -> float:
 def _intervals(sounding: Mask) -> list[tuple[float, float]]:
     """Runs of True as (start, end) in seconds."""
     edges = np.flatnonzero(np.diff(sounding, prepend=False, append=False))
-    seconds = (edges.reshape(-1, 2) / SAMPLE_RATE).tolist()
-    return [(start, end) for start, end in seconds]
-
-
-# The factory
+    starts, ends = edges[::2] / SAMPLE_RATE, edges[1::2] / SAMPLE_RATE
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 def _factory(rng: Rng) -> tuple[Spectrum, float]:
@@ -274,9 +248,6 @@ def _scene_db(index: int) -> Float32[np.ndarray, " frequency"]:
     return (psd_db + 10 * np.log10(power)).astype(np.float32)
 
 
-# Frequency responses
-
-
 @lru_cache
 def _room() -> Spectrum:
     """Transfer function of the hall: direct sound and a decaying diffuse tail."""
@@ -285,9 +256,7 @@ def _room() -> Spectrum:
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / 0.45)
     tail *= 0.6 / np.sqrt(np.sum(tail**2))
     tail[0] += 1
-    padded = np.zeros(LENGTH, np.float32)
-    padded[: len(tail)] = tail
-    return _spectrum(padded)
+    return np.asarray(scipy.fft.rfft(tail.astype(np.float32), LENGTH))
 
 
 @lru_cache
@@ -344,9 +313,6 @@ def _modes(centres: Sequence[float], q: float) -> Complex[np.ndarray, " frequenc
 def _unit_power(response: Response) -> Response:
     """Scale a response to a mean power of 1."""
     return response / np.sqrt(np.mean(np.abs(response) ** 2))
-
-
-# Signals
 
 
 def _shaped_noise(shape: Float[np.ndarray, " frequency"], rng: Rng) -> Spectrum:
