@@ -296,21 +296,18 @@ def _table(
         groups.setdefault(key, []).append(header)
     for key in sorted(groups, key=lambda k: (k[0], not k[1].startswith("train"), k)):
         known = [header for header in groups[key] if header]
-        table.add_row(
-            *key,
-            str(len(groups[key])),
+        ranges = (
             _range([header.frames / header.rate for header in known]),
             _range([header.rate for header in known]),
             _range([header.channels for header in known]),
         )
+        table.add_row(*key, str(len(groups[key])), *ranges)
     return table
 
 
 def _range(values: Sequence[float]) -> str:
     """The common value, or the smallest and the largest."""
-    if not values:
-        return "-"
-    low, high = min(values), max(values)
+    low, high = min(values, default=0), max(values, default=0)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 

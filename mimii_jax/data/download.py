@@ -287,13 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=f"{main.__doc__} Rerun to resume.",
     )
     add = parser.add_argument
-    add(
-        "--machine",
-        choices=(*MACHINES, "all"),
-        nargs="+",
-        required=True,
-        help="one or more, or all",
-    )
+    add("--machine", choices=(*MACHINES, "all"), nargs="+", required=True)
     add(
         "--split",
         choices=(*RECORDS, "all"),

@@ -11,11 +11,10 @@ A carriage runs back and forth on a rail with a trapezoid speed profile. Its sou
 Faults add to these: a damaged rail is struck wherever the carriage passes the damage, a
 loose belt makes the speed wobble and slaps, lack of grease raises high-frequency
 friction and squeals by stick-slip. Any fault may also change the level of the whole
-machine and make its rail rub harder while it moves; the labelled intervals cover the
-added sounds only.
+machine and make its rail rub harder; the labels cover the added sounds only.
 
-A clip is synthesised with one second of lead-in, so that the room already rings when
-the clip starts; circular convolution then spoils the lead-in only.
+The room already rings when a clip starts, after one second of lead-in, which alone
+circular convolution spoils.
 """
 
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ Spectrum = Complex64[np.ndarray, " frequency"]  # one-sided, of lead-in and clip
 Response = Float[np.ndarray, " frequency"] | Complex[np.ndarray, " frequency"]
 Mask = Bool[np.ndarray, " time"]
 Rng = np.random.Generator
+Added = tuple[Spectrum, Mask]  # by a fault, and the samples at which it sounds
 
 
 @dataclass(frozen=True)
@@ -143,12 +143,7 @@ def _motor(rail: Mechanics, motion: Motion, rng: Rng) -> Wave:
     return wave * np.minimum(1, 4 * motion.speed)
 
 
-# Faults: the spectrum that each adds, and the samples at which it sounds
-
-
-def _rail_damage(
-    rail: Mechanics, level: float, motion: Motion, rng: Rng
-) -> tuple[Spectrum, Mask]:
+def _rail_damage(rail: Mechanics, level: float, motion: Motion, rng: Rng) -> Added:
     """Strikes at two to four patches of 4 cm with six pits, in both directions."""
     places = rail.stroke_m * rng.uniform(0.1, 0.9, size=rng.integers(2, 5))
     pits = (places[:, None] + rng.uniform(-0.02, 0.02, (len(places), 6))).ravel()
@@ -165,9 +160,7 @@ def _rail_damage(
     return _spectrum(force) * _struck_response(rail), sounding
 
 
-def _loose_belt(
-    rail: Mechanics, level: float, motion: Motion, rng: Rng
-) -> tuple[Spectrum, Mask]:
+def _loose_belt(rail: Mechanics, level: float, motion: Motion, rng: Rng) -> Added:
     """Slaps of the belt while the carriage runs; `carriage` makes its speed wobble."""
     moving = motion.speed > 0.02
     beats = np.cumsum(moving) * (rail.belt_hz / SAMPLE_RATE)
@@ -178,9 +171,7 @@ def _loose_belt(
     return _spectrum(force) * response, moving
 
 
-def _no_grease(
-    rail: Mechanics, level: float, motion: Motion, rng: Rng
-) -> tuple[Spectrum, Mask]:
+def _no_grease(rail: Mechanics, level: float, motion: Motion, rng: Rng) -> Added:
     """High-frequency friction, and bursts of stick-slip squeal with two overtones."""
     rough = rng.standard_normal(LENGTH, dtype=np.float32) * motion.speed
     rough *= np.float32(level * (1 - rail.ringing) ** 0.5)
