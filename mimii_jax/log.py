@@ -190,9 +190,15 @@ def request_stop(*_: object) -> None:
 
 @contextmanager
 def deferred_stop() -> Iterator[None]:
-    """Within, `request_stop` waits for the caller to look at `stop_requested`."""
-    _Stop.deferred, _Stop.requested = True, False
+    """Within, `request_stop` waits for the caller to look at `stop_requested`.
+
+    A request that the caller hasn't seen is kept for the next such block.
+    """
+    _Stop.deferred = True
     try:
         yield
+    except BaseException:
+        _Stop.requested = False
+        raise
     finally:
         _Stop.deferred = False

@@ -53,9 +53,18 @@ def test_records_are_json_lines_and_rewinding_drops_later_steps(tmp_path):
 def test_a_stop_waits_for_a_training_but_not_the_second_time():
     with pytest.raises(log.Interrupted):
         log.request_stop()
-    with log.deferred_stop():
+    with pytest.raises(log.Interrupted), log.deferred_stop():
         assert not log.stop_requested()
         log.request_stop()
         assert log.stop_requested()
-        with pytest.raises(log.Interrupted):
-            log.request_stop()
+        log.request_stop()
+
+
+def test_a_stop_at_the_end_of_an_epoch_is_seen_in_the_next():
+    with log.deferred_stop():
+        log.request_stop()
+    with pytest.raises(log.Interrupted), log.deferred_stop():
+        assert log.stop_requested()
+        raise log.Interrupted
+    with log.deferred_stop():
+        assert not log.stop_requested()
