@@ -15,6 +15,7 @@ from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import ConfigError
+from mimii_jax.features.augment import build_augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
@@ -36,18 +37,11 @@ Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Which test clips count, and how AUC and pAUC are measured.
+    """Which test clips count, and how AUC and pAUC are measured."""
 
-    Attributes
-    ----------
-    split : "all", "validation" (40 % of the test clips) or "test" (60 %)
-    bootstrap : replicates of the 95 % intervals
-    max_fpr : where pAUC ends
-    """
-
-    split: str = "all"
-    bootstrap: int = 1000
-    max_fpr: float = 0.1
+    split: str
+    bootstrap: int  # replicates of the 95 % intervals
+    max_fpr: float  # where pAUC ends
 
     def __post_init__(self) -> None:
         _choice("eval.split", self.split, SPLITS)
@@ -59,21 +53,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config's typed objects. Equal experiments give equal numbers.
+    """A config's typed objects. Equal experiments give equal numbers."""
 
-    Attributes
-    ----------
-    name : of the detector, as in the score table
-    detector : None: the controls alone
-    scorings : the detector with each of the config's `scorings`; "": `scoring`
-    init_from : workdir of a trained model to fine-tune; "": random initialisation
-    """
-
-    name: str
+    name: str  # of the detector, as in the score table
     data: Dataset
     front_end: FrontEnd
-    detector: Detector | None
-    scorings: Mapping[str, Detector]
+    detector: Detector | None  # None: the controls alone
+    scorings: Mapping[str, Detector]  # with each of `scorings`; "": with `scoring`
     seeds: tuple[int, ...]
     training_sets: tuple[str, ...]
     init_from: str
@@ -167,6 +153,7 @@ def _build_detector(
         )
     training = config.train.to_dict()
     precision = training.pop("precision")
+    training["augment"] = build_augment(config.augment)
     _choice("train.precision", precision, PRECISIONS)
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else PRECISIONS[precision]
@@ -178,7 +165,7 @@ def _build_detector(
         windows=windows,
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
-        settings=_construct("train", Settings, training | {"augment": None}),
+        settings=_construct("train", Settings, training),
         scoring=Scoring(**of_scoring, pooling=pooling),
         checkpoint=_construct("checkpoint", CheckpointPolicy, config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),

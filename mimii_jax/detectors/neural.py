@@ -31,16 +31,11 @@ from mimii_jax.features.front_ends import (
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.train.checkpoints import Checkpoints
-from mimii_jax.train.loop import (
-    Features,
-    abstract_runs,
-    make_plan,
-    restore_runs,
-    train_runs,
-)
+from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
 from mimii_jax.train.runs import CheckpointPolicy, Pretrained, Run, Settings
-from mimii_jax.train.step import TrainState, group_size
+from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_runs
+from mimii_jax.train.step import group_size
 
 SHAPE = "shape.json"  # in a training's folder: the length of its clips
 OLD_N_SAMPLES = 160_000  # of folders from before `SHAPE`
