@@ -66,7 +66,10 @@ def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., No
             nonlocal done, last
             done += n
             rate = done / max(time.perf_counter() - start, 1e-9)
-            last = f"{text}{rate:,.0f} {unit}/s"
+            speed = (
+                f"{rate:,.0f} {unit}/s" if rate > 1 else f"{60 * rate:.2g} {unit}/min"
+            )
+            last = f"{text}{speed}"
             live.update(row, advance=n, text=last)
 
         yield advance
