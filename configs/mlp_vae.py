@@ -23,7 +23,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector = ConfigDict()
     c.detector.name = "mlp_vae"
     c.detector.hidden = (400, 400)
-    # Latent size, KL weight, learning rate: python -m experiments.select_mlp_vae
+    # Latent size, KL weight, learning rate: python -m experiments.select mlp_vae
     c.detector.latent = 20
     c.detector.kl_weight = 0.5
 

@@ -46,7 +46,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     add_training(c)
     c.train.epochs = 12
     c.train.batch_size = 2
-    # Batch and rate: python -m experiments.select_transformer
+    # Batch and rate: python -m experiments.select transformer
     c.train.learning_rate = 8e-3
     c.train.warmup = 0.1
 

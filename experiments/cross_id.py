@@ -6,17 +6,16 @@ python -m experiments.cross_id --config configs/mlp_vae.py configs/isolation_for
 
 Rows are training sets: all IDs, each alone, all downsampled to the smallest, all but
 one, and all and then fine-tuned on one (neural models; as many epochs as before).
-Columns are the test clips of each ID, their average, and all clips pooled.
+Columns are the test clips of each ID, their average, and all clips pooled. Further
+columns: --config.data.evaluation=PATH, a folder of the evaluation clips with their
+published labels in it; or --config.data.evaluation=simulated.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
-from experiments.cell import SIMULATED, Cell, Options, split_overrides
+from experiments.cell import MATRIX, Cell, Config, Options, read_cell
 from experiments.matrix import METRICS, Matrix, matrices, outside_matrices
 from experiments.matrix_tables import (
     csv_text,
@@ -26,89 +25,59 @@ from experiments.matrix_tables import (
     terminal_table,
 )
 from experiments.reported import FIRST_REPORT
-from experiments.runner import add_arguments, failures, parse, run_cells, share
-from experiments.training_sets import MATRIX
+from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
+from mimii_jax import log
 from mimii_jax.errors import ConfigError
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.of_workdir import write_report
 from mimii_jax.results.per_id import evaluate
-from mimii_jax.results.table import read_scores, select_split
-from mimii_jax.run import load_config
-from mimii_jax.workdir import command_line
+from mimii_jax.results.table import select_split
+from mimii_jax.workdir import Workdir
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the matrix of each config, print it and write it into its workdir."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.cross_id",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("cross_id", __doc__, "runs/cross_id")
     parser.add_argument(
         "--config",
         nargs="+",
         required=True,
         metavar="FILE[:VARIANT]",
-        help="experiments; any field of them can be set: --config.section.field=value",
+        help="experiments",
     )
-    parser.add_argument(
-        "--evaluation",
-        default="",
-        metavar="PATH",
-        help="folder of the evaluation clips, with their published labels in it, as "
-        f"further columns; or '{SIMULATED}', for simulated ones",
-    )
-    parser.add_argument(
-        "--shares",
-        nargs=2,
-        type=share,
-        default=(None, None),
-        metavar=("TRAIN", "TEST"),
-        help="of the official number of clips; by default all recordings, or "
-        "data.scale of simulated ones",
-    )
-    add_arguments(parser, "runs/cross_id")
-    args, rest = parse(parser, argv)
-    console = Console(file=sys.stdout, highlight=False)
-    try:
-        overrides = split_overrides(rest)
-        options = Options(command_line(), overrides, args.evaluation, *args.shares)
+    args, overrides = parse(parser, argv)
+    with one_line_errors():
         cells = {cell.folder: cell for cell in map(matrix_cell, args.config)}
-        outcomes = run_cells(cells, options, args, console)
+        outcomes = run_cells(cells, Options(overrides), args)
         for key, outcome in outcomes.items():
             if not outcome.error:
-                for matrix, reported in write_matrices(args.out / key):
+                for matrix, reported in write_matrices(
+                    outcome.workdir, cells[key].name
+                ):
                     for metric in METRICS:
-                        console.print(terminal_table(matrix, metric, reported))
-    except (ConfigError, ImportError) as error:
-        parser.exit(1, f"error: {error}\n")
-    console.print(f"tables, heat maps and pages: {args.out}", markup=False)
-    sys.exit(1 if failures(list(outcomes.values())) else 0)
+                        log.console.print(terminal_table(matrix, metric, reported))
+    log.info(f"Tables, heat maps and pages: {args.out}")
+    sys.exit(any(outcome.failed for outcome in outcomes.values()))
 
 
 def matrix_cell(spec: str) -> Cell:
-    """The whole matrix of "configs/mlp_vae.py:reference", or of the name alone.
-
-    Raises
-    ------
-    ConfigError : the file is not of this repository's `configs`
-    """
+    """Create the cell of "configs/mlp_vae.py:reference", or of the name alone."""
     file, _, variant = spec.partition(":")
     if Path(file).parent not in (Path("."), Path("configs")):
-        raise ConfigError(f"{file}: only a file in configs/ can be a cell")
+        raise ConfigError(f"{file}: must be a file in configs/")
     name = Path(file).name.removesuffix(".py") + (f":{variant}" if variant else "")
-    return Cell(name, name, sets=MATRIX)
+    return Cell(name, name, training_sets=MATRIX)
 
 
-def write_matrices(workdir: Path) -> list[tuple[Matrix, dict[str, str]]]:
-    """Write the matrices and the page of a cell; returns them with reported numbers."""
-    config = load_config(workdir)
+def write_matrices(workdir: Path, name: str) -> list[tuple[Matrix, dict[str, str]]]:
+    """Write the matrices and the page of a cell; return them with reported numbers."""
+    config: Config = Workdir(workdir).read_config()
     known = FIRST_REPORT.get(config.detector.name, {})
     if config.detector.get("kernel", "linear") != "linear":
         known = {}  # the report's one-class SVM is linear
     reported = {row: str(numbers) for row, numbers in known.items()}
     c = config.eval
-    scores = select_split(read_scores(workdir / "scores.csv"), c.split)
+    scores = select_split(read_cell(name, workdir), c.split)
     how = {"bootstrap": c.bootstrap, "max_fpr": c.max_fpr}
     found = matrices(scores, **how)
     for matrix in found:
@@ -116,8 +85,8 @@ def write_matrices(workdir: Path) -> list[tuple[Matrix, dict[str, str]]]:
         (workdir / f"{stem}.md").write_text(matrix_markdown(matrix, reported))
         (workdir / f"{stem}.csv").write_text(csv_text(matrix))
         (workdir / "figures").mkdir(exist_ok=True)
-        for metric, name in METRICS.items():
-            ending = "" if metric == "auc" else f"_{name}"
+        for metric, metric_name in METRICS.items():
+            ending = "" if metric == "auc" else f"_{metric_name}"
             path = workdir / "figures" / f"{stem}{ending}.png"
             heat_map(matrix, metric).savefig(path, dpi=DOTS_PER_INCH)
     rows = evaluate(outside_matrices(scores), **how)

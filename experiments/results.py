@@ -4,19 +4,18 @@ python -m experiments.results                     # simulated sound
 python -m experiments.results --root PATH         # recordings, DCASE 2020 layout
 """
 
-import argparse
-import time
-from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
+import sys
+from collections.abc import Sequence
 
 import numpy as np
 
-from mimii_jax import run
+from experiments.cell import Cell, Options, read_cell
+from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
+from mimii_jax import log
+from mimii_jax.report.inputs import read_json
 from mimii_jax.report.tables import by_type, markdown, results_lines
 from mimii_jax.results.per_id import evaluate
-from mimii_jax.results.table import CONTROLS, Scores, read_scores
-from mimii_jax.watch import Watch
+from mimii_jax.results.table import CONTROLS, Scores
 
 CONFIGS = (
     "mlp_vae",
@@ -29,41 +28,32 @@ CONFIGS = (
 )
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Run each config, once, and print one table of all of them."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.results",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_parser("results", __doc__, "runs/results")
     add = parser.add_argument
-    add("--root", default="", help="folder of recordings; simulated sound without")
-    add("--scale", type=float, default=0.3, help="of the simulation (default 0.3)")
-    add("--out", type=Path, default=Path("runs/results"), help="folder of workdirs")
+    add("--root", default="", help="folder of recordings; default: simulated sound")
+    add("--scale", default="0.3", help="of the simulation (default 0.3)")
     add("--configs", nargs="+", default=CONFIGS, metavar="NAME[:VARIANT]")
-    args = parser.parse_args()
-    watch = Watch()
-    tables, minutes = [], []
-    for name in args.configs:
-        workdir = args.out / name.replace(":", "_")
-        file, _, variant = name.partition(":")
-        config = import_module(f"configs.{file}").get_config(variant or "default")
-        config.data.root = args.root
-        config.data.scale = args.scale
-        since = time.time()
-        run.train(config, workdir, watch)  # refuses a workdir of other settings
-        minutes.append(f"{name} {(time.time() - since) / 60:.1f}")
-        tables.append(read_scores(workdir / "scores.csv"))
-    controls = tables[0][np.isin(tables[0].detector, CONTROLS)]
-    learned = [
-        replace(rows, detector=np.full(len(rows), name))
-        for name, table in zip(args.configs, tables, strict=True)
-        for rows in [table[~np.isin(table.detector, CONTROLS)]]
-    ]
-    rows = evaluate(Scores.concatenate([*learned, controls]))
-    for of_type in by_type(rows).values():
-        print(markdown(*results_lines(of_type)))
-    print(f"minutes, now: {', '.join(minutes)}")
+    args, overrides = parse(parser, argv)
+    data = (("data.root", args.root), ("data.scale", args.scale))
+    with one_line_errors():
+        cells = {cell.folder: cell for cell in (Cell(n, n) for n in args.configs)}
+        outcomes = run_cells(cells, Options((*data, *overrides)), args)
+        done = {key: o.workdir for key, o in outcomes.items() if not o.error}
+        tables = [read_cell(cells[key].name, path) for key, path in done.items()]
+        learned = [table[~np.isin(table.detector, CONTROLS)] for table in tables]
+        controls = [table[np.isin(table.detector, CONTROLS)] for table in tables[:1]]
+        if tables:
+            rows = evaluate(Scores.concatenate([*learned, *controls]))
+            for of_type in by_type(rows).values():
+                log.info(markdown(*results_lines(of_type)))
+    seconds = {
+        key: read_json(path / "run.json")["seconds"] for key, path in done.items()
+    }
+    minutes = (f"{cells[key].name} {s / 60:.1f}" for key, s in seconds.items())
+    log.info(f"minutes: {', '.join(minutes)}")
+    sys.exit(any(outcome.failed for outcome in outcomes.values()))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments.cell import Cell
+import numpy as np
+
+from experiments.cell import Cell, read_cell
 from experiments.matrix import Matrix, compare, matrices, outside_matrices
 from mimii_jax.report.page import Block
-from mimii_jax.results.table import Scores, read_scores, select_split
+from mimii_jax.results.table import CONTROLS, Scores, select_split
 
+Workdirs = Mapping[str, Path]
 TUNE, REPORT = "validation", "test"
 """Splits of the test clips: a study that tunes picks on one, reports on the other."""
 
@@ -26,7 +29,8 @@ class Study:
     base : row to compare the others with; "" for none
     tunes : whether it picks the best row, on the validation split
     reported : numbers of the report, by row
-    extra : further blocks, from the matrix of its rows and the folder for figures
+    extra : further blocks, from the matrix of its rows, the workdirs of its cells by
+        name, and a folder for figures
     """
 
     title: str
@@ -35,7 +39,7 @@ class Study:
     base: str = ""
     tunes: bool = False
     reported: Mapping[str, str] = field(default_factory=dict)
-    extra: Callable[[Matrix, Path], Sequence[Block]] | None = None
+    extra: Callable[[Matrix, Workdirs, Path], Sequence[Block]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +59,15 @@ class Findings:
 
 
 def find(
-    study: Study, folders: Sequence[Path], *, bootstrap: int, max_fpr: float
+    study: Study, workdirs: Workdirs, *, bootstrap: int, max_fpr: float
 ) -> list[Findings]:
-    """Evaluate the cells in these folders, for each machine type."""
+    """Evaluate cells, given by name and workdir, for each machine type."""
     how = {"bootstrap": bootstrap, "max_fpr": max_fpr}
-    tables = [read_scores(folder / "scores.csv") for folder in folders]
+    tables = []
+    for name, workdir in workdirs.items():
+        table = read_cell(name, workdir)
+        learned = table[~np.isin(table.detector, CONTROLS)]
+        tables.append(learned if len(learned) else table)
     scores = Scores.concatenate(tables)
     return [
         _of_type(study, scores[scores.machine_type == machine_type], how)

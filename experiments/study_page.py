@@ -1,6 +1,6 @@
 """The section of a study on a page: question, tables, figures, sentences, cells."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 
@@ -10,10 +10,9 @@ from experiments.cross_id import write_matrices
 from experiments.matrix import Matrix
 from experiments.matrix_tables import legend, mark, matrix_blocks, signed
 from experiments.reported import FIRST_REPORT
-from experiments.runner import Outcome
-from experiments.study import Findings, Study, find
+from experiments.run_cells import Outcome
+from experiments.study import Findings, Study, Workdirs, find
 from experiments.summary_text import about_matrix, about_rows, about_tuning
-from mimii_jax.report.figures import write_figures
 from mimii_jax.report.inputs import read_json
 from mimii_jax.report.of_workdir import pictures
 from mimii_jax.report.page import Block, Code, Picture, Section, Table
@@ -45,12 +44,14 @@ def study_section(
         blocks.append(f"No numbers (see the errors above): {', '.join(missing)}.")
     if done:
         c = cells[done[0]].build(options).eval
-        folders = [out / key for key in done]
-        for found in find(study, folders, bootstrap=c.bootstrap, max_fpr=c.max_fpr):
-            blocks += _findings(study, found, out / name)
+        workdirs = {cells[key].name: outcomes[key].workdir for key in done}
+        for found in find(study, workdirs, bootstrap=c.bootstrap, max_fpr=c.max_fpr):
+            blocks += _findings(study, found, workdirs, out / name)
         for key in done:
-            blocks += _figures(key, out / key)
-        blocks.append(_cells(cells, done, out, options))
+            blocks += _figures(key, cells[key].name, outcomes[key].workdir)
+        blocks.append(
+            _cells([(cells[key], outcomes[key].workdir) for key in done], options)
+        )
         blocks.append(Code(_command(name, out, options)))
     return Section(study.title, blocks)
 
@@ -69,7 +70,9 @@ def _quoted(text: str) -> str:
     return f'"{text}"' if "'" in text and not set('"$`\\!') & set(text) else quote(text)
 
 
-def _findings(study: Study, found: Findings, folder: Path) -> Iterator[Block]:
+def _findings(
+    study: Study, found: Findings, workdirs: Workdirs, folder: Path
+) -> Iterator[Block]:
     """Tables and sentences of one machine type."""
     for matrix in found.matrices:
         yield about_matrix(matrix)
@@ -84,7 +87,7 @@ def _findings(study: Study, found: Findings, folder: Path) -> Iterator[Block]:
             yield _table(found.rows, SPLITS["all"], study.reported)
         if study.extra:
             folder.mkdir(parents=True, exist_ok=True)
-            yield from study.extra(found.rows, folder)
+            yield from study.extra(found.rows, workdirs, folder)
 
 
 def _reported(matrix: Matrix) -> dict[str, str]:
@@ -115,30 +118,25 @@ def _table(matrix: Matrix, split: str, reported: Mapping[str, str]) -> Table:
     return Table(f"{matrix.name}: {split}", head, rows, notes)
 
 
-def _figures(key: str, workdir: Path) -> list[Picture]:
+def _figures(key: str, name: str, workdir: Path) -> list[Picture]:
     """Figures of a cell that the reports have too, and heat maps."""
     kinds: tuple[str, ...] = SHOWN.get(key, ())
-    if kinds:
-        write_figures(workdir)
     if key.startswith("cross_id/"):
-        write_matrices(workdir)
+        write_matrices(workdir, name)
         kinds = (*kinds, "matrix")
     found = pictures(workdir / "figures")
     return [picture for picture in found if picture.path.stem.startswith(kinds)]
 
 
-def _cells(
-    cells: Mapping[str, Cell], done: list[str], out: Path, options: Options
-) -> Table:
+def _cells(made: Sequence[tuple[Cell, Path]], options: Options) -> Table:
     """Config and run of each cell."""
     rows = []
-    for key in done:
-        cell, run = cells[key], read_json(out / key / "run.json")
-        config = read_json(out / key / "config.json")
+    for cell, workdir in made:
+        config, run = (read_json(workdir / f"{n}.json") for n in ("config", "run"))
         changes = ", ".join(f"{k}={v}" for k, v in cell.changes.items())
         seeds = ", ".join(map(str, config.get("seeds", ())))
         seconds = f"{run['seconds']:.0f}" if "seconds" in run else ""
-        made = [seeds, seconds, str(run.get("commit", ""))]
-        rows.append([cell.name, cell.spec(options), changes, *made])
+        about = [seeds, seconds, str(run.get("commit", ""))]
+        rows.append([cell.name, cell.spec(options), changes, *about])
     head = ["cell", "config", "changes", "seeds", "seconds", "commit"]
     return Table("Cells", head, rows)

@@ -37,18 +37,11 @@ Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Which test clips count, and how AUC and pAUC are measured.
+    """Which test clips count, and how AUC and pAUC are measured."""
 
-    Attributes
-    ----------
-    split : "all", "validation" (40 % of the test clips) or "test" (60 %)
-    bootstrap : replicates of the 95 % intervals
-    max_fpr : where pAUC ends
-    """
-
-    split: str = "all"
-    bootstrap: int = 1000
-    max_fpr: float = 0.1
+    split: str
+    bootstrap: int  # replicates of the 95 % intervals
+    max_fpr: float  # where pAUC ends
 
     def __post_init__(self) -> None:
         _choice("eval.split", self.split, SPLITS)
@@ -60,21 +53,13 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Experiment:
-    """A config's typed objects. Equal experiments give equal numbers.
+    """A config's typed objects. Equal experiments give equal numbers."""
 
-    Attributes
-    ----------
-    name : of the detector, as in the score table
-    detector : None: the controls alone
-    scorings : the detector with each of the config's `scorings`; "": `scoring`
-    init_from : workdir of a trained model to fine-tune; "": random initialisation
-    """
-
-    name: str
+    name: str  # of the detector, as in the score table
     data: Dataset
     front_end: FrontEnd
-    detector: Detector | None
-    scorings: Mapping[str, Detector]
+    detector: Detector | None  # None: the controls alone
+    scorings: Mapping[str, Detector]  # with each of `scorings`; "": with `scoring`
     seeds: tuple[int, ...]
     training_sets: tuple[str, ...]
     init_from: str

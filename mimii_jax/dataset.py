@@ -18,34 +18,20 @@ SIMULATED_IDS, EVALUATION_IDS = ("00", "02", "04"), ("01", "03", "05")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Which clips to train and test on.
+    """Which clips to train and test on; the fields are those of a config's `data`."""
 
-    Attributes
-    ----------
-    root : folder of a folder per machine type; "": simulated slide rails
-    machine_types, ids : empty: all there are; simulated: ids 00, 02 and 04
-    labels : label list of evaluation clips; "": eval_data_list.csv in or beside root
-    on_bad_file : "error" or "skip"
-    test_normals : MIMII layout: normal test clips per ID; None: as many as anomalous
-    scale : simulated: share of the official number of clips
-    simulation_seed : int >= 0
-    train_share, test_share : share of the clips per ID and label, in (0, 1]
-    evaluation : folder with test clips of further IDs, or "simulated"; "": none
-    validation_fraction : share of the training clips per ID that is held out
-    """
-
-    root: str = ""
-    machine_types: tuple[str, ...] = ("slider",)
-    ids: tuple[str, ...] = ()
-    labels: str = ""
-    on_bad_file: str = "error"
-    test_normals: int | None = 100
-    scale: float = 0.1
-    simulation_seed: int = 0
-    train_share: float = 1.0
-    test_share: float = 1.0
-    evaluation: str = ""
-    validation_fraction: float = 0.0
+    root: str  # "": simulated slide rails
+    machine_types: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: str
+    on_bad_file: str
+    test_normals: int | None
+    scale: float
+    simulation_seed: int
+    train_share: float
+    test_share: float
+    evaluation: str
+    validation_fraction: float
 
     def __post_init__(self) -> None:
         for field in ("ids", "machine_types"):
@@ -206,7 +192,8 @@ def _share(clips: Clips, shares: dict[str, float]) -> Clips:
     kinds = np.char.add(np.char.add(clips.split, clips.machine_id), labels)
     for kind in np.unique(kinds):
         rows = np.flatnonzero(kinds == kind)
-        count = max(1, round(shares[clips.split[rows[0]]] * len(rows)))
+        split = str(clips.split[rows[0]])
+        count = max(1, round(shares[split] * len(rows)))
         kept[rows[np.arange(count) * len(rows) // count]] = True
     return clips[kept]
 

@@ -58,7 +58,7 @@ def base_config() -> ConfigDict:
     return c
 
 
-def add_training(c: ConfigDict) -> None:
+def add_training(c: Any) -> None:
     """Add the sections that all neural detectors share."""
     c.data.validation_fraction = 0.1
     c.train = ConfigDict()

@@ -16,7 +16,7 @@ from mimii_jax.data.layouts import Labels, read_labels
 from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
 from mimii_jax.report.inputs import read_json, source
-from mimii_jax.report.tables import print_results
+from mimii_jax.report.tables import results_report
 from mimii_jax.results.metrics import MAX_FPR
 from mimii_jax.results.official import (
     RESULT,
@@ -53,7 +53,7 @@ def _evaluate(args: argparse.Namespace) -> None:
             f"--detector: {', '.join(scores.detectors)}"
         )
     rows = evaluate(scores, bootstrap=args.bootstrap, max_fpr=args.max_fpr)
-    print_results(rows, known_source, args.split)
+    log.info(results_report(rows, known_source, args.split))
     for line in _compare(args.path, labels):
         log.info(line)
     if args.out:

@@ -82,6 +82,7 @@ def main(argv: list[str]) -> None:
             run.evaluate(CONFIG.value, workdir, workdir / f"evaluate_{stamp}")
             return
         if workdir is None:
+            assert CONFIG.value is not None
             workdir = Path(f"runs/{stamp}_{CONFIG.value.detector.name}")
         config = CONFIG.value or Workdir(workdir).read_config()
         if RESUME.value == "never":
@@ -117,13 +118,17 @@ def _new_folder(path: Path) -> Path:
 def parse(argv: list[str]) -> list[str]:
     """Parse the flags; print a mistake in them as one line."""
     try:
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        if CONFIG.value is not None:
+            CONFIG.value.keys()  # raises what went wrong when its file was loaded
+        return rest
     except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
         text = " ".join(str(error.args[0] if error.args else error).split())
         print(f"error: {text}", file=sys.stderr)
         sys.exit(FAILED)
     except OSError as error:
-        print(f"error: --config: {error}", file=sys.stderr)
+        reason = str(error).strip().splitlines()[-1].strip()
+        print(f"error: --config: {reason}", file=sys.stderr)
         sys.exit(FAILED)
 
 

@@ -20,7 +20,7 @@ from mimii_jax.features.front_ends import extract
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.tables import print_results
+from mimii_jax.report.tables import results_report
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate as evaluate_scores
 from mimii_jax.results.table import (
@@ -51,7 +51,7 @@ def train(config: Config, path: Path) -> Scores:
     start = time.perf_counter()
     experiment = build(config)
     workdir = Workdir(path, writes=jax.process_index() == 0)
-    _require_same(experiment, config, workdir)
+    workdir.require_same(experiment, config)
     machines = experiment.data.machines()
     for machine_type in machines[1:]:
         experiment.data.check(machine_type)  # before the first is trained on
@@ -106,24 +106,6 @@ def evaluate(config: Config | None, path: Path, out: Path) -> Scores:
     if same_scores(table, read_scores(trained.scores)):
         log.info(f"Scores are identical to {trained.scores}")
     return table
-
-
-def _require_same(experiment: Experiment, config: Config, workdir: Workdir) -> None:
-    """Refuse a folder that holds anything but an earlier start of this experiment."""
-    if workdir.is_empty():
-        return
-    if not (workdir.path / "config.json").exists():
-        raise ConfigError(
-            f"--workdir={workdir.path}: exists but isn't a workdir (no config.json); "
-            "choose another folder"
-        )
-    saved = workdir.read_config()
-    if build(saved) != experiment:
-        raise ConfigError(
-            f"--workdir={workdir.path}: its config differs: "
-            f"{'; '.join(differences(saved, config))}. Choose another folder, or "
-            "--resume=never for a new one"
-        )
 
 
 def _require_fit(experiment: Experiment, clips: Clips) -> None:
@@ -381,7 +363,7 @@ def _report(
     e = experiment.eval
     part = select_split(scores, e.split)
     rows = evaluate_scores(part, bootstrap=e.bootstrap, max_fpr=e.max_fpr)
-    print_results(rows, experiment.data.source, e.split)
+    log.info(results_report(rows, experiment.data.source, e.split))
     write_figures(workdir.path, e.split)
     log.info(f"Report: {write_report(workdir.path, rows)}")
 

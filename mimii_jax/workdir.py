@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mimii_jax import log
+from mimii_jax.config import Experiment, build, differences
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.defaults import ConfigDict, fill
 from mimii_jax.errors import ConfigError
@@ -25,16 +26,10 @@ OF_CLIPS = ("clips.csv", "examples.npz")
 
 @dataclass(frozen=True)
 class Workdir:
-    """A folder with everything that a run writes.
-
-    Attributes
-    ----------
-    path : the folder
-    writes : whether this process, of several, writes small files
-    """
+    """A folder with everything that a run writes."""
 
     path: Path
-    writes: bool = True
+    writes: bool = True  # whether this process, of several, writes small files
 
     @property
     def scores(self) -> Path:
@@ -51,11 +46,6 @@ class Workdir:
         name = f"{machine_type}_{stage}" if stage else machine_type
         return self.path / "checkpoints" / name
 
-    def is_empty(self) -> bool:
-        """Whether the folder is missing or empty."""
-        with file_errors(self.path):
-            return not self.path.exists() or not any(self.path.iterdir())
-
     def read_config(self) -> ConfigDict:
         """Read config.json; fields that it lacks get today's defaults, and a line."""
         path = self.path / "config.json"
@@ -69,6 +59,24 @@ class Workdir:
         if assumed:
             log.info(f"{path}: assumed {', '.join(assumed)}")
         return config
+
+    def require_same(self, experiment: Experiment, config: ConfigDict) -> None:
+        """Refuse a folder with anything but an earlier start of this experiment."""
+        with file_errors(self.path):
+            if not self.path.exists() or not any(self.path.iterdir()):
+                return
+        if not (self.path / "config.json").exists():
+            raise ConfigError(
+                f"--workdir={self.path}: exists but isn't a workdir (no config.json); "
+                "choose another folder"
+            )
+        saved = self.read_config()
+        if build(saved) != experiment:
+            raise ConfigError(
+                f"--workdir={self.path}: its config differs: "
+                f"{'; '.join(differences(saved, config))}. Choose another folder, or "
+                "--resume=never for a new one"
+            )
 
     def start(self, config: ConfigDict) -> None:
         """Create the folder; write config.json; drop an earlier start's clips."""

@@ -1,34 +1,51 @@
 import sys
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.benchmarks import (
-    conv_vae,
-    front_end,
-    many_runs,
-    memory,
-    mlp_vae,
-    rounds,
-    transformer,
-    transformer_torch,
-)
-from mimii_jax.models.transformer import Transformer
+from experiments.benchmarks import front_end, memory, peers, rounds, score, train
+from experiments.cell import load_config, set_fields
 
 QUICK = ["--rounds", "2", "--spare", "1", "--patience", "0"]
-TINY = ["--clips", "3", *QUICK]
-needs_torch = pytest.mark.skipif(mlp_vae.torch is None, reason="PyTorch is optional")
+needs_torch = pytest.mark.skipif(rounds.torch is None, reason="PyTorch is optional")
+
+
+def task(spec, clips=2, **fields):
+    config = load_config(spec)
+    set_fields(config, {name.replace("__", "."): v for name, v in fields.items()})
+    return train.Task(config, clips, 1)
+
+
+def small_transformer():
+    """A transformer with noisy biases and scales, which a wrong copy would mix up."""
+    small = {
+        "features__hop": 4096,
+        "features__n_mels": 3,
+        "train__batch_size": 2,
+        "detector__width": 8,
+        "detector__encoder_layers": 2,
+        "detector__decoder_layers": 2,
+        "detector__heads": 2,
+        "detector__feed_forward": 16,
+    }
+    one = task("transformer", **small)
+    model = one.build(nnx.Rngs(0))
+    noise, params = np.random.default_rng(0).normal, nnx.state(model, nnx.Param)
+    noisy = jax.tree.map(lambda p: p + np.float32(noise(0, 0.1, p.shape)), params)
+    nnx.update(model, noisy)
+    return one, model
 
 
 def test_front_end_prints_everyone_and_the_machine(capsys):
-    front_end.main([*TINY, "--torch_batch", "2"])
+    front_end.main(["--clips", "3", *QUICK, "--torch_batch", "2"])
     printed = capsys.readouterr().out
     assert "ours" in printed
     assert "librosa" in printed
     assert f"jax {jax.__version__}" in printed
-    assert ("torch, 2 clips" in printed) == (front_end.torch is not None)
+    assert ("torch, 2 clips" in printed) == (rounds.torch is not None)
 
 
 def test_the_front_ends_agree():
@@ -39,132 +56,88 @@ def test_the_front_ends_agree():
     assert max(front_end.agreement(results).values()) < 1e-3
 
 
-def test_mlp_vae_prints_ratios(capsys):
-    mlp_vae.main(["--steps", "1", "--runs", "2", *TINY])
+def test_training_prints_ratios(capsys):
+    small = ["--config.detector.hidden=(8,)", "--config.train.batch_size=32"]
+    train.main(["--clips", "3", "--steps", "1", "--runs", "2", *small, *QUICK])
     printed = capsys.readouterr().out
+    assert "Training mlp_vae:reference" in printed
     assert "ours, 2 runs" in printed
-    assert "loss per window in the last turn" in printed
-    assert ("torch, fused" in printed) == (mlp_vae.torch is not None)
+    assert "loss in the last turn" in printed
+    assert ("torch, fused" in printed) == (rounds.torch is not None)
 
 
-def test_conv_vae_prints_ratios(capsys, monkeypatch):
-    config = conv_vae.get_config("quick")
-    config.detector.channels, config.train.batch_size = (2, 3, 2, 3, 2), 4
-    monkeypatch.setattr(conv_vae, "get_config", lambda variant: config)
-    conv_vae.main(["--steps", "1", "--runs", "2", *TINY])
-    printed = capsys.readouterr().out
-    assert "ours, 2 runs" in printed
-    assert ("torch, channels last" in printed) == (conv_vae.torch is not None)
+def test_every_neural_config_can_be_timed():
+    for spec in ("mlp_ae", "conv_vae:quick", "transformer:quick"):
+        one = task(spec, train__batch_size=1)
+        assert np.isfinite(train.ours(one, 1)())
+
+
+def test_the_network_of_the_benchmark_is_the_reported_one():
+    one = task("mlp_vae:reference")
+    params = jax.tree.leaves(nnx.state(one.build(nnx.Rngs(0)), nnx.Param))
+    assert sum(leaf.size for leaf in params) == 858_280
+    assert one.batch == 512
+
+
+@needs_torch
+def test_torch_has_the_same_vae_and_loss(monkeypatch):
+    one = task("mlp_vae:reference")
+    model = one.build(nnx.Rngs(0))
+    peer = peers.mlp_vae(model)
+    x = one.features[0, :10].reshape(2, 5, 128)
+    monkeypatch.setattr(rounds.torch, "randn_like", rounds.torch.zeros_like)
+    monkeypatch.setattr(jax.random, "normal", lambda key, shape, _: np.zeros(shape))
+    ours = model.loss(x, jax.random.key(0)).mean()
+    theirs = peer.loss(rounds.torch.from_numpy(x))
+    assert theirs.item() == pytest.approx(float(ours), rel=1e-5)
 
 
 @needs_torch
 def test_torchs_conv_vae_has_as_many_parameters():
-    """But for its biases: a block of pixels has one for each of them in ours."""
-    config = conv_vae.get_config()
-    model = mlp_vae.Task(2, 1, config).build(nnx.Rngs(0))
+    """Except its biases: ours has one for each pixel of a block."""
+    one = task("conv_vae")
+    model = one.build(nnx.Rngs(0))
     ours = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
-    peer = conv_vae.torch_network((32, 128), config.detector)
+    peer = peers.conv_vae(model)
     theirs = sum(p.numel() for p in peer.parameters())
-    fine = (1, *config.detector.channels[:-1])
+    fine = (1, *one.config.detector.channels[:-1])
     assert ours - theirs == 3 * sum(fine)
-
-
-@pytest.mark.slow
-def test_many_runs_prints_ratios(capsys):
-    many_runs.main(["--scale", "0.002", "--seeds", "1", *QUICK])
-    printed = capsys.readouterr().out
-    assert "one by one" in printed
-
-
-def test_the_training_sets_are_those_of_the_cross_id_study():
-    sets = many_runs.training_sets(1)
-    assert [len(rows) for rows in sets] == [2370, 968, 968, 434, 3 * 434]
-    np.testing.assert_array_equal(np.concatenate(sets[1:4]), sets[0])
-
-
-def test_the_network_of_the_benchmark_is_the_reported_one():
-    task = mlp_vae.Task(clips=2, steps=1)
-    params = jax.tree.leaves(nnx.state(task.build(nnx.Rngs(0)), nnx.Param))
-    assert sum(leaf.size for leaf in params) == 858_280
-    assert task.batch == 512
+    assert peer.loss(rounds.torch.zeros(2, 32, 128)).ndim == 0
 
 
 @needs_torch
-def test_torch_starts_from_the_same_network():
-    task = mlp_vae.Task(clips=2, steps=1)
-    model = task.build(nnx.Rngs(0))
-    layers = mlp_vae.torch_layers(model)
-    x = task.features[0, :10].reshape(2, 640)
-    mean, _ = model.encode(x)
-    with mlp_vae.torch.inference_mode():
-        hidden = layers["encoder"](mlp_vae.torch.from_numpy(x))
-        peer = layers["mean"](hidden)
-        output = layers["decoder"](peer)
-    np.testing.assert_allclose(peer.numpy(), mean, atol=1e-5)
-    np.testing.assert_allclose(output.numpy(), model.decode(mean), atol=1e-5)
-
-
-@needs_torch
-def test_torch_has_the_same_loss(monkeypatch):
-    task = mlp_vae.Task(clips=2, steps=1)
-    model = task.build(nnx.Rngs(0))
-    x = task.features[0, :10].reshape(2, 640)
-    monkeypatch.setattr(mlp_vae.torch, "randn_like", mlp_vae.torch.zeros_like)
-    monkeypatch.setattr(jax.random, "normal", lambda key, shape, _: np.zeros(shape))
-    ours = model.loss(x.reshape(2, 5, 128), jax.random.key(0)).mean()
-    inputs = mlp_vae.torch.from_numpy(x)
-    peer = mlp_vae.torch_loss(mlp_vae.torch_layers(model), inputs, 1.0)
-    assert peer.item() == pytest.approx(float(ours), rel=1e-5)
-
-
-def test_transformer_prints_ratios(capsys):
-    small = ["--batch", "2", "--width", "16", "--layers", "1", "--frames", "36"]
-    transformer.main([*small, "--positions", "2", *QUICK])
-    printed = capsys.readouterr().out
-    assert "a dispatch takes" in printed
-    assert "ours, decoder again" in printed
-    assert "measured at prefixes of 2, 5" in printed  # of 6 positions
-    assert ("torch" in printed.split("jax")[0]) == (transformer.torch is not None)
-
-
-@needs_torch
-def test_the_transformer_of_torch_is_the_same_network():
-    model = Transformer(
-        (11, 3),
-        patch=2,
-        stride=2,
-        width=8,
-        encoder_layers=2,
-        decoder_layers=2,
-        heads=2,
-        feed_forward=16,
-        attention="causal",
-        decoding="autoregressive",
-        context=0,
-        rngs=nnx.Rngs(0),
-    )
-    # Biases and scales that a wrong copy would mix up.
-    params = nnx.state(model, nnx.Param)
-    noise = np.random.default_rng(0).normal
-    nnx.update(
-        model, jax.tree.map(lambda p: p + np.float32(noise(0, 0.1, p.shape)), params)
-    )
-    peer = transformer_torch.Peer(model.network)
-    x = np.float32(noise(size=(2, 11, 3)))
+def test_torchs_transformer_is_the_same_network():
+    one, model = small_transformer()
+    peer = peers.Transformer(model)
+    x = one.features
     patches = np.asarray(model.patches(x))
-    vectors = transformer_torch.torch.from_numpy(patches[:, :-1].copy())
-    with transformer_torch.torch.inference_mode():
-        parallel, loop = peer.teacher_forced(vectors), peer.autoregress(vectors)
-    ours = jax.jit(lambda v: model.network.teacher_forced(v))(patches[:, :-1])
-    np.testing.assert_allclose(parallel.numpy(), ours, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        loop.numpy(), jax.jit(model.decode)(patches), rtol=1e-4, atol=1e-5
-    )
+    vectors = rounds.torch.from_numpy(patches[:, :-1].copy())
+    with rounds.torch.inference_mode():
+        forced, loop = peer.teacher_forced(vectors), peer.autoregress(vectors)
+        loss = peer.loss(rounds.torch.from_numpy(x)).item()
+    network = model.network
+    ours = jax.jit(lambda v: network.teacher_forced(v))(patches[:, :-1])
+    np.testing.assert_allclose(forced.numpy(), ours, rtol=1e-4, atol=1e-5)
+    decoded = jax.jit(model.decode)(patches)
+    np.testing.assert_allclose(loop.numpy(), decoded, rtol=1e-4, atol=1e-5)
+    ours = jax.jit(model.loss)(x, jax.random.key(0)).mean()
+    assert loss == pytest.approx(float(ours), rel=1e-4)
+
+
+def test_scoring_prints_ratios(capsys):
+    small = {"width": 16, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
+    fields = [f"--config.detector.{name}={value}" for name, value in small.items()]
+    fields += ["--config.features.hop=4096", "--config.features.n_mels=3"]
+    score.main(["--batch", "2", "--positions", "2", *fields, *QUICK])
+    printed = capsys.readouterr().out
+    assert "ours, decoder again" in printed
+    assert "timed at prefixes of" in printed
+    assert ("torch" in printed.split("jax")[0]) == (rounds.torch is not None)
 
 
 def test_too_few_clips_for_the_steps_are_refused():
     with pytest.raises(ValueError, match="9 steps need more than 2 clips"):
-        mlp_vae.Task(clips=2, steps=9)
+        train.Task(load_config("mlp_vae:reference"), clips=2, steps=9)
 
 
 def test_memory_of_a_process_that_takes_a_known_amount():
@@ -189,9 +162,18 @@ def test_memory_of_a_command_that_fails_is_no_result():
 
 
 @pytest.mark.slow
-def test_memory_of_the_main_job(capsys):
+def test_memory_of_the_main_program(capsys):
     memory.main(["--scale", "0.01", "--config", "configs/mlp_vae.py:quick"])
     assert "36" in capsys.readouterr().out
+
+
+@dataclass
+class Rounds:
+    """Arguments of a benchmark."""
+
+    rounds: int = 2
+    spare: int = 2
+    patience: float = 0.0
 
 
 def test_the_rounds_that_count_are_the_least_disturbed(monkeypatch):
@@ -199,8 +181,7 @@ def test_the_rounds_that_count_are_the_least_disturbed(monkeypatch):
     monkeypatch.setattr(
         rounds, "_time", lambda work, patience: rounds.Turn(1.0, next(disturbed))
     )
-    args = type("Args", (), {"rounds": 2, "spare": 2, "patience": 0.0})()
-    kept = rounds.take_turns({"ours": lambda: None}, args)
+    kept = rounds.take_turns({"ours": lambda: None}, Rounds())
     assert [turns["ours"].others for turns in kept] == [0.1, 0.2]
 
 

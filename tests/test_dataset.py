@@ -6,19 +6,23 @@ import numpy as np
 import pytest
 from small_clips import small_clips
 
+from configs import controls
 from mimii_jax import dataset
+from mimii_jax.config import build
 from mimii_jax.dataset import SIMULATED, Dataset
 from mimii_jax.errors import DataError
 from mimii_jax.slide_rail import simulate as slide_rail
 
+DATA = build(controls.get_config()).data
+
 
 def test_shares_are_of_each_id_and_label(more_recordings):
-    data = Dataset(root=str(more_recordings), train_share=0.25, test_share=0.67)
+    data = replace(DATA, root=str(more_recordings), train_share=0.25, test_share=0.67)
     found = data.load("slider")
     assert found.train.machine_id.tolist() == ["00"] * 5 + ["02"] * 5
     counts = [found.count("test", i, k) for i in ("00", "02") for k in (0, 1)]
     assert counts == [2] * 4
-    whole = Dataset(root=str(more_recordings)).load("slider")
+    whole = replace(DATA, root=str(more_recordings)).load("slider")
     assert (len(whole.train), len(whole.test)) == (40, 12)
     # A larger share holds clips from everywhere in the list, not the first ones.
     assert "normal_id_00_00000016.wav" in found.train.name
@@ -32,7 +36,7 @@ def test_a_simulation_makes_no_more_clips_than_are_used(monkeypatch):
         return slide_rail.Simulation(small_clips(ids, train=20, test=10), [])
 
     monkeypatch.setattr(slide_rail, "simulate", simulate)
-    data = Dataset(scale=0.5, train_share=0.1, test_share=0.2, ids=("00",))
+    data = replace(DATA, scale=0.5, train_share=0.1, test_share=0.2, ids=("00",))
     found = data.load("slider")
     assert asked == [0.1]
     assert (len(found.train), len(found.test)) == (10, 20)
@@ -47,7 +51,7 @@ def test_simulated_clips_make_the_smallest_id_as_large(monkeypatch):
     fewer = clips[np.array([*range(9), *range(12, len(clips))])]  # 02 has 3 of 6
     monkeypatch.setattr(slide_rail, "simulate", simulate)
     monkeypatch.setattr(Dataset, "_read", lambda *_: fewer)
-    found = Dataset(root="somewhere").load("slider", extra=True)
+    found = replace(DATA, root="somewhere").load("slider", extra=True)
     assert found.train.machine_id.tolist() == ["00"] * 6 + ["02"] * 3
     extra = found[found.split == "extra"]
     assert extra.machine_id.tolist() == ["02"] * 3
@@ -66,7 +70,7 @@ def test_evaluation_clips_are_further_ids(monkeypatch):
 
     monkeypatch.setattr(Dataset, "_read", read)
     monkeypatch.setattr(slide_rail, "simulate", simulate)
-    data = Dataset(root="/main", evaluation=SIMULATED)
+    data = replace(DATA, root="/main", evaluation=SIMULATED)
     found = data.load("slider")
     assert found.test.ids == ["00", "01", "02", "03", "05"]
     assert found.train.ids == ["00", "02"]
@@ -82,7 +86,7 @@ def test_what_is_simulated_is_said(monkeypatch, capsys):
         slide_rail, "simulate", lambda *a, **k: slide_rail.Simulation(small_clips(), [])
     )
     monkeypatch.setattr(dataset.log, "console", dataset.log.Console(width=200))
-    Dataset(scale=0.02).load("slider")
+    replace(DATA, scale=0.02).load("slider")
     assert "SIMULATED sound, not recordings" in capsys.readouterr().out
-    assert Dataset().source == "simulated"
-    assert Dataset(root="x").source == "recordings"
+    assert DATA.source == "simulated"
+    assert replace(DATA, root="x").source == "recordings"

@@ -170,15 +170,15 @@ def test_command_reads_a_workdir_and_names_source_and_split(tmp_path, capsys):
     write_scores(table, tmp_path / "scores.csv")
     (tmp_path / "config.json").write_text('{"data": {"root": ""}}')
     text = run(capsys, tmp_path, "--split=test", "--bootstrap=20")
-    assert "slider, simulated, 29 test clips (test split, 60 % of the" in text
-    assert "fan, simulated, 29 test clips" in text
+    assert "slider, simulated, 29 labelled test clips (test split, 60 % of" in text
+    assert "fan, simulated, 29 labelled test clips" in text
     assert " ±" in text
     assert "02: only anomalous and unlabelled clips: no AUC" in text
     lines = [line.split()[0] for line in text.splitlines() if "." in line[:40]]
     assert lines == ["rms_dbfs", "mlp_vae", "rms_dbfs"]
     assert "(control)" in text
     text = run(capsys, tmp_path / "scores.csv", "--bootstrap=0")
-    assert "49 test clips" in text
+    assert "49 labelled test clips" in text
     assert "95 %  " not in text
 
     out = tmp_path / "result.csv"

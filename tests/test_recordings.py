@@ -20,7 +20,7 @@ from mimii_jax.errors import DataError
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.official import write_official
 from mimii_jax.results.table import read_scores, write_scores
-from mimii_jax.run import load_config
+from mimii_jax.workdir import Workdir
 
 GOOD = "id_01_00000000.wav,normal_id_01_00000098.wav,0\n"
 
@@ -43,7 +43,7 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
     root, workdir = tmp_path / "root", tmp_path / "run"
     dcase.write(hidden, root)
     without = trained(small(controls, "quick", root), tmp_path / "without")
-    assert "01: unlabelled clips only: no AUC" in without
+    assert "01: only unlabelled clips: no AUC" in without
     (root.parent / LABEL_LIST).write_text(
         lines
     )  # beside it, or as the download has it:
@@ -67,7 +67,7 @@ def test_evaluation_ids_are_measured_like_the_others(tmp_path, no_figures, capsy
 
     # From the official files, whose names have no label, with the list.
     official = workdir / "official" / "rms_dbfs"
-    assert "01: unlabelled clips only" in command(capsys, official)
+    assert "01: only unlabelled clips" in command(capsys, official)
     text = command(capsys, official, f"--labels={root / LABEL_LIST}")
     assert "no AUC" not in text
     assert "identical to result.csv beside the scores" in text
@@ -84,7 +84,7 @@ def test_labels_in_another_place_are_named(tmp_path, no_figures):
     (tmp_path / LABEL_LIST).write_text(
         f"fan\n{GOOD}"
     )  # found beside the root, unless named
-    assert "00: unlabelled" in trained(
+    assert "00: only unlabelled" in trained(
         small(controls, "quick", tmp_path / "root"), tmp_path / "beside"
     )
     (tmp_path / "list.csv").write_text(lines)
@@ -102,7 +102,7 @@ def test_a_model_is_measured_on_an_evaluation_folder_of_its_own(
     hidden, lines = published(small_clips(seed=3), ["00", "02"])
     dcase.write(hidden.test, tmp_path / "eval_data")
     (tmp_path / LABEL_LIST).write_text(lines)
-    config = load_config(model)
+    config = Workdir(model).read_config()
     config.data.root = str(tmp_path / "eval_data")
     printed, _ = again(config, model)
     assert "slider: 12 evaluation clips have published labels" in printed
@@ -145,7 +145,7 @@ def test_a_list_of_other_clips_is_one_line(tmp_path, capsys):
         command(capsys, tmp_path, f"--labels={path}")
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "has none of the unlabelled clips, such as slider/id_00_0" in message
+    assert "none of the unlabelled clips, such as slider/id_00_0" in message
     with pytest.raises(SystemExit):
         command(capsys, tmp_path, "--labels=nowhere.csv")
     assert "nowhere.csv: No such file" in capsys.readouterr().err
@@ -159,7 +159,7 @@ def test_scores_of_sections_are_read_back(tmp_path, capsys):
         for number, kind in enumerate(kinds)
     ]
     write_official(replace(scores, name=np.array(names)), tmp_path)
-    assert "5+5" in command(capsys, tmp_path)
+    assert "10 test clips" in command(capsys, tmp_path)
 
 
 # layouts

@@ -13,7 +13,7 @@ import pytest
 from job import finished, start
 from orbax.checkpoint import v1 as ocp
 
-from mimii_jax.main import STOPPED
+from mimii_jax.main import INTERRUPTED
 
 SAVES_ALWAYS = (
     "--config.train.epochs=20",
@@ -68,7 +68,7 @@ def wait_for(workdir, checkpoint):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_training_says_so_and_goes_on(
+def test_an_interrupted_training_says_so_and_resumes(
     more_recordings, tmp_path, uninterrupted, number
 ):
     workdir = tmp_path / "run"
@@ -76,9 +76,9 @@ def test_a_stopped_training_says_so_and_goes_on(
     wait_for(workdir, 1)
     process.send_signal(number)
     text, _ = process.communicate(timeout=60)
-    assert process.returncode == STOPPED, text
+    assert process.returncode == INTERRUPTED, text
     assert text.splitlines()[-1] == (
-        f"stopped; the same command with --workdir={workdir} goes on"
+        f"Interrupted. Rerun with --workdir={workdir} to resume."
     )
     assert "Traceback" not in text
     assert not (workdir / "scores.csv").exists()

@@ -1,8 +1,10 @@
-"""Studies: their files, what is said of their numbers, the matrix, and the page."""
+"""Studies: their files, the sentences about their numbers, the matrix, the page."""
 
-import io
 import re
-from contextlib import redirect_stdout
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,16 +15,19 @@ from browser import measured
 from example_scores import some_scores
 from flax import nnx
 from test_page import Reader
+from test_run_cells import FAKE
 
-from experiments import cross_id, reproduce, studies
-from experiments.cell import NotAvailable, Options
+from experiments import cross_id, reproduce, results, run_cells, studies
+from experiments.cell import Options
 from experiments.matrix import compare, matrices
 from experiments.reported import FIRST_REPORT
 from experiments.study import find
 from experiments.summary_text import about_matrix, about_rows, about_tuning
 from mimii_jax import evaluate as evaluate_command
-from mimii_jax.config import build_detector, check
+from mimii_jax import log
+from mimii_jax.config import build
 from mimii_jax.results.table import Scores, read_scores, write_scores
+from mimii_jax.workdir import Workdir
 
 SMALL = (
     "--config.data.ids=('00', '02')",
@@ -34,6 +39,19 @@ SMALL = (
     "--config.detector.n_estimators=10",
     "--config.train.epochs=1",
 )
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    """Cells whose scores are drawn."""
+    monkeypatch.setattr(run_cells, "COMMAND", FAKE)
+
+
+def printed_by(command, *argv):
+    """Exit code and printed lines."""
+    with log.console.capture() as printed, pytest.raises(SystemExit) as ended:
+        command.main([str(text) for text in argv])
+    return int(ended.value.code or 0), printed.get()
 
 
 @pytest.mark.parametrize("name", studies.NAMES)
@@ -52,10 +70,11 @@ def test_every_study_asks_a_question_and_its_cells_can_be_built(name):
     assert study.base or not study.tunes
     for share in (0.1, 1.0):
         for cell in study.cells:
-            try:
-                check(cell.build(Options(train_share=share, test_share=share)))
-            except NotAvailable:
-                assert not Path("configs", f"{cell.config.split(':')[0]}.py").exists()
+            config = cell.build(Options(train_share=share, test_share=share))
+            experiment = build(config)
+            assert (experiment.data.train_share, experiment.data.scale) == (share, 1)
+            if experiment.detector:
+                assert set(experiment.scorings) == set(cell.scorings or [""])
 
 
 def test_what_was_reported_is_what_the_averages_say():
@@ -126,9 +145,12 @@ def test_sentences_on_a_matrix_tell_of_transfer_and_forgetting():
 def test_a_study_that_tunes_has_two_parts_without_a_common_clip(tmp_path):
     study = studies.load("isolation_forest")
     names = [cell.name for cell in study.cells]
-    table = Scores.concatenate(shifted(name, 0.1) for name in names)
-    write_scores(table, tmp_path / "scores.csv")
-    (found,) = find(study, [tmp_path], bootstrap=10, max_fpr=0.1)
+    workdirs = {cell.name: tmp_path / cell.folder for cell in study.cells}
+    table = shifted("isolation_forest", 0.1)
+    for cell in study.cells:
+        Workdir(workdirs[cell.name]).start(cell.build(Options()))
+        write_scores(table, workdirs[cell.name] / "scores.csv")
+    (found,) = find(study, workdirs, bootstrap=10, max_fpr=0.1)
     assert found.tuned.rows == found.rows.rows == names
     assert not found.matrices
     two = [m.estimate("default", "00").by_seed for m in (found.tuned, found.rows)]
@@ -136,61 +158,33 @@ def test_a_study_that_tunes_has_two_parts_without_a_common_clip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("command", "message"),
+    ("command", "field"),
     [
-        (["--config", "mine/mlp_vae.py"], "mine/mlp_vae.py: only a file in configs/"),
-        (
-            ["--config", "mlp_vae", "--config.train.epoch=5"],
-            "no such field in configs/",
-        ),
+        (["--config", "mine/mlp_vae.py"], "mine/mlp_vae.py"),
+        (["--config", "mlp_vae", "--config.train.epoch=5"], "train.epoch"),
     ],
 )
 def test_a_matrix_of_something_else_than_was_meant_is_refused(
-    command, message, tmp_path, capsys
+    command, field, tmp_path, capsys
 ):
-    with pytest.raises(SystemExit) as ended:
-        cross_id.main([*command, "--out", str(tmp_path)])
-    assert ended.value.code == 1
-    assert message in capsys.readouterr().err
+    code, _ = printed_by(cross_id, *command, "--out", tmp_path)
+    assert code == 1
+    assert field in capsys.readouterr().err
 
 
-def test_studies_are_not_given_a_part_of_the_test_clips(tmp_path, capsys):
-    with pytest.raises(SystemExit) as ended:
-        reproduce.main(["--config.eval.split=test", "--out", str(tmp_path)])
-    assert ended.value.code == 1
-    assert "the studies split for themselves" in capsys.readouterr().err
+def test_studies_choose_the_split_of_the_test_clips_themselves(tmp_path, capsys):
+    code, _ = printed_by(reproduce, "--config.eval.split=test", "--out", tmp_path)
+    assert code == 1
+    assert "eval.split" in capsys.readouterr().err
 
 
-@pytest.mark.slow
-def test_the_matrix_of_several_configs_from_the_command_line(
-    recordings, tmp_path, capsys
-):
+def test_the_matrix_of_several_configs(fake, tmp_path, capsys):
     out = tmp_path / "out"
     command = ["--config", "configs/mlp_vae.py:quick", "isolation_forest", *SMALL]
-    command += [f"--config.data.root={recordings}", "--out", str(out)]
-    with pytest.raises(SystemExit) as ended:
-        cross_id.main(command)
-    printed = capsys.readouterr().out
-    assert ended.value.code == 0, printed
-    assert "2/2 isolation_forest" in printed
+    code, printed = printed_by(cross_id, *command, "--out", out)
+    assert code == 0, printed
     assert "mlp_vae:quick, slider: AUC" in printed
     assert "reported (00 / 02 / 04, mean): all .95 / .75 / .88, .86" in printed
-    scores = read_scores(out / "mlp_vae_quick" / "scores.csv")
-    ids = ("00", "02")
-    rows = ["all", *(f"id {i}" for i in ids), "downsampled"]
-    rows += [f"{kind} {i}" for kind in ("without", "all, then id") for i in ids]
-    assert scores.detectors == [f"mlp_vae:quick: {row}" for row in rows]
-    assert scores.seeds == [0, 1]
-    # Of two IDs, all but one is the other one: the same clips, the same training.
-    of = {name: scores[scores.detector == name].score for name in scores.detectors}
-    np.testing.assert_allclose(
-        of["mlp_vae:quick: id 00"], of["mlp_vae:quick: without 02"], rtol=1e-4
-    )
-    assert not np.allclose(
-        of["mlp_vae:quick: id 00"], of["mlp_vae:quick: all, then id 00"], rtol=1e-4
-    )
-    classical = read_scores(out / "isolation_forest" / "scores.csv")
-    assert not [name for name in classical.detectors if "then" in name]
     for name in (
         "report.html",
         "matrix_slider.md",
@@ -202,66 +196,92 @@ def test_the_matrix_of_several_configs_from_the_command_line(
     assert "isolation_forest: id 02" in capsys.readouterr().out
 
 
-def test_a_row_of_the_matrix_is_as_if_it_were_trained_alone(recordings, tmp_path):
+@pytest.mark.slow
+def test_a_matrix_from_the_command_line(recordings, tmp_path):
+    """With the main program: rows, seeds, and a row as if it were trained alone."""
     options = [f"--config.data.root={recordings}", *SMALL, "--config", "mlp_vae:quick"]
+    tables = {}
     for name, more in (("all", []), ("one", ["--config.data.ids=('02',)"])):
-        with pytest.raises(SystemExit):
-            cross_id.main([*options, "--out", str(tmp_path / name), *more])
-    together = read_scores(tmp_path / "all" / "mlp_vae_quick" / "scores.csv")
-    alone = read_scores(tmp_path / "one" / "mlp_vae_quick" / "scores.csv")
-    row = together[together.detector == "mlp_vae:quick: id 02"]
-    row = row[row.machine_id == "02"]
+        out = tmp_path / name
+        code, printed = printed_by(cross_id, *options, "--out", out, *more)
+        assert code == 0, printed
+        tables[name] = read_scores(out / "mlp_vae_quick" / "scores.csv")
+    ids = ("00", "02")
+    rows = ["all", *(f"id {i}" for i in ids), "downsampled"]
+    rows += [f"{kind} {i}" for kind in ("without", "all, then id") for i in ids]
+    scores = tables["all"]
+    assert scores.detectors[: len(rows)] == [f"mlp_vae: {row}" for row in rows]
+    assert scores.seeds == [-1, 0, 1]
+    # With two IDs, all but one is the other one: the same clips, the same training.
+    of = {row: scores[scores.detector == f"mlp_vae: {row}"] for row in rows}
+    np.testing.assert_allclose(of["id 00"].score, of["without 02"].score, rtol=1e-4)
+    assert not np.allclose(of["id 00"].score, of["all, then id 00"].score, rtol=1e-4)
+    alone = tables["one"]
+    alone = alone[alone.detector == "mlp_vae: all"]
+    row = of["id 02"][of["id 02"].machine_id == "02"]
     np.testing.assert_array_equal(row.name, alone.name)
     np.testing.assert_allclose(row.score, alone.score, rtol=1e-4)
 
 
-STUDIES = ("data", "isolation_forest", "scoring")
+@pytest.mark.slow
+def test_a_killed_matrix_resumes_with_the_same_bits(more_recordings, tmp_path):
+    """SIGTERM, then SIGKILL of the parent; its cell saves both times."""
+    command = [sys.executable, "-m", "experiments.cross_id", *SMALL]
+    command += ["--config", "mlp_vae:quick", "--config.seeds=(0,)"]
+    command += [f"--config.data.root={more_recordings}", "--config.train.epochs=60"]
+    command += ["--config.train.batch_size=32", "--config.checkpoint.every_steps=20"]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    root = Path(__file__).parents[1]
+    subprocess.run([*command, f"--out={whole}"], cwd=root, check=True)
+    signals, codes = [signal.SIGTERM, signal.SIGKILL], []
+    while not codes or codes[-1]:
+        assert len(codes) < 5
+        checkpoints = killed / "mlp_vae_quick" / "checkpoints"
+        before = set(checkpoints.glob("*/[0-9]*"))
+        process = subprocess.Popen([*command, f"--out={killed}"], cwd=root)
+        while process.poll() is None and signals:
+            if set(checkpoints.glob("*/[0-9]*")) - before:
+                process.send_signal(signals.pop(0))
+                break
+            time.sleep(0.02)
+        codes.append(process.wait(timeout=180))
+        time.sleep(3 * (codes[-1] == -signal.SIGKILL))  # the child saves
+    assert codes == [run_cells.INTERRUPTED, -signal.SIGKILL, 0]
+    scores = "mlp_vae_quick/scores.csv"
+    assert (killed / scores).read_bytes() == (whole / scores).read_bytes()
+
+
+STUDIES = ("data", "isolation_forest", "scoring", "epochs", "cross_id")
 
 
 @pytest.fixture(scope="module")
-def reproduced(more_recordings, tmp_path_factory):
-    """The folder of some studies of small recordings, and what was printed twice."""
+def reproduced(tmp_path_factory):
+    """The folder of some studies with drawn scores, and the lines of two starts."""
     out = tmp_path_factory.mktemp("reproduced")
-    command = ["--only", *STUDIES, "--scale", "1", "--root", str(more_recordings)]
-    printed = []
-    for _ in range(2):
-        with (
-            redirect_stdout(io.StringIO()) as text,
-            pytest.raises(SystemExit) as ended,
-        ):
-            reproduce.main([*command, "--out", str(out), *SMALL])
-        assert ended.value.code == 0
-        printed.append(text.getvalue())
-    return out, printed
+    command = ["--only", *STUDIES, "--scale", "1", "--root", "/recordings"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_cells, "COMMAND", FAKE)
+        found = [printed_by(reproduce, *command, "--out", out, *SMALL) for _ in "12"]
+    assert [code for code, _ in found] == [0, 0], found
+    return out, [printed for _, printed in found]
 
 
-def test_the_page_of_all_studies_has_numbers_and_what_they_are_from(
-    reproduced, more_recordings
-):
+def test_the_page_of_all_studies_has_numbers_and_their_source(reproduced):
     out, (first, second) = reproduced
-    assert "wrote" in first
-    assert "was done before" not in first
-    assert second.count("was done before") == 9
+    cells = sum(len(studies.load(name).cells) for name in STUDIES)
+    assert "done before" not in first
+    assert second.count("done before") == cells
     read = Reader((out / "report.html").read_text())
     words = " ".join(read.texts)
-    assert f"Recordings: {more_recordings}." in words
+    assert "Recordings: /recordings." in words
     assert "Simulated sound" not in words
     for study in STUDIES:
         assert studies.load(study).title in words
-    for row in ("contamination .1", "mlp_vae: mahalanobis per id", "rms_dbfs"):
+    for row in ("300 trees", "mlp_vae: mahalanobis per id", "rms_dbfs"):
         assert row in words
     assert "On the validation split" in words
     assert len(read.all("img")) >= 3
     assert len(read.all("table")) >= 7
-
-
-def test_contamination_moves_no_score(reproduced):
-    out, _ = reproduced
-    scores, default = (
-        read_scores(out / "isolation_forest" / name / "scores.csv").score
-        for name in ("contamination_.1", "default")
-    )
-    np.testing.assert_array_equal(scores, default)
 
 
 def test_a_browser_shows_the_page_of_all_studies(reproduced, tmp_path):
@@ -274,38 +294,32 @@ def test_a_browser_shows_the_page_of_all_studies(reproduced, tmp_path):
     assert not found["wide"]
 
 
-def test_a_failed_cell_is_on_the_page_with_its_error(more_recordings, tmp_path, capsys):
-    out = tmp_path / "out"
-    command = [
-        "--only",
-        "one_class_svm",
-        "--root",
-        str(more_recordings),
-        "--out",
-        str(out),
-    ]
-    with pytest.raises(SystemExit) as ended:
-        reproduce.main([*command, *SMALL, "--config.detector.nu=2", "--scale", "1"])
-    assert ended.value.code == 1
+def test_a_failed_cell_is_on_the_page_with_its_error(fake, tmp_path):
+    out, field = tmp_path / "out", "--config.detector.nu=two"
+    code, _ = printed_by(reproduce, "--only", "one_class_svm", "--out", out, field)
+    assert code == 1
     text = (out / "report.html").read_text()
-    assert "failed: detector.nu=2" in text
-    assert "No numbers (see the errors above): linear, " in text
-    assert "rbf_map_nu_.1" in str([p.parent.name for p in out.glob("*/*/scores.csv")])
+    assert "failed: detector.nu=two" in text
+    assert "No numbers (see the errors above): linear" in text
+
+
+def test_the_table_of_results_has_all_detectors_and_the_controls(fake, tmp_path):
+    command = ["--configs", "mlp_vae", "one_class_svm:linear", "--out", tmp_path]
+    code, printed = printed_by(results, *command, "--config.eval.bootstrap=10")
+    assert code == 0
+    for name in ("mlp_vae", "one_class_svm:linear", "minutes: mlp_vae 0.0"):
+        assert name in printed
 
 
 def test_spatial_and_temporal_have_about_equal_parameters():
     counts = []
     for cell in studies.load("spatial_temporal").cells:
-        try:
-            config = cell.build(Options())
-        except NotAvailable:
-            continue
-        detector = build_detector(config)
+        config = cell.build(Options())
+        detector = build(config).detector
         frames = config.windows.width or 626
         model = nnx.eval_shape(
-            lambda d=detector, n=frames: d.build((n, 128), rngs=nnx.Rngs(0))
+            lambda d=detector, n=frames: d.model((n, 128), rngs=nnx.Rngs(0))
         )
         leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
         counts.append(sum(np.prod(leaf.shape) for leaf in leaves))
-    assert counts
     assert counts == pytest.approx([1_058_000] * len(counts), rel=0.01)

@@ -2,49 +2,49 @@
 
 python -m experiments.benchmarks.front_end
 
-Each maps the same int16 clips of 10 s, all in one array in memory, to log-mel in dB at
-the settings of `configs/base.py`, float32, and waits for the whole result:
+Each maps the same int16 clips of 10 s in memory to log-mel in dB at the default
+settings, float32, and waits for the whole result:
 
-- ours: `features.extract`, as the main job calls it
+- ours: `front_ends.extract`, as the main program calls it
 - librosa: per clip, `librosa.feature.melspectrogram` and 10 * log10, as the official
-  baseline does; in one thread, and by as many threads as there are cores
+  baseline does; in one thread, and in as many threads as there are cores
 - torch: `torch.stft`, squares, mel filters @ spectrum, 10 * log10, by batches of
-  several sizes, in PyTorch's own threads; without PyTorch these are left out
+  several sizes, in PyTorch's own threads; left out without PyTorch
 
-librosa's clips have the frame as last axis, and so have PyTorch's, since that is its
-fastest order; ours have the bin.
+The clips of librosa and PyTorch have the frame as last axis, PyTorch's fastest order;
+ours have the bin.
 """
 
-import argparse
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any, cast
+from inspect import signature
+from typing import Any
 
 import jax
 import librosa
 import numpy as np
 
-from configs.base import base_config
-from experiments.benchmarks.rounds import add_options, cores, report, take_turns
+from experiments.benchmarks.rounds import (
+    benchmark_parser,
+    cores,
+    report,
+    take_turns,
+    torch,
+)
+from mimii_jax.defaults import base_config
 from mimii_jax.features.front_ends import LogMel, extract
 from mimii_jax.features.stft import FLOOR
 
 SECONDS = 10
 OURS = "ours"
-# An optional peer, of which a type checker knows nothing.
-torch: Any = import_module("torch") if find_spec("torch") else None
 
 
 def default_front_end() -> LogMel:
-    """The front end of `configs/base.py`."""
+    """Create the default front end."""
     config: Any = base_config()
-    fields = config.features.to_dict()
-    assert fields.pop("name") == "log_mel"
-    fields.pop("standardise")
-    return LogMel(**fields)
+    known = signature(LogMel).parameters
+    return LogMel(**{k: v for k, v in config.features.items() if k in known})
 
 
 def noise(clips: int, sample_rate: int) -> np.ndarray:
@@ -56,8 +56,7 @@ def noise(clips: int, sample_rate: int) -> np.ndarray:
 
 def ours(front_end: LogMel, audio: np.ndarray) -> np.ndarray:
     """Log-mel by `extract`, [clip, frame, mel]."""
-    rows = np.arange(len(audio))
-    return np.asarray(extract(front_end, audio, rows, lambda clips: None))
+    return np.asarray(extract(front_end, audio, np.arange(len(audio)), lambda n: None))
 
 
 def by_librosa(front_end: LogMel, audio: np.ndarray, threads: int) -> np.ndarray:
@@ -70,45 +69,28 @@ def by_librosa(front_end: LogMel, audio: np.ndarray, threads: int) -> np.ndarray
             n_fft=front_end.n_fft,
             hop_length=front_end.hop,
             n_mels=front_end.n_mels,
-            fmin=front_end.fmin,
-            fmax=front_end.fmax or None,
-            power=front_end.power,
-            pad_mode=cast(Any, front_end.pad_mode),
+            pad_mode="reflect",
         )
-        return 20 / front_end.power * np.log10(mel + FLOOR)
+        return 10 * np.log10(mel + FLOOR)
 
-    if threads == 1:
-        return np.stack([one(clip) for clip in audio])
     with ThreadPoolExecutor(threads) as pool:
-        return np.stack(list(pool.map(one, audio)))
+        return np.stack(list((map if threads == 1 else pool.map)(one, audio)))
 
 
 def by_torch(front_end: LogMel, audio: np.ndarray, batch: int) -> np.ndarray:
-    """Log-mel by torch.stft and a matrix product, power 2, [clip, mel, frame]."""
-    filters = torch.from_numpy(
-        librosa.filters.mel(
-            sr=front_end.sample_rate,
-            n_fft=front_end.n_fft,
-            n_mels=front_end.n_mels,
-            fmin=front_end.fmin,
-            fmax=front_end.fmax or None,
-        )
-    )
-    window = torch.hann_window(front_end.n_fft)
+    """Log-mel by torch.stft and a matrix product, [clip, mel, frame]."""
+    n_fft, n_mels = front_end.n_fft, front_end.n_mels
+    sr = front_end.sample_rate
+    filters = torch.from_numpy(librosa.filters.mel(sr=sr, n_fft=n_fft, n_mels=n_mels))
+    window = torch.hann_window(n_fft)
     frames = 1 + audio.shape[1] // front_end.hop
-    features = torch.empty(len(audio), front_end.n_mels, frames)
+    features = torch.empty(len(audio), n_mels, frames)
     with torch.inference_mode():
         for start in range(0, len(audio), batch):
             clips = torch.from_numpy(audio[start : start + batch]).float() / 32768
             spectrum = torch.stft(
-                clips,
-                front_end.n_fft,
-                front_end.hop,
-                window=window,
-                center=True,
-                pad_mode=front_end.pad_mode,
-                return_complex=True,
-            )
+                clips, n_fft, front_end.hop, window=window, return_complex=True
+            )  # centred, reflect padding
             power = spectrum.real**2 + spectrum.imag**2
             mel = 10 * torch.log10(filters @ power + FLOOR)
             features[start : start + batch] = mel
@@ -118,7 +100,7 @@ def by_torch(front_end: LogMel, audio: np.ndarray, batch: int) -> np.ndarray:
 def contestants(
     front_end: LogMel, audio: np.ndarray, batches: list[int]
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """Who takes part."""
+    """Everyone who takes part."""
     found = {
         OURS: partial(ours, front_end, audio),
         "librosa": partial(by_librosa, front_end, audio, 1),
@@ -132,10 +114,10 @@ def contestants(
 
 
 def agreement(results: dict[str, np.ndarray]) -> dict[str, float]:
-    """Largest difference of each result to ours, in dB."""
-    reference = results[OURS]
+    """Largest difference of each result from ours, in dB."""
+    reference = results[OURS].swapaxes(1, 2)
     return {
-        name: float(np.max(np.abs(result.swapaxes(1, 2) - reference)))
+        name: float(np.max(np.abs(result - reference)))
         for name, result in results.items()
         if name != OURS
     }
@@ -143,14 +125,9 @@ def agreement(results: dict[str, np.ndarray]) -> dict[str, float]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m experiments.benchmarks.front_end",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = benchmark_parser("front_end", __doc__)
     parser.add_argument("--clips", type=int, default=256, help="per turn (default 256)")
     parser.add_argument("--torch_batch", type=int, nargs="+", default=[1, 4, 8, 16])
-    add_options(parser)
     args = parser.parse_args(arguments)
     front_end = default_front_end()
     audio = noise(args.clips, front_end.sample_rate)

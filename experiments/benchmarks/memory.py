@@ -1,14 +1,13 @@
-"""Peak memory of the main job at full slider scale.
+"""Peak memory of the main program at full slider scale.
 
 python -m experiments.benchmarks.memory                  3,471 wav files of noise
 python -m experiments.benchmarks.memory --simulated      the simulated rail, scale 1
 python -m experiments.benchmarks.memory --root DIR       recordings in DIR
 
-Runs `python -m mimii_jax.main` for one epoch in a process of its own. Two numbers: the
-peak resident memory of that process, which Linux keeps (VmHWM; that of getrusage would
-include this process, from which it was forked), and the peak of the sum over it and all
-processes that it started, looked at five times a second (pages that they share count
-more than once, so this is an upper bound).
+Runs `python -m mimii_jax.main` for one epoch. Two numbers: the peak resident memory of
+the process, which Linux keeps (VmHWM; that of getrusage would include this process,
+from which it was forked), and the peak of the sum over it and all processes that it
+started, sampled five times a second (an upper bound: shared pages count repeatedly).
 """
 
 import argparse
@@ -19,31 +18,52 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.read_speed import write_noise
 from experiments.benchmarks.rounds import machine
+from mimii_jax.data import dcase
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 EVERY = 0.2  # s
+RATE, SECONDS = 16_000, 10
+IDS = {"00": (968, 356), "02": (968, 267), "04": (434, 178)}  # train, anomalous test
 
 
-def main_job(config: str, options: list[str], workdir: Path) -> list[str]:
-    """Command line of the main job for one epoch."""
-    command = [sys.executable, "-m", "mimii_jax.main", "--config", config]
-    command += ["--config.train.epochs=1", f"--workdir={workdir}"]
-    return command + options
+def write_noise(root: Path, scale: float) -> None:
+    """Write noise with the slider's numbers of clips, times `scale`."""
+    rng = np.random.default_rng(0)
+    for machine_id, (train, anomalous) in IDS.items():
+        for split, label, count in (
+            ("train", NORMAL, train),
+            ("test", NORMAL, 100),
+            ("test", ANOMALOUS, anomalous),
+        ):
+            count = max(1, round(scale * count))
+            word = "normal" if label == NORMAL else "anomaly"
+            stem = f"{word}_id_{machine_id}"
+            noise = Clips(
+                audio=rng.integers(-(2**15), 2**15, (count, SECONDS * RATE), np.int16),
+                machine_id=np.full(count, machine_id),
+                split=np.full(count, split),
+                label=np.full(count, label, np.int8),
+                name=np.array([f"{stem}_{number:08d}.wav" for number in range(count)]),
+                machine_type="slider",
+                sample_rate=RATE,
+            )
+            dcase.write(noise, root)
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """Run a command to its end.
+    """Run a command.
 
     Returns
     -------
-    process : peak resident memory of the command's process, in GB
-    tree : peak of the sum over it and its descendants, in GB
-    seconds : how long it took
+    process : GB, peak resident memory of the command's process
+    tree : GB, peak of the sum over it and its descendants
+    seconds : duration
 
     Raises
     ------
@@ -69,7 +89,7 @@ def _peak_resident(process: int) -> int:
 
 
 def _tree_resident(root: int) -> int:
-    """Resident bytes of a process and its descendants; 0 once it is gone."""
+    """Resident bytes of a process and its descendants; 0 once it's gone."""
     parents, pages = {}, {}
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -86,7 +106,7 @@ def _tree_resident(root: int) -> int:
 
 
 def run(args: argparse.Namespace, folder: Path) -> None:
-    """Measure the main job in a scratch folder and print a table."""
+    """Measure the main program in a scratch folder and print a table."""
     if args.simulated:
         what = f"simulated, scale {args.scale:g}"
         options = [f"--config.data.scale={args.scale}"]
@@ -96,10 +116,12 @@ def run(args: argparse.Namespace, folder: Path) -> None:
         if args.root is None:
             write_noise(root, args.scale)
         options = [f"--config.data.root={root}"]
-    command = main_job(args.config, options + args.option, folder / "workdir")
+    command = [sys.executable, "-m", "mimii_jax.main", "--config", args.config]
+    command += ["--config.train.epochs=1", f"--workdir={folder / 'workdir'}"]
+    command += options + args.option
     process, tree, seconds = measure(command)
     files = len((folder / "workdir" / "clips.csv").read_text().splitlines()) - 1
-    table = Table(title="Peak resident memory of the main job, GB")
+    table = Table(title="Peak resident memory of the main program, GB")
     for column in ("data", "clips", "main process", "with its workers", "seconds"):
         table.add_column(column)
     numbers = (f"{files:,}", f"{process:.2f}", f"{tree:.2f}", f"{seconds:.0f}")
@@ -122,7 +144,12 @@ def main(arguments: list[str] | None = None) -> None:
     source.add_argument("--simulated", action="store_true", help="no files")
     add("--scale", type=float, default=1.0, help="part of the 3,471 clips (default 1)")
     add("--config", default="configs/mlp_vae.py")
-    add("--option", action="append", default=[], help="more options of the main job")
+    add(
+        "--option",
+        action="append",
+        default=[],
+        help="more flags of the program",
+    )
     args = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         run(args, Path(folder))

@@ -1,9 +1,9 @@
-"""Contestants take turns in one process, when the machine has nothing else to do.
+"""Contestants take turns in one process, while the machine is otherwise idle.
 
 Threads that wait for each other, as PyTorch's and XLA's do, lose far more than the
 share of the cores that other programs take, and not all alike. So a turn waits for an
-idle machine, and the rounds that count are those in which it stayed most idle: they
-are chosen by what other programs did, never by who won.
+idle machine, and the rounds that count are those with the least other load: they are
+chosen by what other programs did, never by who won.
 """
 
 import argparse
@@ -11,18 +11,22 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-# Cores that others may use while a turn waits to begin, and how long it looks.
-IDLE = 0.15
-LOOK = 0.3  # s
+from mimii_jax import log
+
+IDLE = 0.15  # cores that others may use when a turn starts
+LOOK = 0.3  # s, of which this is measured
+# An optional peer, of which a type checker knows nothing.
+torch: Any = import_module("torch") if find_spec("torch") else None
 
 
 class Turn(NamedTuple):
@@ -32,38 +36,43 @@ class Turn(NamedTuple):
     others: float
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Options of every benchmark that has rounds."""
+def benchmark_parser(name: str, about: str | None) -> argparse.ArgumentParser:
+    """Create the parser of a benchmark that has rounds."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.benchmarks.{name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     add = parser.add_argument
     add("--rounds", type=int, default=9, help="rounds that count (default 9)")
-    add("--spare", type=int, default=9, help="rounds more, of which the least idle go")
+    add("--spare", type=int, default=9, help="further rounds; the least idle are left")
     add("--patience", type=float, default=5.0, help="seconds to wait for idle cores")
+    return parser
 
 
 def take_turns(
     contestants: Mapping[str, Callable[[], object]], args: argparse.Namespace
 ) -> list[dict[str, Turn]]:
-    """Time each contestant once per round, in rotating order, after a first round.
+    """Time each contestant once per round, in rotating order, after a warm-up round.
 
     Parameters
     ----------
-    contestants : what each does in its turn; it must wait for its own results
-    args : with the values of `add_options`
+    contestants : the work of a turn; it waits for its own results
+    args : of `benchmark_parser`
 
     Returns
     -------
     rounds : the turns of each round that counts, least disturbed first
     """
-    names = list(contestants)
+    names, n_rounds = list(contestants), 1 + args.rounds + args.spare
     played = []
-    for number in track(range(1 + args.rounds + args.spare), "rounds", transient=True):
-        first = number % len(names)
-        played.append(
-            {
-                name: _time(contestants[name], args.patience)
-                for name in names[first:] + names[:first]
-            }
-        )
+    with log.bar("rounds", n_rounds, "rounds") as advance:
+        for number in range(n_rounds):
+            first = number % len(names)
+            order = names[first:] + names[:first]
+            played.append({n: _time(contestants[n], args.patience) for n in order})
+            advance(1)
     return sorted(played[1:], key=disturbance)[: args.rounds]
 
 
@@ -79,15 +88,14 @@ def report(
     rounds: Sequence[dict[str, Turn]],
     ours: Sequence[str],
 ) -> None:
-    """Print medians over rounds, ratios of our speed to the others, and the machine.
+    """Print medians over rounds, ratios of our speed to the others', and the machine.
 
     Parameters
     ----------
-    title : of the table
-    unit : what a contestant works through, such as "clips"
-    amounts : how many of them in a turn of each contestant
-    rounds : from `take_turns`
-    ours : contestants whose ratio to every other one is wanted
+    title, unit : such as "Training" and "windows"
+    amounts : units in a turn of each contestant
+    rounds : of `take_turns`
+    ours : contestants to compare with every other one
     """
     table = Table(title=title)
     table.add_column("")
@@ -101,15 +109,14 @@ def report(
         ratios = ("" if name in ours else _ratio(rates[our] / rate) for our in ours)
         extent = f"{rate.min():,.0f} to {rate.max():,.0f}"
         table.add_row(name, f"{np.median(rate):,.0f}", extent, *ratios)
-    console = Console(width=110)
+    console = Console(width=110, highlight=False)
     console.print(table)
     others = [disturbance(turns) for turns in rounds]
     console.print(
         f"{len(rounds)} rounds, medians (min to max); other programs used "
-        f"{np.median(others):.2f} cores in these rounds, {max(others):.2f} at most",
-        highlight=False,
+        f"{np.median(others):.2f} cores in these rounds, {max(others):.2f} at most"
     )
-    console.print(machine(), highlight=False)
+    console.print(machine())
 
 
 def machine() -> str:
@@ -163,7 +170,7 @@ def _watched(work: Callable[[], object]) -> Turn:
 
 
 def _busy() -> float:
-    """Seconds that all cores have worked; this process's alone where not known."""
+    """Seconds that all cores have worked; elsewhere than on Linux, this process."""
     try:
         first = Path("/proc/stat").read_text().split("\n", 1)[0]
     except OSError:

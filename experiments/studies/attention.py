@@ -17,7 +17,7 @@ STUDY = Study(
             {"detector.attention": attention},
             scorings={
                 "autoregressive": {},
-                "teacher forced": {"scoring.decoding": "teacher_forced"},
+                "teacher forced": {"decoding": "teacher_forced"},
             },
         )
         for attention in ("causal", "leaky")

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from experiments.cell import Cell
 from experiments.matrix import Matrix
-from experiments.study import Study
+from experiments.study import Study, Workdirs
 from mimii_jax.features.augment import SpecAugment
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.page import Block, Picture
@@ -20,12 +20,11 @@ from mimii_jax.report.page import Block, Picture
 NONE = "none"
 
 
-def masked(matrix: Matrix, folder: Path) -> Sequence[Block]:
+def masked(matrix: Matrix, workdirs: Workdirs, folder: Path) -> Sequence[Block]:
     """A clip and its masked copy: the second report's figure 3."""
-    known = folder / NONE / "examples.npz"
-    if not known.is_file():
+    if NONE not in workdirs:
         return []
-    with np.load(known) as file:
+    with np.load(workdirs[NONE] / "examples.npz") as file:
         clip = file[next(n for n in file if n.endswith("/normal/features"))]
     augment = SpecAugment(time_width=60.0, frequency_width=25.0)
     shown = augment(jax.random.key(2), clip)

@@ -6,18 +6,17 @@ and the transformer are trained on all only, as in the report;
 `python -m experiments.cross_id --config configs/conv_vae.py` has their whole matrix.
 """
 
-from experiments.cell import Cell
+from experiments.cell import MATRIX, Cell
 from experiments.reported import FIRST_REPORT
 from experiments.study import Study
-from experiments.training_sets import MATRIX
 
 STUDY = Study(
     title="Cross-ID generalisation",
     source="first report, sections 6.1, 7, 7.1, 7.2 and 7.3.4; figures 5 and 6",
     cells=[
-        Cell("isolation_forest", "isolation_forest", sets=MATRIX),
-        Cell("one_class_svm:linear", "one_class_svm:linear", sets=MATRIX),
-        Cell("mlp_vae", "mlp_vae:reference", sets=MATRIX, small="mlp_vae"),
+        Cell("isolation_forest", "isolation_forest", training_sets=MATRIX),
+        Cell("one_class_svm:linear", "one_class_svm:linear", training_sets=MATRIX),
+        Cell("mlp_vae", "mlp_vae:reference", training_sets=MATRIX, small="mlp_vae"),
         Cell("conv_vae", "conv_vae:reference", small="conv_vae"),
         Cell("transformer", "transformer:reference", small="transformer"),
     ],

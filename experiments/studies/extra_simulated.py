@@ -5,15 +5,14 @@ training set gets simulated normal clips of it until it is as large as the large
 simulated sound these are simply more of the same; on recordings it is a real question.
 """
 
-from experiments.cell import Cell
+from experiments.cell import ALL, EXTRA, Cell
 from experiments.study import Study
-from experiments.training_sets import ALL, EXTRA
 
 STUDY = Study(
     title="Extra simulated data for the smallest ID",
     source="first report, sections 7.3.5 and 10",
     cells=[
-        Cell("mlp_vae", "mlp_vae", sets=(ALL, EXTRA)),
-        Cell("isolation_forest", "isolation_forest", sets=(ALL, EXTRA)),
+        Cell("mlp_vae", "mlp_vae", training_sets=(ALL, EXTRA)),
+        Cell("isolation_forest", "isolation_forest", training_sets=(ALL, EXTRA)),
     ],
 )

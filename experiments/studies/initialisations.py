@@ -10,7 +10,7 @@ from pathlib import Path
 from experiments.cell import Cell
 from experiments.matrix import Matrix
 from experiments.reported import FIVE_INITIALISATIONS, SECOND_REPORT
-from experiments.study import Study
+from experiments.study import Study, Workdirs
 from mimii_jax.report.page import Block, Table
 from mimii_jax.report.tables import digits
 from mimii_jax.results.per_id import MEAN
@@ -18,9 +18,9 @@ from mimii_jax.results.per_id import MEAN
 ROW = "mlp_vae, 5 epochs"
 
 
-def each(matrix: Matrix, folder: Path) -> Sequence[Block]:
+def each(matrix: Matrix, workdirs: Workdirs, folder: Path) -> Sequence[Block]:
     """Mean AUC of each initialisation, ours and reported."""
-    del folder
+    del workdirs, folder
     estimate = matrix.estimate(ROW, MEAN)
     if not estimate:
         return []

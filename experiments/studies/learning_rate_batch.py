@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from experiments.cell import Cell
 from experiments.matrix import Matrix
 from experiments.reported import BATCH_SIZES, LEARNING_RATES, SECOND_REPORT
-from experiments.study import Study
+from experiments.study import Study, Workdirs
 from mimii_jax.report.figures import BLUE, DOTS_PER_INCH, GREEN, VERMILION
 from mimii_jax.report.page import Block, Picture
 from mimii_jax.results.per_id import MEAN
@@ -22,8 +22,9 @@ def _name(rate: float, batch: int) -> str:
     return f"rate {rate:g}, batch {batch}"
 
 
-def curve(matrix: Matrix, folder: Path) -> Sequence[Block]:
+def curve(matrix: Matrix, workdirs: Workdirs, folder: Path) -> Sequence[Block]:
     """Mean AUC as a function of the batch size: the report's figure 7."""
+    del workdirs
     figure = Figure(figsize=(6, 3.6), layout="constrained")
     axes = figure.subplots()
     looks = zip(LEARNING_RATES, (VERMILION, GREEN, BLUE), "s^o", strict=True)

@@ -17,14 +17,11 @@ STUDY = Study(
             "mlp_vae",
             scorings={
                 "mean": {},
-                "max": {"scoring.pooling": "max"},
-                "top 10": {"scoring.pooling": "top_k"},
-                "gwrp .99": {"scoring.pooling": "gwrp"},
-                "mahalanobis": {"scoring.kind": "mahalanobis"},
-                "mahalanobis per id": {
-                    "scoring.kind": "mahalanobis",
-                    "scoring.per_id": True,
-                },
+                "max": {"pooling": "max"},
+                "top 10": {"pooling": "top_k"},
+                "gwrp": {"pooling": "gwrp"},
+                "mahalanobis": {"backend": "mahalanobis"},
+                "mahalanobis per id": {"backend": "mahalanobis", "per_id": True},
             },
         )
     ],

@@ -11,7 +11,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 PNG = b"\x89PNG\r\n\x1a\n"
-_WORDS = re.compile(r"\W*[A-Za-z]")
+_WORDS = re.compile("[A-Za-z]{3}")
 _MARKS = {"▲": ("up", "more, beyond noise"), "▼": ("down", "less, beyond noise")}
 
 
@@ -28,7 +28,7 @@ class Table:
     def classes(self) -> list[str]:
         """Of each column: words are aligned left, numbers right."""
         columns = zip(*self.rows, strict=True)
-        found = ["words" if any(map(_WORDS.match, c)) else "" for c in columns]
+        found = ["words" if any(map(_WORDS.search, c)) else "" for c in columns]
         return found or [""] * len(self.head)
 
 

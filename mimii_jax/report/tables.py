@@ -1,30 +1,34 @@
 """Tables of results for the terminal, Markdown and the page; no JAX."""
 
 from collections.abc import Iterable, Sequence
+from shutil import get_terminal_size
 from textwrap import wrap
 
-from mimii_jax import log
 from mimii_jax.results.metrics import Estimate
 from mimii_jax.results.per_id import MEAN, POOLED, Row
 from mimii_jax.results.table import CONTROLS, SPLITS
 
 WIDTH = 100  # columns of the terminal's table
 MOST_IDS = 6  # with more, the terminal shows the worst only
-LEGEND = "mean: over IDs, ± SD over seeds; 95 %: bootstrap interval over clips"
+LEGEND = "mean: over IDs, ± SD over seeds"
+SPAN, SPAN_LEGEND = "95 %", "; 95 %: bootstrap interval over clips"
 
 Lines = tuple[list[str], list[list[str]]]
 """Headings, and rows of text."""
 
 
-def print_results(rows: Sequence[Row], source: str = "", split: str = "all") -> None:
-    """Print a compact table for each machine type."""
-    width = min(WIDTH, log.console.width) if log.console.is_terminal else WIDTH
+def results_report(rows: Sequence[Row], source: str = "", split: str = "all") -> str:
+    """A title and a compact table for each machine type, for the terminal."""
+    width = min(WIDTH, get_terminal_size((WIDTH, 24)).columns)
+    texts = []
     for machine_type, of_type in by_type(rows).items():
         pooled = next(row for row in of_type if row.machine_id == POOLED)
         count = pooled.n_normal + pooled.n_anomalous
-        parts = [machine_type, *filter(None, [source]), f"{count:,} test clips"]
-        title = ", ".join(parts) + ("" if split == "all" else f" ({SPLITS[split]})")
-        log.info(f"\n{title}\n{results_text(of_type, width)}\n")
+        clips = f"{count:,} {'labelled ' if pooled.note else ''}test clips"
+        title = ", ".join(filter(None, [machine_type, source, clips]))
+        title += "" if split == "all" else f" ({SPLITS[split]})"
+        texts.append(f"\n{title}\n{results_text(of_type, width)}\n")
+    return "".join(texts)
 
 
 def results_text(rows: Sequence[Row], width: int = WIDTH) -> str:
@@ -43,7 +47,8 @@ def results_text(rows: Sequence[Row], width: int = WIDTH) -> str:
     text = []
     for (first, *rest), tail in zip(wrapped, tails, strict=True):
         text += [first.ljust(room) + tail, *rest]
-    return "\n".join([*text, LEGEND, *notes(rows)])
+    legend = LEGEND + (SPAN_LEGEND if SPAN in [c[0] for c in columns] else "")
+    return "\n".join([*text, legend, *notes(rows)])
 
 
 def _compact(rows: Sequence[Row]) -> Lines:
@@ -51,7 +56,7 @@ def _compact(rows: Sequence[Row]) -> Lines:
     ids = _ids(rows)
     several = len(ids) > MOST_IDS
     shown = ["worst ID"] if several else ids
-    head = ["", *shown, "mean ±SD", "95 %", "pAUC", "pooled"]
+    head = ["", *shown, "mean ±SD", SPAN, "pAUC", "pooled"]
     head[1] = f"AUC {head[1]}"
     lines = []
     for name, own in _by_detector(rows).items():

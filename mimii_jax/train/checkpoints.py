@@ -78,7 +78,7 @@ class Checkpoints:
         shapes = [
             sorted(x.shape for x in jax.tree.leaves(t)) for t in (saved, abstract)
         ]
-        if shapes[0] != shapes[1]:
+        if shapes[0] and shapes[0] != shapes[1]:  # a damaged one has none
             raise ConfigError(
                 f"{self.folder / str(step)}: checkpoint of another model or other "
                 "runs; use the config and runs of its training, or another workdir"

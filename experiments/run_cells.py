@@ -1,0 +1,261 @@
+"""Run cells, each in a process: those without scores, several at once, or on Dask.
+
+A cell's folder is an ordinary workdir, which every command of the package reads; its
+log.txt holds what the process printed. A cell with scores is done; cells with the same
+config share a workdir.
+"""
+
+import argparse
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experiments.cell import Cell, Config, Options, require_known
+from mimii_jax import log
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.workdir import Workdir
+
+COMMAND = (sys.executable, "-m", "experiments.cell_process")
+DIVERGED, INTERRUPTED = 3, 75  # exit codes of mimii_jax.main
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a cell ended.
+
+    Attributes
+    ----------
+    workdir : its own, or that of a cell with the same config
+    error : one line; "" if it has scores
+    failed : False for a training that diverged: that's a finding
+    fresh : whether it ran now
+    seconds : how long
+    """
+
+    key: str
+    workdir: Path
+    error: str = ""
+    failed: bool = False
+    fresh: bool = False
+    seconds: float = 0.0
+
+
+def run_cells(
+    cells: Mapping[str, Cell], options: Options, args: argparse.Namespace
+) -> dict[str, Outcome]:
+    """Run cells that aren't done, each in the folder of its key below `args.out`.
+
+    A cell that fails, or whose process dies, is an outcome like others.
+
+    Raises
+    ------
+    ConfigError : a bad flag, or a field on the command line that no config has
+    SystemExit : interrupted; the same command resumes
+    """
+    if args.jobs < 1:
+        raise ConfigError(f"--jobs={args.jobs}: must be at least 1")
+    require_known(options)
+    outcomes: dict[str, Outcome] = {}
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with (
+            log.bar("cells", len(cells), "cells") as advance,
+            closing(_outcomes(cells, options, args)) as found,
+        ):
+            for outcome in found:
+                outcomes[outcome.key] = outcome
+                advance(1, f"{outcome.key} ")
+                text = outcome.error or (
+                    f"{outcome.seconds:.0f} s" if outcome.fresh else "done before"
+                )
+                log.info(f"{len(outcomes)}/{len(cells)} {outcome.key}: {text}")
+    except KeyboardInterrupt:
+        log.info("Interrupted. Run the same command again to resume.")
+        sys.exit(INTERRUPTED)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return {key: outcomes[key] for key in cells}
+
+
+def _outcomes(
+    cells: Mapping[str, Cell], options: Options, args: argparse.Namespace
+) -> Generator[Outcome]:
+    """Yield the outcomes of all cells: known ones first, then as processes end."""
+    known = _workdirs(args.out)
+    todo: dict[Path, tuple[Config, list[Outcome]]] = {}
+    for key, cell in cells.items():
+        outcome = Outcome(key, args.out / key)
+        try:
+            config = cell.build(options)
+            workdir = _workdir_of(config, outcome.workdir, known)
+        except ConfigError as error:
+            yield replace(outcome, error=f"failed: {error}", failed=True)
+            continue
+        outcome = replace(outcome, workdir=workdir)
+        if Workdir(workdir).finished:
+            yield outcome
+        else:
+            todo.setdefault(workdir, (config, []))[1].append(outcome)
+    with _pool(args) as (pool, stdin):
+        cache = args.out / "cache"
+        futures = {
+            pool.submit(
+                _attempt, [*COMMAND, str(path), str(cache)], path, config, stdin
+            ): same
+            for path, (config, same) in todo.items()
+        }
+        for future in as_completed(futures):
+            error, failed, seconds = future.result()
+            now = {"error": error, "failed": failed, "seconds": seconds, "fresh": True}
+            yield from (replace(outcome, **now) for outcome in futures[future])
+
+
+def _workdirs(out: Path) -> dict[str, Path]:
+    """Find the workdirs below a folder by their configs, finished ones first."""
+    files = [*out.glob("*/config.json"), *out.glob("*/*/config.json")]
+    found = [
+        Workdir(file.parent)
+        for file in files
+        if not (file.parents[1] / "config.json").exists()  # scored again
+    ]
+    found.sort(key=lambda workdir: (not workdir.finished, workdir.path))
+    known: dict[str, Path] = {}
+    for workdir in found:
+        known.setdefault(_text(workdir.read_config()), workdir.path)
+    return known
+
+
+def _workdir_of(config: Config, own: Path, known: dict[str, Path]) -> Path:
+    """Choose a workdir: one with this config, or the cell's own."""
+    text = _text(config)
+    if text not in known and (own / "config.json").exists():
+        raise ConfigError(f"{own}: holds another config; choose another --out")
+    return known.setdefault(text, own)
+
+
+def _text(config: Config) -> str:
+    return json.dumps(config.to_dict(), sort_keys=True)
+
+
+@contextmanager
+def _pool(args: argparse.Namespace) -> Iterator[tuple[Executor, int]]:
+    """Open a pool to run processes from, and their standard input.
+
+    Closing it makes them save and end.
+    """
+    if args.backend == "dask":
+        try:
+            from distributed import Client
+
+            client = Client(args.scheduler or None)
+            client.wait_for_workers(1, timeout=60)
+        except (ImportError, OSError) as error:
+            raise ConfigError(
+                f"--backend=dask: {error}; needs pip install '.[cluster]', and "
+                "--scheduler=tcp://HOST:PORT of a running cluster"
+            ) from error
+        with client:
+            yield client.get_executor(), subprocess.PIPE
+        return
+    read, write = os.pipe()
+    pool = ThreadPoolExecutor(args.jobs)
+    try:
+        yield pool, read
+    finally:
+        os.close(write)
+        pool.shutdown(cancel_futures=True)
+        os.close(read)
+
+
+def _attempt(
+    command: Sequence[str], workdir: Path, config: Config, stdin: int
+) -> tuple[str, bool, float]:
+    """Run the process of a cell; return its error, whether it failed, and seconds."""
+    start = time.perf_counter()
+    try:
+        Workdir(workdir).start(config)
+    except DataError as error:
+        return f"failed: {error}", True, 0.0
+    environment = {
+        "COLUMNS": "100",  # of log.txt
+        "PYTHONUNBUFFERED": "1",
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # several cells share a GPU
+        **os.environ,
+    }
+    with (workdir / "log.txt").open("a+b") as file:
+        before = file.tell()
+        with subprocess.Popen(
+            command,
+            stdin=stdin,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches the parent alone
+        ) as process:
+            code = process.wait()
+        file.seek(before)
+        text = file.read().decode(errors="replace")
+    error, failed = _ending(code, text, workdir / "log.txt")
+    return error, failed, time.perf_counter() - start
+
+
+def _ending(code: int, text: str, path: Path) -> tuple[str, bool]:
+    """Tell from exit code and log what went wrong, and whether that is a failure."""
+    lines = [line for line in text.splitlines() if line.strip()] or [""]
+    errors = [line for line in lines if line.startswith("error: ")]
+    error = errors[-1].removeprefix("error: ") if errors else ""
+    if code == 0:
+        return "", False
+    if code == DIVERGED:
+        return f"diverged: {error}", False
+    if code in (INTERRUPTED, -signal.SIGTERM):
+        return "interrupted", True
+    if code < 0:
+        return f"failed: killed by signal {-code}; is there enough memory?", True
+    return f"failed: {error or f'{lines[-1]} (traceback in {path})'}", True
+
+
+def command_parser(name: str, about: str | None, out: str) -> argparse.ArgumentParser:
+    """Create the parser of `python -m experiments.NAME`, with the shared flags."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m experiments.{name}",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Any field of the configs can be set: --config.section.field=value",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path(out), help=f"folder (default {out})")
+    add("--jobs", type=int, default=1, metavar="N", help="cells at once (1)")
+    add("--backend", choices=("local", "dask"), default="local")
+    add("--scheduler", default="", metavar="ADDRESS", help="of Dask: tcp://HOST:8786")
+    return parser
+
+
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[argparse.Namespace, tuple[tuple[str, str], ...]]:
+    """Parse the flags, and each --config.field=text as (field, text)."""
+    given = sys.argv[1:] if argv is None else argv
+    fields = [re.fullmatch(r"--config\.([\w.]+)=(.*)", text) for text in given]
+    rest = [text for text, match in zip(given, fields, strict=True) if not match]
+    return parser.parse_args(rest), tuple((m[1], m[2]) for m in fields if m)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Print a user's error as one line, and exit with 1."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
