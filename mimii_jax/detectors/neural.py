@@ -23,10 +23,10 @@ from mimii_jax.detectors.backends import Banks, Scoring, load_banks, save_banks
 from mimii_jax.detectors.detector import Explanation
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import (
-    CLIPS_IN_CACHE,
     CLIPS_PER_TRANSFER,
     FrontEnd,
     extract,
+    map_clips,
 )
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors, replace_file
@@ -435,9 +435,6 @@ def _compile(
         out_specs=P((RUN, DATA)),
     )
     def score_chunk(models: Models, audio: Int16[Array, "clip time"]) -> Array:
-        def features_of(clip: Array) -> Array:
-            return front_end(clip.astype(np.float32) / 32768)
-
         def of_clip(features: Array) -> Array:
             index = jnp.arange(windows.per_clip(len(features)))
             x = windows.gather(features[None], index)
@@ -450,7 +447,7 @@ def _compile(
 
             return lax.map(of_run, models, batch_size=group if group > 1 else None)
 
-        features = lax.map(features_of, audio, batch_size=CLIPS_IN_CACHE)
+        features = map_clips(front_end, audio)
         at_once = clips_at_once(windows)
         # Few clips at a time, so that only their windows exist.
         return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
