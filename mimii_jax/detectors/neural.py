@@ -81,31 +81,21 @@ class Models(NamedTuple):
 
 @dataclass(frozen=True)
 class NeuralDetector:
-    """Errors of a model on windows of a front end's frames.
-
-    Attributes
-    ----------
-    front_end : features of one clip
-    model : trained and scored
-    windows : examples of the training
-    standardise : whether bins are standardised by the statistics of a run's clips
-    settings : of the training
-    scoring : from the errors of a clip to its score
-    scoring_hop : frames from one scored window to the next
-    mesh : devices along "run" and "data"; None: automatic
-    checkpoint : when to save
-    profile : whether to write a JAX profile of the training beside the model
-    """
+    """Errors of a model on windows of a front end's frames."""
 
     front_end: FrontEnd
     model: ModelSpec
-    windows: Windows
+    windows: Windows  # examples of the training
+    # whether bins are standardised by the statistics of a run's clips
     standardise: bool
     settings: Settings
-    scoring: Scoring
-    scoring_hop: int = 1
+    scoring: Scoring  # from the errors of a clip to its score
+    scoring_hop: int = 1  # frames from one scored window to the next
+    # devices along "run" and "data"; None: automatic
     mesh: tuple[int | None, int | None] = field(default=(None, None), compare=False)
+    # when to save
     checkpoint: CheckpointPolicy = field(default=CheckpointPolicy(), compare=False)
+    # whether to write a JAX profile of the training beside the model
     profile: bool = field(default=False, compare=False)
 
     one_process = False
@@ -271,21 +261,13 @@ class NeuralDetector:
 
 @dataclass(frozen=True, eq=False)
 class FittedNeural:
-    """Trained models of all runs, and their back-ends.
-
-    Attributes
-    ----------
-    detector : its settings
-    graph : of all models
-    models : parameters of all runs
-    alive : bool [shape=(run,)], False for a run that diverged
-    banks : fitted back-end of each run; None: the summary is the score
-    """
+    """Trained models of all runs, and their back-ends."""
 
     detector: NeuralDetector
     graph: nnx.GraphDef
     models: Models
-    alive: Bool[np.ndarray, " run"]
+    alive: Bool[np.ndarray, " run"]  # False for a run that diverged
+    # fitted back-end of each run; None: the summary is the score
     banks: Sequence[Banks] | None = None
 
     def represent(self, clips: Clips) -> Float32[np.ndarray, "run clip segment column"]:

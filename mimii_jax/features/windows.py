@@ -70,16 +70,10 @@ def _clip_moments(features: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of consecutive frames, gathered where they are used and never stored.
+    """Windows of consecutive frames, gathered where they are used and never stored."""
 
-    Attributes
-    ----------
-    width : int > 0, frames per window; None: the whole clip
-    hop : int > 0, frames from one window to the next
-    """
-
-    width: int | None
-    hop: int = 1
+    width: int | None  # frames per window; None: the whole clip
+    hop: int = 1  # frames from one window to the next
 
     def __post_init__(self) -> None:
         require(
