@@ -43,7 +43,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.windows.hop = 1
         c.train.epochs = 10
     if variant == "reference":
-        c.windows.width = 0
+        c.windows.width = placeholder(int)  # the whole clip
         c.windows.hop = 1
         c.detector.channels = (8, 16, 32, 64, 128)
         c.detector.segment = 8

@@ -120,11 +120,6 @@ def differences(known: Config, asked: Config) -> list[str]:
 def _build_front_end(config: Config) -> FrontEnd:
     values = config.features.to_dict()
     name = values.pop("name")
-    values |= {
-        "power": 2.0,
-        "pad_mode": "reflect",
-        "fmax": values["fmax"] or 0.0,
-    }  # SHIM
     kind = FRONT_ENDS[_choice("features.name", name, FRONT_ENDS)]
     # Each takes what it knows: a waveform has no n_fft, a linear spectrum no n_mels.
     known = signature(kind).parameters

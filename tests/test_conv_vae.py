@@ -52,7 +52,7 @@ def test_the_reference_has_about_a_million_parameters():
     assert parameters("reference", (313, 128)) == 968_748
     assert "968,748" in conv_vae.__doc__
     assert config.train.epochs == 10
-    assert config.windows.width == 0
+    assert config.windows.width is None
     assert set(config.augment.names) == {"cutout", "warp"}
 
 
