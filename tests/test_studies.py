@@ -17,7 +17,7 @@ from flax import nnx
 from test_page import Reader
 from test_run_cells import FAKE
 
-from experiments import cross_id, reproduce, results, run_cells, studies
+from experiments import cross_id, reproduce, results, run_cells, select, studies
 from experiments.cell import Options
 from experiments.matrix import compare, matrices
 from experiments.reported import FIRST_REPORT
@@ -305,6 +305,14 @@ def test_the_table_of_results_has_all_detectors_and_the_controls(fake, tmp_path)
     assert code == 0
     for name in ("mlp_vae", "one_class_svm:linear", "minutes: mlp_vae 0.0"):
         assert name in printed
+
+
+def test_a_recipe_is_chosen_by_held_out_clips(fake, tmp_path):
+    with log.console.capture() as printed:
+        select.main(["transformer", "--out", str(tmp_path)])
+    rows = [line.split() for line in printed.get().splitlines() if " │ " in line]
+    assert [row[1] for row in rows][:3] == ["0.004"] * 3
+    assert len(list(tmp_path.glob("*/*/scores.csv"))) == 6
 
 
 def test_spatial_and_temporal_have_about_equal_parameters():
