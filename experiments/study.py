@@ -19,7 +19,7 @@ TUNE, REPORT = "validation", "test"
 
 @dataclass(frozen=True)
 class Study:
-    """A question, asked by a file in experiments/studies.
+    """A question, in a file of experiments/studies.
 
     Attributes
     ----------

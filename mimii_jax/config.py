@@ -107,9 +107,9 @@ def build(config: Config) -> Experiment:
     )
 
 
-def differences(known: Config, asked: Config) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """List the fields in which two configs differ, for a message."""
-    first, second = flatten(known), flatten(asked)
+    first, second = flatten(old), flatten(new)
     return [
         f"{name}: {first.get(name, 'missing')} → {second.get(name, 'missing')}"
         for name in sorted(first.keys() | second.keys())

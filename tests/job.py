@@ -1,4 +1,4 @@
-"""The main job on little data, as a process of its own."""
+"""The main job on little data, as a separate process."""
 
 import os
 import subprocess

@@ -181,7 +181,7 @@ def test_a_hole_is_filled_from_the_pixels_around_it():
 
 
 def test_a_move_moves():
-    """By whole frames, as far as the draw says; the border goes on."""
+    """By whole frames, as far as drawn; the border is repeated."""
     ramp = np.broadcast_to(np.arange(40, dtype=np.float32)[:, None], (6, 40, 5))
     values = strengths("warp", 0.0) | {"move_time": 4.0}
     found = applied(augment("warp", **values), ramp)[:, 10:30]

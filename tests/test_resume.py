@@ -1,4 +1,4 @@
-"""A training as a process of its own: stopped, killed, started again."""
+"""A training as a separate process: stopped, killed, resumed."""
 
 import hashlib
 import random
