@@ -61,7 +61,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class _Identity:
-    """What a clip's sound depends on, besides the seed."""
+    """Everything that a clip's sound depends on, besides the seed."""
 
     machine_id: str
     split: str

@@ -140,7 +140,7 @@ def _collector(mesh: Mesh, n_runs: int) -> Callable[[Any], Any]:
 
 
 class Metrics(NamedTuple):
-    """What the host reads of all runs after a dispatch."""
+    """Values of all runs that the host reads after a dispatch."""
 
     step: Any
     alive: Any

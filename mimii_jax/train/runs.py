@@ -33,7 +33,7 @@ class Pretrained:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What distinguishes one run from the others."""
+    """Settings and clips of one run."""
 
     seed: int  # of the initialisation, the order of examples and the noise
     clips: Int[np.ndarray, " clip"]  # rows of the training clips
