@@ -17,14 +17,8 @@ from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
 from mimii_jax.report.inputs import read_json, source
 from mimii_jax.report.tables import results_report
+from mimii_jax.results import official
 from mimii_jax.results.metrics import MAX_FPR
-from mimii_jax.results.official import (
-    RESULT,
-    compare_result,
-    read_official,
-    result_text,
-    score_files,
-)
 from mimii_jax.results.per_id import evaluate
 from mimii_jax.results.table import SPLITS, Scores, read_scores, select_split
 
@@ -33,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table of the scores at a path; print user errors as one line."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.bootstrap < 0:
+        parser.error(f"--bootstrap={args.bootstrap}: must be 0 or more")
+    if not 0 < args.max_fpr <= 1:
+        parser.error(f"--max_fpr={args.max_fpr}: must be above 0, up to 1")
     try:
         _evaluate(args)
     except DataError as error:
@@ -41,74 +39,51 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _evaluate(args: argparse.Namespace) -> None:
     labels = read_labels(args.labels) if args.labels else {}
-    scores, known_source = load(args.path)
-    scores = select_split(_labelled(scores, labels, args.labels), args.split)
-    if args.detector:
-        scores = _only(scores, args.detector)
-    if not len(scores):
-        raise DataError(f"{args.path}: no clips in the {SPLITS[args.split]}")
-    if args.out and len(scores.detectors) > 1:
-        raise DataError(
-            f"--out={args.out}: {RESULT} is of one detector; choose one with "
-            f"--detector: {', '.join(scores.detectors)}"
-        )
+    path, known_source = args.path, ""
+    file = path / "scores.csv" if path.is_dir() else path
+    if own := file.is_file() and file.name == "scores.csv":
+        scores = read_scores(file)
+        known_source = source(read_json(file.with_name("config.json")))
+    else:
+        scores = official.read_official(path)
+    scores = _select(scores, args, labels)
     rows = evaluate(scores, bootstrap=args.bootstrap, max_fpr=args.max_fpr)
     log.info(results_report(rows, known_source, args.split))
-    for line in _compare(args.path, labels):
-        log.info(line)
+    if path.is_dir() and not own:
+        _compare(path, labels)
     if args.out:
-        replace_file(args.out, result_text(scores, args.max_fpr).encode())
+        result = official.result_text(scores, args.max_fpr)
+        replace_file(args.out, result.encode())
         log.info(f"wrote {args.out}")
 
 
-def load(path: Path) -> tuple[Scores, str]:
-    """Read a workdir, a scores.csv, or DCASE csv files (one, or a folder of them).
-
-    Returns the scores, and their source where a workdir says it.
-    """
-    file = path / "scores.csv" if path.is_dir() else path
-    if file.is_file() and file.name == "scores.csv":
-        return read_scores(file), source(read_json(file.with_name("config.json")))
-    return read_official(path), ""
-
-
-def _labelled(scores: Scores, labels: Labels, path: Path) -> Scores:
-    """Label the clips whose names have no label."""
+def _select(scores: Scores, args: argparse.Namespace, labels: Labels) -> Scores:
+    """Label the clips, then select those of the split and detector."""
     labelled = scores.labelled(labels)
-    unknown = scores[scores.label == UNKNOWN]
-    if labels and len(unknown) and np.array_equal(scores.label, labelled.label):
-        first = f"{unknown.machine_type[0]}/{unknown.name[0]}"
-        raise DataError(
-            f"--labels={path}: lists none of the unlabelled clips, such as {first}"
-        )
-    return labelled
+    unknown = np.any(scores.label == UNKNOWN)
+    if labels and unknown and np.array_equal(scores.label, labelled.label):
+        raise DataError(f"--labels={args.labels}: lists none of the unlabelled clips")
+    names = scores.detectors
+    several = args.out and not args.detector and len(names) > 1
+    if several or args.detector not in (None, *names):
+        raise DataError(f"--detector: choose one of {', '.join(names)}")
+    if args.detector:
+        labelled = labelled[labelled.detector == args.detector]
+    selected = select_split(labelled, args.split)
+    if not len(selected):
+        raise DataError(f"{args.path}: no clips in the {SPLITS[args.split]}")
+    return selected
 
 
-def _only(scores: Scores, detector: str) -> Scores:
-    """Select one detector."""
-    if detector not in scores.detectors:
-        raise DataError(
-            f"--detector={detector}: no such detector; choose one of "
-            f"{', '.join(scores.detectors)}"
-        )
-    return scores[scores.detector == detector]
-
-
-def _compare(path: Path, labels: Labels) -> list[str]:
-    """Compare each result.csv with the DCASE csv files beside it; lines to print."""
-    if not path.is_dir() or (path / "scores.csv").is_file():
-        return []
-    lines = []
-    for folder in sorted({file.parent for file in score_files(path)}):
-        if (folder / RESULT).is_file():
-            differences = compare_result(folder, labels)
-            count = len(differences)
-            plural = "" if count == 1 else "s"
-            found = f"{count} difference{plural} from" if count else "identical to"
-            inside = folder.relative_to(path).as_posix()
-            where = "" if inside == "." else f"{inside}: "
-            lines += [f"{where}{found} {RESULT} beside the scores", *differences]
-    return lines
+def _compare(path: Path, labels: Labels) -> None:
+    """Compare each result.csv with the DCASE csv files beside it."""
+    for folder in sorted({file.parent for file in official.score_files(path)}):
+        if (folder / official.RESULT).is_file():
+            differences = official.compare_result(folder, labels)
+            found = "differs from" if differences else "identical to"
+            log.info(f"{folder}: {found} {official.RESULT} beside the scores")
+            for line in differences:
+                log.info(line)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,65 +91,26 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m mimii_jax.evaluate",
         description="AUC and pAUC per machine ID, with bootstrap 95 % intervals, from "
         "anomaly scores. Trains nothing and needs no GPU.",
+        epilog=f"Defaults: --split all --bootstrap 1000 --max_fpr {MAX_FPR}.",
     )
     add = parser.add_argument
-    add(
-        "path",
-        type=Path,
-        help="a workdir or its scores.csv; or a folder of DCASE csv files "
+    where = (
+        "a workdir or its scores.csv; or a folder of DCASE csv files "
         "anomaly_score_<type>_id_<NN>.csv (lines: name,score; no header), in it or in "
-        "folders <detector>/seed_<S>; or one such file",
+        "folders <detector>/seed_<S>; or one such file"
     )
-    add(
-        "--split",
-        choices=SPLITS,
-        default="all",
-        help="of the test clips: validation (40 %%), test (60 %%), or all (default)",
-    )
-    add(
-        "--labels",
-        type=Path,
-        metavar="FILE",
-        help="eval_data_list.csv, the organisers' labels of the evaluation clips",
-    )
-    add("--detector", help="this one only (default: all)")
-    add(
-        "--bootstrap",
-        type=_replicates,
-        default=1000,
-        metavar="N",
-        help="replicates for the intervals, 0 for none (default 1000)",
-    )
-    add(
-        "--max_fpr",
-        type=_rate,
-        default=MAX_FPR,
-        metavar="RATE",
-        help=f"false positive rate where pAUC ends (default {MAX_FPR})",
-    )
-    add(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="also write the result.csv of one detector, as the challenge's evaluator",
-    )
+    split = "of the test clips: validation (40 %%), test (60 %%), or all"
+    labels = "eval_data_list.csv, the organisers' labels of the evaluation clips"
+    limit = "false positive rate where pAUC ends"
+    out = "also write the result.csv of one detector, as the challenge's evaluator"
+    add("path", type=Path, help=where)
+    add("--split", choices=SPLITS, default="all", help=split)
+    add("--labels", type=Path, metavar="FILE", help=labels)
+    add("--detector", help="this one only")
+    add("--bootstrap", type=int, default=1000, metavar="N", help="replicates, 0: none")
+    add("--max_fpr", type=float, default=MAX_FPR, metavar="RATE", help=limit)
+    add("--out", type=Path, metavar="FILE", help=out)
     return parser
-
-
-def _replicates(text: str) -> int:
-    if not text.isdecimal() or int(text) > 100_000:
-        raise argparse.ArgumentTypeError(f"{text!r} is not in 0 to 100000")
-    return int(text)
-
-
-def _rate(text: str) -> float:
-    try:
-        rate = float(text)
-    except ValueError:
-        rate = 0.0
-    if not 0 < rate <= 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a rate in (0, 1]")
-    return rate
 
 
 if __name__ == "__main__":

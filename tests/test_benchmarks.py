@@ -66,9 +66,14 @@ def test_training_prints_ratios(capsys):
     assert ("torch, fused" in printed) == (rounds.torch is not None)
 
 
+@pytest.mark.slow
 def test_every_neural_config_can_be_timed():
-    for spec in ("mlp_ae", "conv_vae:quick", "transformer:quick"):
-        one = task(spec, train__batch_size=1)
+    for spec, fields in (
+        ("mlp_ae", {"detector__hidden": (8,)}),
+        ("conv_vae", {"detector__channels": (2, 3, 2, 3, 2)}),
+        ("transformer:quick", {"detector__width": 8, "features__hop": 4096}),
+    ):
+        one = task(spec, train__batch_size=1, features__n_mels=4, **fields)
         assert np.isfinite(train.ours(one, 1)())
 
 
@@ -95,7 +100,7 @@ def test_torch_has_the_same_vae_and_loss(monkeypatch):
 @needs_torch
 def test_torchs_conv_vae_has_as_many_parameters():
     """Except its biases: ours has one for each pixel of a block."""
-    one = task("conv_vae")
+    one = task("conv_vae", detector__channels=(2, 3, 2, 3, 2))
     model = one.build(nnx.Rngs(0))
     ours = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     peer = peers.conv_vae(model)
@@ -125,7 +130,8 @@ def test_torchs_transformer_is_the_same_network():
 
 
 def test_scoring_prints_ratios(capsys):
-    small = {"width": 16, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
+    small = {"width": 8, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
+    small["feed_forward"] = 8
     fields = [f"--config.detector.{name}={value}" for name, value in small.items()]
     fields += ["--config.features.hop=4096", "--config.features.n_mels=3"]
     score.main(["--batch", "2", "--positions", "2", *fields, *QUICK])

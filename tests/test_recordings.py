@@ -187,7 +187,9 @@ def test_a_run_on_another_layout(tmp_path, layout, no_figures):
             domain = "target" if int(number) % 2 else "source"
             name = f"section_{machine_id}_{domain}_{split}_{kind}_{number[4:]}_A.wav"
             put(root / "slider" / split, name, clips.audio[row])
-    config = small(controls, "quick", root, data={"test_normals": 4})
+    machine_type = "0_dB_slider" if layout == "MIMII" else "slider"
+    data = {"test_normals": 4, "machine_types": (machine_type,)}
+    config = small(controls, "quick", root, data=data)
     assert "no AUC" not in trained(config, workdir)
     rows = rows_of(workdir)
     kinds = Counter((r["split"], r["label"], r["domain"]) for r in rows)

@@ -31,16 +31,11 @@ from mimii_jax.features.front_ends import (
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.train.checkpoints import Checkpoints
-from mimii_jax.train.loop import (
-    Features,
-    abstract_runs,
-    make_plan,
-    restore_runs,
-    train_runs,
-)
+from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
 from mimii_jax.train.runs import CheckpointPolicy, Pretrained, Run, Settings
-from mimii_jax.train.step import TrainState, group_size
+from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_runs
+from mimii_jax.train.step import group_size
 
 SHAPE = "shape.json"  # in a training's folder: the length of its clips
 OLD_N_SAMPLES = 160_000  # of folders from before `SHAPE`
@@ -152,8 +147,7 @@ class NeuralDetector:
         fitted = self._fitted(graph, state)
         if not self.scoring.needs_fit:
             return fitted
-        summaries = fitted.summarise(train, self.scoring, "normal clips")
-        banks = _fit_banks(self.scoring, summaries, train, runs)
+        banks = fitted.fit_banks(train, held_out, runs)
         if folder and jax.process_index() == 0:
             save_banks(banks, folder / self._backend_file)
         return replace(fitted, banks=banks)
@@ -370,6 +364,31 @@ class FittedNeural:
         track = np.reshape(tracks, (len(clips), len(seconds)))
         return Explanation(features, expected, error, seconds, track)
 
+    def fit_banks(
+        self, train: Clips, held_out: Clips, runs: Sequence[Run]
+    ) -> list[Banks]:
+        """Fit each run's back-end to all its normal clips; zeros if it diverged."""
+        scoring = self.detector.scoring
+        of_train, of_held_out = (
+            np.nan_to_num(
+                self.summarise(clips, scoring, "normal clips"), posinf=0.0, neginf=0.0
+            )
+            for clips in (train, held_out)
+        )
+        banks = []
+        for i, run in enumerate(runs):
+            vectors = [of_train[i][run.clips], of_held_out[i][run.validation]]
+            ids = [train.machine_id[run.clips], held_out.machine_id[run.validation]]
+            banks.append(
+                Banks.fit(
+                    scoring.backend,
+                    np.concatenate(vectors),
+                    np.concatenate(ids),
+                    scoring.per_id,
+                )
+            )
+        return banks
+
     def pretrained(self) -> list[Pretrained]:
         """The trained models of all runs, to initialise others with."""
         params = {
@@ -434,22 +453,6 @@ def _compile(
         return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
 
     return score_chunk
-
-
-def _fit_banks(
-    scoring: Scoring, summaries: np.ndarray, train: Clips, runs: Sequence[Run]
-) -> list[Banks]:
-    """Fit the back-end of each run to its training clips; zeros for a diverged run."""
-    finite = np.nan_to_num(summaries, posinf=0.0, neginf=0.0)
-    return [
-        Banks.fit(
-            scoring.backend,
-            summary[run.clips],
-            train.machine_id[run.clips],
-            scoring.per_id,
-        )
-        for summary, run in zip(finite, runs, strict=True)
-    ]
 
 
 def _read_n_samples(folder: Path) -> int:

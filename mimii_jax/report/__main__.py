@@ -1,7 +1,4 @@
-"""One self-contained HTML page of a workdir.
-
-python -m mimii_jax.report WORKDIR
-"""
+"""One self-contained HTML page of a workdir: python -m mimii_jax.report WORKDIR."""
 
 import argparse
 from collections.abc import Sequence
@@ -20,9 +17,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "on one page that needs no other file. Trains nothing and needs no JAX.",
     )
     parser.add_argument("workdir", type=Path, help="folder of a finished run")
-    args = parser.parse_args(argv)
+    workdir = parser.parse_args(argv).workdir
     try:
-        log.info(f"Report: {write_report(args.workdir)}")
+        log.info(f"Report: {write_report(workdir)}")
     except DataError as error:
         parser.exit(1, f"error: {error}\n")
 

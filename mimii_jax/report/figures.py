@@ -43,6 +43,10 @@ COLOURS = {
     "unlabelled": GREY,
 }
 KINDS = ("normal", "anomalous")
+LOOKS: dict[str, dict[str, Any]] = {
+    "train_loss": {"color": BLUE, "marker": ".", "markersize": 3},
+    "val_loss": {"color": VERMILION, "marker": ".", "markersize": 3, "ls": "--"},
+}
 DOTS_PER_INCH = 120
 MOST_IDS = 12  # per figure; titles say if there are more
 BINS = 30
@@ -56,15 +60,11 @@ STYLE: dict[Any, Any] = {  # of matplotlib
     "legend.frameon": False,
 }
 
-Figures = Iterator[tuple[str, Figure]]
+Figures = Iterator[tuple[str, Figure]]  # each with the stem of its file's name
 
 
 def write_figures(workdir: Path, split: str = "all") -> list[Path]:
-    """Write figures/*.png, one per kind and machine type; returns their paths.
-
-    A kind whose source doesn't exist (such as the training curve of a detector that
-    isn't trained) is left out. `split` selects the test clips, as in `select_split`.
-    """
+    """Write figures/*.png, one per kind and machine type, of the sources that exist."""
     folder = workdir / "figures"
     folder.mkdir(exist_ok=True)
     sources = (
@@ -87,8 +87,8 @@ def write_figures(workdir: Path, split: str = "all") -> list[Path]:
 
 def _shown(ids: Sequence[str]) -> tuple[list[str], str]:
     """The IDs to draw, and a remark for the title if they aren't all."""
-    several = len(ids) > MOST_IDS
-    return list(ids[:MOST_IDS]), f", first {MOST_IDS} of {len(ids)} IDs" * several
+    remark = f", first {MOST_IDS} of {len(ids)} IDs" if len(ids) > MOST_IDS else ""
+    return list(ids[:MOST_IDS]), remark
 
 
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
@@ -115,11 +115,9 @@ def clip_figures(path: Path) -> Figures:
             ("labels", "test clips", test, "label", labels),
         ):
             count = Counter((clip[column], clip["machine_id"]) for clip in clips)
-            bars = {
-                kind: [count[value, i] for i in ids] for kind, value in kinds.items()
-            }
-            if not any(bars.get("unlabelled", ())):
-                bars.pop("unlabelled", None)
+            bars = {kind: [count[x, i] for i in ids] for kind, x in kinds.items()}
+            if not any(bars.get("unlabelled", (1,))):
+                del bars["unlabelled"]
             title = f"{machine_type}: {title} per machine ID{remark}"
             yield f"{name}_{machine_type}", _bars(title, ids, bars)
 
@@ -144,19 +142,18 @@ def _bars(title: str, ids: list[str], series: dict[str, list[int]]) -> Figure:
 # A normal and an anomalous clip of each ID
 
 EXAMPLE = re.compile(r"(.+)/(.+)/(normal|anomalous)/(.+)")  # type, ID, kind, array
-Examples = dict[tuple[str, str], dict[str, np.ndarray]]
-"""(ID, kind) -> "features", "expected", "error", "seconds", "track"."""
+Examples = dict[tuple[str, str], dict[str, np.ndarray]]  # by ID and kind
 
 
 class Scale(NamedTuple):
-    """Axes of features; `frequency` in Hz per bin, None for samples of the wave."""
+    """Axes of features."""
 
     seconds_per_frame: float
-    frequency: Float[np.ndarray, " bin"] | None
+    frequency: Float[np.ndarray, " bin"] | None  # in Hz; None for samples of the wave
 
     @property
     def unit(self) -> str:
-        """Of a feature."""
+        """Unit of a feature."""
         return "amplitude" if self.frequency is None else "dB"
 
 
@@ -172,18 +169,17 @@ def example_figures(path: Path) -> Figures:
     types: dict[str, Examples] = {}
     names = [found for name in arrays if (found := EXAMPLE.fullmatch(name))]
     for name in sorted(names, key=lambda m: (m[1], m[2], KINDS.index(m[3]))):
-        clips = types.setdefault(name[1], {})
-        clips.setdefault((name[2], name[3]), {})[name[4]] = arrays[name[0]]
+        clip = types.setdefault(name[1], {}).setdefault((name[2], name[3]), {})
+        clip[name[4]] = arrays[name[0]]
     for machine_type, every in types.items():
         ids, remark = _shown(sorted({machine_id for machine_id, _ in every}))
         clips = {clip: x for clip, x in every.items() if clip[0] in ids}
         explained = {clip: x for clip, x in clips.items() if "expected" in x}
-        kinds = (
+        for name, draw, drawn, title in (
             ("spectrograms", _spectrograms, clips, "features of example clips"),
             ("predictions", _predictions, explained, "expected features and errors"),
             ("tracks", _tracks, explained, "squared error along the example clips"),
-        )
-        for name, draw, drawn, title in kinds:
+        ):
             if drawn:
                 figure = draw(drawn, scale)
                 figure.suptitle(f"{machine_type}: {title}{remark}")
@@ -199,8 +195,14 @@ def _spectrograms(clips: Examples, scale: Scale) -> Figure:
     rows = [[(f"id {i}, {k}", shown.get((i, k)), levels) for k in kinds] for i in ids]
     figure, grid = _images(rows, scale, 4.6 * len(kinds) + 1, 2.3)
     if scale.frequency is not None:
+        hertz, bins = scale.frequency, np.arange(len(scale.frequency))
+        ticks = [khz for khz in (1, 2, 4, 8) if hertz[0] <= 1000 * khz <= hertz[-1]]
+        # Bin b is drawn from b to b + 1.
+        places = np.interp([1000 * khz for khz in ticks], hertz, bins + 0.5)
         for row in grid:
-            _kilohertz(row[-1], scale.frequency)
+            right = row[-1].secondary_yaxis("right")
+            right.set_yticks(places, list(map(str, ticks)))
+            right.set_ylabel("kHz")
     figure.colorbar(levels, ax=grid, label=scale.unit, aspect=14 * len(ids), pad=0.02)
     return figure
 
@@ -275,21 +277,6 @@ def _levels(clips: Examples) -> ScalarMappable:
     return ScalarMappable(Normalize(*np.percentile(values, [0.5, 99.9])), "viridis")
 
 
-def _kilohertz(axes: Axes, frequency: Float[np.ndarray, " bin"]) -> None:
-    """An axis on the right with the frequencies of the bins."""
-    bins = len(frequency)
-    ticks: dict[float, str] = {}
-    for hertz in (8000, 4000, 2000, 1000, 500):
-        # Bin b is drawn from b to b + 1.
-        place = float(np.interp(hertz, frequency, np.arange(bins) + 0.5))
-        far = all(abs(place - other) > bins / 12 for other in ticks)
-        if frequency[0] <= hertz <= frequency[-1] and far:
-            ticks[place] = f"{hertz / 1000:g}"
-    right = axes.secondary_yaxis("right")
-    right.set_yticks(list(ticks), list(ticks.values()))
-    right.set_ylabel("kHz")
-
-
 # Scores
 
 
@@ -297,29 +284,24 @@ def score_figures(scores: Scores, split: str = "all") -> Figures:
     """ROC curves and histograms of the IDs that have clips of both classes."""
     selected = select_split(scores, split)
     for machine_type in selected.machine_types:
-        of_type = selected[
-            (selected.machine_type == machine_type) & (selected.label >= 0)
-        ]
+        known = (selected.machine_type == machine_type) & (selected.label >= 0)
+        of_type = selected[known]
+        per_id = {i: of_type[of_type.machine_id == i] for i in of_type.ids}
+        ids, remark = _shown([i for i, own in per_id.items() if len({*own.label}) == 2])
+        if not ids:
+            continue
         main = _main_detector(of_type)
-        per_id = [of_type[of_type.machine_id == i] for i in of_type.ids]
-        both = {of_id.ids[0]: of_id for of_id in per_id if len(set(of_id.label)) == 2}
-        ids, remark = _shown(list(both))
-        if ids:
-            roc, histogram = (
-                _panels([both[i] for i in ids], draw) for draw in (_roc, _histogram)
-            )
-            roc.suptitle(f"{machine_type}: {main}, {SPLITS[split]}{remark}")
-            yield f"roc_{machine_type}", roc
-            seed = min(of_type.seed[of_type.detector == main])
-            shown = main if seed == NO_SEED else f"{main}, seed {seed}"
-            histogram.suptitle(f"{machine_type}: {shown}, {SPLITS[split]}{remark}")
-            yield f"scores_{machine_type}", histogram
+        seed = min(of_type.seed[of_type.detector == main])
+        first = main if seed == NO_SEED else f"{main}, seed {seed}"
+        for name, draw, title in (("roc", _roc, main), ("scores", _histogram, first)):
+            figure = _panels([per_id[i] for i in ids], draw)
+            figure.suptitle(f"{machine_type}: {title}, {SPLITS[split]}{remark}")
+            yield f"{name}_{machine_type}", figure
 
 
 def _main_detector(scores: Scores) -> str:
-    """The first detector that isn't a control, if there is one."""
-    learned = [name for name in scores.detectors if name not in CONTROLS]
-    return next(iter([*learned, *scores.detectors]), "")
+    """The first detector that isn't a control, or else the first control."""
+    return min(scores.detectors, key=lambda name: name in CONTROLS)
 
 
 def _panels(per_id: list[Scores], draw: Callable[[Axes, Scores], None]) -> Figure:
@@ -371,8 +353,7 @@ def _roc(axes: Axes, of_id: Scores) -> None:
     whole, partial = (
         np.mean([auc(*run, limit) for run in runs]) for limit in (1.0, MAX_FPR)
     )
-    title = f"id {of_id.ids[0]}: AUC {whole:.3f}, pAUC {partial:.3f}"
-    axes.set_title(title)
+    axes.set_title(f"id {of_id.ids[0]}: AUC {whole:.3f}, pAUC {partial:.3f}")
     axes.set(xlabel="false positive rate", ylabel="true positive rate")
     axes.set(xlim=(-0.01, 1), ylim=(0, 1.01), aspect="equal")
 
@@ -409,30 +390,20 @@ def training_figures(path: Path) -> Figures:
 
 
 def _training_curve(epochs: dict[int, Fields]) -> Figure:
-    """Training and validation loss, a line for each seed: all epochs, and the end.
-
-    The first epochs often fall so far that the later ones look flat.
-    """
+    """All epochs, and the later half alone, which looks flat beside the first ones."""
     figure = Figure(figsize=(9.6, 4.0))
     half = sorted(epochs)[len(epochs) // 2]
-    late = {epoch: row for epoch, row in epochs.items() if epoch >= half}
-    panels = {"all epochs": epochs}
-    if len(late) > 1:
-        panels[f"from epoch {half}"] = late
-    whole, *_ = all_axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    losses = {key for row in epochs.values() for key in row if key.endswith("_loss")}
-    for axes, (title, shown) in zip(all_axes, panels.items(), strict=True):
-        axes.set_title(title)
-        for field in sorted(losses):
-            look = (BLUE, "-") if field == "train_loss" else (VERMILION, "--")
-            known = {e: row[field] for e, row in shown.items() if row.get(field)}
-            if known:
-                loss = np.array(list(known.values()), float)  # [epoch, seed]
-                colour, style = look
-                lines = axes.plot(list(known), loss, style, color=colour, lw=1.3)
-                seeds = f", each of {len(lines)} seeds" if len(lines) > 1 else ""
-                lines[0].set_label(field.removesuffix("_loss") + seeds)
-        axes.set(xlabel="epoch", ylabel="loss")
+    panels = figure.subplots(1, 2)
+    for axes, first in zip(panels, (0, half), strict=True):
+        for field, look in LOOKS.items():
+            known = {e: row[field] for e, row in epochs.items() if row.get(field)}
+            shown = [epoch for epoch in known if epoch >= first]
+            if shown:
+                loss = np.array([known[epoch] for epoch in shown], float)
+                lines = axes.plot(shown, loss, **look)  # [epoch, seed]
+                lines[0].set_label(f"{field.removesuffix('_loss')}, a line per seed")
+        title = f"from epoch {half}" if first else "all epochs"
+        axes.set(title=title, xlabel="epoch", ylabel="loss")
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _legend(figure, whole, 2)
+    _legend(figure, panels[0], 2)
     return figure

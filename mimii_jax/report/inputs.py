@@ -11,12 +11,7 @@ Fields = dict[str, Any]
 
 
 def read_json(path: Path) -> Fields:
-    """An object from a JSON file; empty without the file.
-
-    Raises
-    ------
-    DataError : it can't be read, or holds something else
-    """
+    """An object from a JSON file; empty without the file."""
     if not path.is_file():
         return {}
     try:
@@ -39,22 +34,17 @@ def section(config: Fields, name: str) -> Fields:
 
 def source(config: Fields) -> str:
     """Either "recordings" or "simulated"; empty if a config.json doesn't say."""
-    data = section(config, "data")
-    if "root" not in data:
-        return ""
-    return "recordings" if data["root"] else "simulated"
+    root = section(config, "data").get("root")
+    return "" if root is None else "recordings" if root else "simulated"
 
 
 def read_metrics(path: Path) -> dict[str, list[Fields]]:
-    """Rows of a metrics.jsonl by stage of the training; empty without the file.
-
-    A last line without an end, of a training that was killed, is left out.
-    """
+    """Rows of a metrics.jsonl by stage of the training; empty without the file."""
     if not path.is_file():
         return {}
     stages: dict[str, list[Fields]] = {}
     with file_errors(path):
-        lines = path.read_bytes().split(b"\n")[:-1]
+        lines = path.read_bytes().split(b"\n")[:-1]  # the last may lack its end
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)

@@ -8,7 +8,7 @@ from typing import Any
 from mimii_jax import log
 from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
-from mimii_jax.report.inputs import read_json, read_metrics, section, source
+from mimii_jax.report.inputs import Fields, read_json, read_metrics, section, source
 from mimii_jax.report.page import (
     PNG,
     Block,
@@ -41,7 +41,7 @@ INTERVALS = (
     "Mean ± SD over seeds; in brackets, or under 95 %, the bootstrap interval of that "
     "mean over clips."
 )
-ALT = {
+ALT = {  # figures by the first word of their file names
     "clips": "Bars: training and test clips per machine ID",
     "labels": "Bars: normal and anomalous test clips per machine ID",
     "matrix": "Heat map: training sets against the IDs tested on; the table has the "
@@ -55,7 +55,6 @@ ALT = {
     "ID",
     "training": "Curves: training and validation loss over epochs",
 }
-"""Descriptions of figures, by the first word of their file names."""
 
 
 def write_report(
@@ -63,37 +62,35 @@ def write_report(
     rows: Sequence[Row] | None = None,
     extra_blocks: Sequence[Block] = (),
 ) -> Path:
-    """Write report.html into a workdir; returns its path.
+    """Write report.html into a workdir that has scores.csv; returns its path.
 
-    Parameters
-    ----------
-    workdir : with scores.csv; config.json, run.json, metrics.jsonl and figures/ are
-        shown if they exist
-    rows : results, if they are known already
-    extra_blocks : shown before the results
-
-    Raises
-    ------
-    DataError : there are no scores, or a file can't be read
+    config.json, run.json, metrics.jsonl and figures/ are shown if they exist. `rows`
+    are the results, if they are known already; `extra_blocks` precede them.
     """
     config = read_json(workdir / "config.json")
-    scores = _scores(workdir)
+    file = workdir / "scores.csv"
+    if not file.is_file():
+        inside = [path.parent.name for path in sorted(workdir.glob("*/scores.csv"))]
+        hint = f"; it holds workdirs, choose one: {', '.join(inside)}" if inside else ""
+        raise DataError(f"{workdir}: no scores.csv of a finished run{hint}")
+    scores = read_scores(file)
     split = str(section(config, "eval").get("split", "all"))
     if rows is None:
         rows = _evaluate(config, scores, split)
-    lead = [source_block(config), _seeds(scores)]
-    results = [*extra_blocks, *_results(rows, split)]
-    sections = [Section("Results", results)]
+    seeds = ", ".join(str(seed) for seed in scores.seeds if seed != NO_SEED)
+    about = f"Seeds: {seeds or 'none, no detector is random'}. {INTERVALS}"
+    sections = [Section("Results", [*extra_blocks, *_results(rows, split)])]
     if found := pictures(workdir / "figures"):
         sections.append(Section("Figures", found))
     sections.append(Section("How it was made", list(_made(workdir, config))))
     name = section(config, "detector").get("name", workdir.resolve().name)
-    html = page(f"{name}: {', '.join(scores.machine_types)}", lead, sections)
+    title = f"{name}: {', '.join(scores.machine_types)}"
+    html = page(title, [source_block(config), about], sections)
     replace_file(workdir / REPORT, html.encode())
     return workdir / REPORT
 
 
-def source_block(config: dict[str, Any]) -> Block:
+def source_block(config: Fields) -> Block:
     """Name the source of the numbers; a warning if they are from the simulator."""
     data = section(config, "data")
     if not source(config):
@@ -104,15 +101,7 @@ def source_block(config: dict[str, Any]) -> Block:
     return Callout(f"{SIMULATED} Scale: {scale} of the official number of clips.")
 
 
-def _scores(workdir: Path) -> Scores:
-    if not (workdir / "scores.csv").is_file():
-        inside = [path.parent.name for path in sorted(workdir.glob("*/scores.csv"))]
-        hint = f"; it holds workdirs, choose one: {', '.join(inside)}" if inside else ""
-        raise DataError(f"{workdir}: no scores.csv of a finished run{hint}")
-    return read_scores(workdir / "scores.csv")
-
-
-def _evaluate(config: dict[str, Any], scores: Scores, split: str) -> list[Row]:
+def _evaluate(config: Fields, scores: Scores, split: str) -> list[Row]:
     """Evaluate as the config says."""
     c = {"bootstrap": 1000, "max_fpr": MAX_FPR} | section(config, "eval")
     if split not in SPLITS:
@@ -124,11 +113,6 @@ def _evaluate(config: dict[str, Any], scores: Scores, split: str) -> list[Row]:
     return evaluate(select_split(scores, split), **how)
 
 
-def _seeds(scores: Scores) -> str:
-    seeds = [str(seed) for seed in scores.seeds if seed != NO_SEED]
-    return f"Seeds: {', '.join(seeds) or 'none, no detector is random'}. {INTERVALS}"
-
-
 def _results(rows: Sequence[Row], split: str) -> Iterator[Block]:
     """All detectors in one table per machine type; then each by machine ID."""
     for machine_type, of_type in by_type(rows).items():
@@ -137,9 +121,8 @@ def _results(rows: Sequence[Row], split: str) -> Iterator[Block]:
         for detector in dict.fromkeys(row.detector for row in of_type):
             if detector not in CONTROLS:
                 own = [row for row in of_type if row.detector == detector]
-                yield Table(
-                    f"{machine_type}, {detector}, by machine ID", *id_lines(own)
-                )
+                caption = f"{machine_type}, {detector}, by machine ID"
+                yield Table(caption, *id_lines(own))
 
 
 def pictures(folder: Path) -> list[Picture]:
@@ -147,7 +130,9 @@ def pictures(folder: Path) -> list[Picture]:
     found = []
     here = folder.parent.resolve() / folder.name
     for path in sorted(folder.glob("*.png")):
-        if path.resolve() != here / path.name or not _is_png(path):
+        regular = path.resolve() == here / path.name and path.is_file()
+        content = path.read_bytes() if regular else b""
+        if not content.startswith(PNG) or len(content) < 24:
             log.warning(f"{path}: not a regular PNG file, so the page leaves it out")
             continue
         kind, _, of = path.stem.partition("_")
@@ -157,45 +142,33 @@ def pictures(folder: Path) -> list[Picture]:
     return found
 
 
-def _is_png(path: Path) -> bool:
-    """Whether a regular file starts as a PNG file does, with a header."""
-    if not path.is_file():
-        return False
-    with path.open("rb") as file:
-        head = file.read(24)
-    return head.startswith(PNG) and len(head) == 24
-
-
-def _made(workdir: Path, config: dict[str, Any]) -> Iterator[Block]:
+def _made(workdir: Path, config: Fields) -> Iterator[Block]:
     """Command, machine, training and settings."""
     run = read_json(workdir / "run.json")
     if "command" in run:
         yield Code(str(run.pop("command")))
     if run:
-        yield Table(
-            "Run (run.json)", ["", "value"], [[k, str(v)] for k, v in run.items()]
-        )
-    stages = read_metrics(workdir / "metrics.jsonl")
-    if last := {stage: rows[-1] for stage, rows in stages.items()}:
+        rows = [[key, str(value)] for key, value in run.items()]
+        yield Table("Run (run.json)", ["", "value"], rows)
+    if stages := read_metrics(workdir / "metrics.jsonl"):
+        last = {stage: rows[-1] for stage, rows in stages.items()}
         speeds = {key for row in last.values() for key in row if key.endswith(PER_S)}
         keys = ["epoch", "step", "seconds", *sorted(speeds)]
         head = ["", *(key.replace("_", " ") for key in keys)]
-        lines = [
-            [k, *(_number(row.get(key)) for key in keys)] for k, row in last.items()
-        ]
+        lines = []
+        for stage, row in last.items():
+            numbers = (row.get(key) for key in keys)
+            cells = [f"{n:,.0f}" if isinstance(n, int | float) else "" for n in numbers]
+            lines.append([stage, *cells])
         yield Table("Training, at its end", head, lines)
-    if fields := [[name, text] for name, text in _fields("", config)]:
+    if fields := list(_flat("", config)):
         yield Table("Settings (config.json)", ["field", "value"], fields)
 
 
-def _number(value: object) -> str:
-    return f"{value:,.0f}" if isinstance(value, int | float) else ""
-
-
-def _fields(prefix: str, value: Any) -> Iterator[tuple[str, str]]:
+def _flat(prefix: str, value: Any) -> Iterator[list[str]]:
     """Full name and value of every field of a config."""
     if isinstance(value, dict):
         for key, item in value.items():
-            yield from _fields(f"{prefix}.{key}" if prefix else key, item)
+            yield from _flat(f"{prefix}.{key}" if prefix else key, item)
     else:
-        yield prefix, json.dumps(value)
+        yield [prefix, json.dumps(value)]

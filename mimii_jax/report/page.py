@@ -1,8 +1,8 @@
 """One self-contained HTML page of tables, pictures and text; no script, no JAX."""
 
-import base64
 import re
 import struct
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,8 @@ class Table:
     @property
     def classes(self) -> list[str]:
         """Of each column: words are aligned left, numbers right."""
-        columns = zip(*self.rows, strict=True)
-        found = ["words" if any(map(_WORDS.search, c)) else "" for c in columns]
-        return found or [""] * len(self.head)
+        columns = zip(self.head, *self.rows, strict=True)
+        return ["words" if any(map(_WORDS.search, c)) else "" for _, *c in columns]
 
 
 @dataclass(frozen=True)
@@ -41,14 +40,10 @@ class Picture:
     caption: str
 
     @property
-    def base64(self) -> str:
-        """The file, as a data URL has it."""
-        return base64.b64encode(self.path.read_bytes()).decode()
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height in pixels, from the PNG header."""
-        return struct.unpack(">II", self.path.read_bytes()[16:24])
+    def png(self) -> tuple[str, int, int]:
+        """Base64 of the file; its width and height in pixels, from the header."""
+        content = self.path.read_bytes()
+        return b64encode(content).decode(), *struct.unpack(">II", content[16:24])
 
 
 @dataclass(frozen=True)
@@ -78,13 +73,14 @@ class Section:
 
 def page(title: str, lead: Sequence[Block], sections: Sequence[Section]) -> str:
     """HTML of a page; three sections or more get a table of contents."""
-    html = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"marked": _marked, "kind": lambda x: type(x).__name__}
-    template = environment.from_string(html)
-    return template.render(title=title, lead=lead, sections=sections)
+    html = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
+    return environment.from_string(html).render(
+        title=title, lead=lead, sections=sections
+    )
 
 
 def _marked(text: str) -> Markup:

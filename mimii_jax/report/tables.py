@@ -10,11 +10,9 @@ from mimii_jax.results.table import CONTROLS, SPLITS
 
 WIDTH = 100  # columns of the terminal's table
 MOST_IDS = 6  # with more, the terminal shows the worst only
-LEGEND = "mean: over IDs, ± SD over seeds"
-SPAN, SPAN_LEGEND = "95 %", "; 95 %: bootstrap interval over clips"
+SPAN = "95 %"
 
-Lines = tuple[list[str], list[list[str]]]
-"""Headings, and rows of text."""
+Lines = tuple[list[str], list[list[str]]]  # headings, and rows of text
 
 
 def results_report(rows: Sequence[Row], source: str = "", split: str = "all") -> str:
@@ -38,16 +36,17 @@ def results_text(rows: Sequence[Row], width: int = WIDTH) -> str:
     """
     head, lines = _compact(rows)
     columns = [c for c in zip(head, *lines, strict=True) if any(c[1:])]  # no interval
-    names, *numbers = (list(column) for column in columns)
+    names, *numbers = columns
     cells = [[cell.rjust(max(map(len, c))) for cell in c] for c in numbers]
     tails = ["  ".join(["", *row]) for row in zip(*cells, strict=True)]
-    room = max(width - len(tails[0]), 12)
-    wrapped = [wrap(name, room) or [""] for name in names]
+    wrapped = [wrap(name, max(width - len(tails[0]), 12)) or [""] for name in names]
     room = max(len(part) for parts in wrapped for part in parts)
     text = []
     for (first, *rest), tail in zip(wrapped, tails, strict=True):
         text += [first.ljust(room) + tail, *rest]
-    legend = LEGEND + (SPAN_LEGEND if SPAN in [c[0] for c in columns] else "")
+    legend = "mean: over IDs, ± SD over seeds"
+    if any(c[0] == SPAN for c in columns):
+        legend += f"; {SPAN}: bootstrap interval over clips"
     return "\n".join([*text, legend, *notes(rows)])
 
 
@@ -55,20 +54,19 @@ def _compact(rows: Sequence[Row]) -> Lines:
     """The terminal's table: no interval but that of the mean AUC."""
     ids = _ids(rows)
     several = len(ids) > MOST_IDS
-    shown = ["worst ID"] if several else ids
-    head = ["", *shown, "mean ±SD", SPAN, "pAUC", "pooled"]
+    head = ["", *(["worst ID"] if several else ids), "mean ±SD", SPAN, "pAUC", "pooled"]
     head[1] = f"AUC {head[1]}"
     lines = []
     for name, own in _by_detector(rows).items():
-        means = {i: own[i].auc for i in ids if i in own}
-        cells = [_plain(means.get(i)) for i in ids]
+        metrics = {i: own[i].auc if i in own else None for i in ids}
+        cells = list(map(_mean, metrics.values()))
         if several:
-            known = {i: auc.mean for i, auc in means.items() if auc}
+            known = {i: auc.mean for i, auc in metrics.items() if auc}
             worst = min(known, key=known.__getitem__, default=None)
             cells = [f"{digits(known[worst])} ({worst})" if worst else "-"]
         mean, pooled = own[MEAN], own[POOLED]
         cells += [mean_sd(mean.auc), interval(mean.auc)]
-        lines.append([name, *cells, _plain(mean.pauc), _plain(pooled.auc)])
+        lines.append([name, *cells, _mean(mean.pauc), _mean(pooled.auc)])
     return head, lines
 
 
@@ -76,7 +74,7 @@ def results_lines(rows: Sequence[Row]) -> Lines:
     """The page's table: a line per detector of one machine type, SDs and intervals."""
     ids = _ids(rows)
     head = ["detector", *(f"AUC {i}" for i in ids)]
-    head += ["AUC mean (95 %)", "pAUC mean (95 %)", "AUC pooled"]
+    head += [f"AUC mean ({SPAN})", f"pAUC mean ({SPAN})", "AUC pooled"]
     lines = []
     for name, own in _by_detector(rows).items():
         cells = [mean_sd(own[i].auc) if i in own else "" for i in ids]
@@ -87,18 +85,13 @@ def results_lines(rows: Sequence[Row]) -> Lines:
 
 def id_lines(rows: Iterable[Row]) -> Lines:
     """A line per ID of one detector, with intervals and numbers of clips."""
-    head = ["", "AUC", "95 %", "pAUC", "95 %", "clips: normal + anomalous"]
-    return head, [
-        [
-            row.machine_id,
-            mean_sd(row.auc),
-            interval(row.auc),
-            mean_sd(row.pauc),
-            interval(row.pauc),
-            f"{row.n_normal}+{row.n_anomalous}",
-        ]
-        for row in rows
-    ]
+    head = ["", f"AUC ({SPAN})", f"pAUC ({SPAN})", "clips: normal + anomalous"]
+    lines = []
+    for row in rows:
+        clips = f"{row.n_normal}+{row.n_anomalous}"
+        cells = [mean_interval(row.auc), mean_interval(row.pauc), clips]
+        lines.append([row.machine_id, *cells])
+    return head, lines
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
@@ -113,7 +106,10 @@ def notes(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         if row.note:
             found.setdefault(row.note, {})[row.machine_id] = None
-    return [f"{', '.join(_short(list(ids)))}: {note}" for note, ids in found.items()]
+    return [
+        f"{', '.join([*ids][:MOST_IDS])}{', …' * (len(ids) > MOST_IDS)}: {note}"
+        for note, ids in found.items()
+    ]
 
 
 def by_type(rows: Iterable[Row]) -> dict[str, list[Row]]:
@@ -137,25 +133,19 @@ def _ids(rows: Iterable[Row]) -> list[str]:
     return sorted({row.machine_id for row in rows} - {MEAN, POOLED})
 
 
-def _short(names: list[str]) -> list[str]:
-    return names if len(names) <= MOST_IDS else [*names[:MOST_IDS], "…"]
-
-
 def mean_sd(metric: Estimate | None) -> str:
     """Mean and SD over seeds, as in .954 ±.003; "-" without clips of both classes."""
-    sd = "" if metric is None or metric.sd is None else f" ±{digits(metric.sd)}"
-    return _plain(metric) + sd
+    sd = metric.sd if metric else None
+    return _mean(metric) + ("" if sd is None else f" ±{digits(sd)}")
 
 
-def _plain(metric: Estimate | None) -> str:
+def _mean(metric: Estimate | None) -> str:
     return digits(metric.mean) if metric else "-"
 
 
 def interval(metric: Estimate | None) -> str:
     """Bootstrap interval, as in .910-.981; empty without one."""
-    if metric is None or metric.interval is None:
-        return ""
-    return "-".join(map(digits, metric.interval))
+    return "-".join(map(digits, (metric and metric.interval) or ()))
 
 
 def mean_interval(metric: Estimate | None) -> str:

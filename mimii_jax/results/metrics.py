@@ -7,8 +7,7 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 from sklearn.metrics import roc_auc_score
 
-MAX_FPR = 0.1
-"""False positive rate up to which the challenge computes pAUC."""
+MAX_FPR = 0.1  # where the challenge ends pAUC
 
 
 def auc(
@@ -16,18 +15,11 @@ def auc(
     score: Float[np.ndarray, " clip"],
     max_fpr: float = 1.0,
 ) -> float:
-    """Area under the ROC curve, by scikit-learn, as the official evaluator computes it.
+    """Area under the ROC curve, by scikit-learn as in the official evaluator.
 
-    Parameters
-    ----------
-    label : int [shape=(clip,)], 0 normal, 1 anomalous, both present
-    score : float [shape=(clip,)], finite
-    max_fpr : float in (0, 1], below 1 for the partial area up to this false positive
-        rate, standardised (McClish 1989): 0.5 for a useless score, 1 for a perfect one
-
-    Returns
-    -------
-    auc : float in [0, 1]
+    Labels are 0 (normal) and 1 (anomalous), both present. With `max_fpr` below 1 it is
+    the partial area up to this false positive rate, standardised (McClish 1989): 0.5
+    for a useless score, 1 for a perfect one.
     """
     return float(roc_auc_score(label, score, max_fpr=max_fpr))
 
@@ -35,18 +27,7 @@ def auc(
 def resample(
     stratum: Shaped[np.ndarray, " clip"], replicates: int, seed: int = 0
 ) -> Float[np.ndarray, "replicate clip"]:
-    """Draw counts of each clip in bootstrap samples that keep each stratum's size.
-
-    Parameters
-    ----------
-    stratum : any sortable [shape=(clip,)], clips are drawn within their stratum
-    replicates : int >= 0
-    seed : int >= 0
-
-    Returns
-    -------
-    count : f64 [shape=(replicate, clip)], whole numbers
-    """
+    """Draw counts of each clip in bootstrap samples that keep each stratum's size."""
     rng = np.random.default_rng(seed)
     count = np.empty((replicates, len(stratum)))
     for value in np.unique(stratum):
@@ -106,16 +87,10 @@ def weighted_auc(
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A metric, or the difference of one between two detectors on the same clips.
-
-    Attributes
-    ----------
-    by_seed : f64 [shape=(seed,)]
-    replicates : f64 [shape=(replicate,)], bootstrap replicates of the mean over seeds
-    """
+    """A metric, or the difference of one between two detectors on the same clips."""
 
     by_seed: Float[np.ndarray, " seed"]
-    replicates: Float[np.ndarray, " replicate"]
+    replicates: Float[np.ndarray, " replicate"]  # bootstrap, of the mean over seeds
 
     @property
     def mean(self) -> float:
@@ -163,15 +138,7 @@ def measure(
     weight: Float[np.ndarray, "replicate clip"],
     max_fpr: float = 1.0,
 ) -> Estimate:
-    """Estimate (p)AUC from labelled clips of both classes.
-
-    Parameters
-    ----------
-    label : int [shape=(clip,)], 0 normal, 1 anomalous, -1 unknown (left out)
-    score : float [shape=(seed, clip)], finite
-    weight : f64 [shape=(replicate, clip)], from `resample`
-    max_fpr : float in (0, 1], as in `auc`
-    """
+    """Estimate (p)AUC from clips of both classes, with weights from `resample`."""
     known = label >= 0
     return Estimate(
         np.array([auc(label[known], one[known], max_fpr) for one in score]),

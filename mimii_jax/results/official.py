@@ -6,11 +6,10 @@
 """
 
 import re
-from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 
-from mimii_jax.data.layouts import NAMED, parse_name
+from mimii_jax.data.layouts import NAMED, Labels, parse_name
 from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
 from mimii_jax.results.metrics import MAX_FPR
@@ -28,28 +27,16 @@ def read_official(path: Path) -> Scores:
 
     The folder names the detector; `<detector>/seed_<S>` names the seed too. Labels
     come from the names of the clips: -1 where a name has none.
-
-    Raises
-    ------
-    DataError
-        When there is no such file, a line is malformed or a clip occurs twice.
     """
-    if path.is_dir():
-        files, top = score_files(path), path
-        if not files:
-            raise DataError(
-                f"{path}: no scores.csv and no anomaly_score_<type>_id_<NN>.csv in it"
-            )
-    elif not path.is_file():
+    if not path.exists():
         raise DataError(f"{path}: no such file or folder")
-    elif not _FILE.fullmatch(path.name):
+    files, top = ([path], path.parent) if path.is_file() else (score_files(path), path)
+    if not files or not _FILE.fullmatch(files[0].name):
         raise DataError(
-            f"{path}: not a score file; expected the name scores.csv or "
+            f"{path}: not scores; expected scores.csv or "
             "anomaly_score_<type>_id_<NN>.csv"
         )
-    else:
-        files, top = [path], path.parent
-    return Scores.concatenate([_read_file(file, top.resolve()) for file in files])
+    return Scores.concatenate([_read_file(file, top) for file in files])
 
 
 def score_files(folder: Path, pattern: str = "**/*.csv") -> list[Path]:
@@ -60,9 +47,13 @@ def score_files(folder: Path, pattern: str = "**/*.csv") -> list[Path]:
 def _read_file(path: Path, top: Path) -> Scores:
     """Read one file; `top` is the folder where the search started."""
     file = _FILE.fullmatch(path.name)
-    assert file is not None
+    assert file
     machine_type, machine_id = file.groups()
-    head = (*_origin(path.resolve().parent, top), machine_type, machine_id)
+    folder, top, seed = path.resolve().parent, top.resolve(), NO_SEED
+    if found := _SEED.fullmatch(folder.name):
+        folder, seed = folder.parent, int(found[1])
+    inside = folder != top and folder.is_relative_to(top)
+    detector = folder.relative_to(top).as_posix() if inside else folder.name
     rows = []
     for where, line in csv_lines(path):
         if len(line) != 2:
@@ -77,19 +68,11 @@ def _read_file(path: Path, top: Path) -> Scores:
             ) from None
         if clip_id != machine_id:
             raise DataError(f"{where}: {name} in the file of id {machine_id}")
-        rows.append((*head, label, name, finite(score, where)))
+        value = finite(score, where)
+        rows.append((detector, seed, machine_type, machine_id, label, name, value))
     if not rows:
         raise DataError(f"{path}: no scores")
     return Scores.from_rows(rows)
-
-
-def _origin(folder: Path, top: Path) -> tuple[str, int]:
-    """Detector and seed of a folder of score files."""
-    seed = NO_SEED
-    if found := _SEED.fullmatch(folder.name):
-        folder, seed = folder.parent, int(found[1])
-    below = folder.relative_to(top) if folder.is_relative_to(top) else Path()
-    return below.as_posix() if below.parts else folder.name, seed
 
 
 def write_official(scores: Scores, folder: Path) -> list[Path]:
@@ -99,25 +82,19 @@ def write_official(scores: Scores, folder: Path) -> list[Path]:
     """
     written = []
     for detector in scores.detectors:
-        of = scores[scores.detector == detector]
-        for seed in of.seeds:
-            run = of[of.seed == seed]
-            here = folder / detector
-            here = here if seed == NO_SEED else here / f"seed_{seed}"
+        own = scores[scores.detector == detector]
+        for seed in own.seeds:
+            run = own[own.seed == seed]
+            texts: dict[str, str] = {}
+            for _, _, machine_type, machine_id, _, name, score in run.rows():
+                file = f"anomaly_score_{machine_type}_id_{machine_id}.csv"
+                texts[file] = texts.get(file, "") + f"{name},{score!r}\n"
+            here = folder / detector / ("" if seed == NO_SEED else f"seed_{seed}")
             here.mkdir(parents=True, exist_ok=True)
-            for name, text in (_score_texts(run) | {RESULT: result_text(run)}).items():
-                replace_file(here / name, text.encode())
-                written.append(here / name)
+            for file, text in (texts | {RESULT: result_text(run)}).items():
+                replace_file(here / file, text.encode())
+                written.append(here / file)
     return written
-
-
-def _score_texts(run: Scores) -> dict[str, str]:
-    """Names and contents of the score files of one detector and seed."""
-    lines: dict[str, list[str]] = {}
-    for _, _, machine_type, machine_id, _, name, score in run.rows():
-        file = f"anomaly_score_{machine_type}_id_{machine_id}.csv"
-        lines.setdefault(file, []).append(f"{name},{score!r}\n")
-    return {file: "".join(own) for file, own in lines.items()}
 
 
 def result_text(scores: Scores, max_fpr: float = MAX_FPR) -> str:
@@ -138,18 +115,10 @@ def result_text(scores: Scores, max_fpr: float = MAX_FPR) -> str:
     return "\n".join(lines) + "\n"
 
 
-def compare_result(
-    folder: Path, labels: Mapping[tuple[str, str], int] | None = None
-) -> list[str]:
-    """Differences of a folder's result.csv from its scores; [] if equal byte for byte.
-
-    Each difference is a line that names the file and its line. `labels`, (machine type,
-    name) -> label, are of clips whose name has none.
-    """
-    scores = [
-        _read_file(file, folder.resolve()) for file in score_files(folder, "*.csv")
-    ]
-    ours = result_text(Scores.concatenate(scores).labelled(labels or {}))
+def compare_result(folder: Path, labels: Labels) -> list[str]:
+    """List the differing lines of a folder's result.csv; [] if equal byte for byte."""
+    scores = [_read_file(file, folder) for file in score_files(folder, "*.csv")]
+    ours = result_text(Scores.concatenate(scores).labelled(labels))
     path = folder / RESULT
     theirs = path.read_bytes().decode("utf-8", errors="replace")
     if theirs == ours:

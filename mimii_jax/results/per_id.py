@@ -14,27 +14,17 @@ MEAN, POOLED = "mean", "pooled"
 
 @dataclass(frozen=True, eq=False)
 class Row:
-    """Result of a detector on one machine ID, on the mean of the IDs, or pooled.
-
-    Attributes
-    ----------
-    machine_id : two digits, or `MEAN` (unweighted, over the IDs with both classes), or
-        `POOLED` (all clips of the machine type together)
-    auc, pauc : None without clips of both classes
-    n_normal, n_anomalous : clips, the same for every seed
-    seeds : the seeds averaged over
-    note : why there is no AUC, or which clips are left out; mostly empty
-    """
+    """Result of a detector on one machine ID, on the mean of the IDs, or pooled."""
 
     detector: str
     machine_type: str
-    machine_id: str
-    auc: Estimate | None
+    machine_id: str  # or MEAN, over the IDs with both classes, or POOLED, of all clips
+    auc: Estimate | None  # None without clips of both classes
     pauc: Estimate | None
     n_normal: int
     n_anomalous: int
     seeds: tuple[int, ...]
-    note: str
+    note: str  # why there is no AUC, or which clips are left out
 
 
 def evaluate(
@@ -42,18 +32,8 @@ def evaluate(
 ) -> list[Row]:
     """AUC and pAUC per machine type, detector and ID, their mean, and pooled.
 
-    Parameters
-    ----------
-    scores : every detector has the same clips for all of its seeds
-    bootstrap : replicates of the intervals, 0 for none. A replicate draws clips with
-        replacement, per ID and label; all seeds and all detectors with the same clips
-        share them, so that differences are paired
-    max_fpr : float in (0, 1], where pAUC ends
-
-    Raises
-    ------
-    DataError
-        When the seeds of a detector have scores for different clips.
+    A bootstrap replicate draws clips with replacement, per ID and label; all seeds and
+    all detectors with the same clips share it, so that differences are paired.
     """
     rows = []
     for machine_type in scores.machine_types:
@@ -70,7 +50,7 @@ def _evaluate_one(one: Scores, bootstrap: int, max_fpr: float) -> list[Row]:
     stratum = np.char.add(clips.machine_id, np.char.mod("/%d", clips.label))
     weight = resample(stratum, bootstrap)
 
-    def row(name: str, where: np.ndarray) -> Row:
+    def row(machine_id: str, where: np.ndarray) -> Row:
         label, auc, pauc = clips.label[where], None, None
         if {0, 1} <= set(label.tolist()):
             own = label, score[:, where], weight[:, where]
@@ -78,7 +58,7 @@ def _evaluate_one(one: Scores, bootstrap: int, max_fpr: float) -> list[Row]:
         return Row(
             detector=one.detectors[0],
             machine_type=one.machine_types[0],
-            machine_id=name,
+            machine_id=machine_id,
             auc=auc,
             pauc=pauc,
             n_normal=int(np.sum(label == 0)),
@@ -94,10 +74,8 @@ def _evaluate_one(one: Scores, bootstrap: int, max_fpr: float) -> list[Row]:
 
 def _mean(by_id: list[Row], pooled: Row) -> Row:
     """Unweighted mean of the IDs that have an AUC."""
-    known = [row for row in by_id if row.auc and row.pauc]
-    note = "no ID has an AUC"
-    if known:
-        note = f"of IDs {', '.join(row.machine_id for row in known)}"
+    known = [row for row in by_id if row.auc]
+    note = f"of IDs {', '.join(row.machine_id for row in known)}"
     return replace(
         pooled,
         machine_id=MEAN,
@@ -105,23 +83,23 @@ def _mean(by_id: list[Row], pooled: Row) -> Row:
         pauc=average([row.pauc for row in known if row.pauc]) if known else None,
         n_normal=sum(row.n_normal for row in known),
         n_anomalous=sum(row.n_anomalous for row in known),
-        note="" if len(known) == len(by_id) else note,
+        note="" if len(known) == len(by_id) else note if known else "no ID has an AUC",
     )
 
 
 def _by_seed(one: Scores) -> tuple[Scores, Float[np.ndarray, "seed clip"]]:
     """Clips of one detector and machine type, sorted, and their scores per seed."""
     runs = [one[one.seed == seed] for seed in one.seeds]
-    runs = [run[np.lexsort((run.name, run.machine_id))] for run in runs]
-    for run in runs:
+    first, *rest = runs = [run[np.lexsort((run.name, run.machine_id))] for run in runs]
+    for run in rest:
         for column in ("machine_id", "name", "label"):
-            if not np.array_equal(getattr(run, column), getattr(runs[0], column)):
+            if not np.array_equal(getattr(run, column), getattr(first, column)):
                 raise DataError(
                     f"{one.machine_types[0]}, {one.detectors[0]}: seed {run.seed[0]} "
-                    f"has other clips or labels than seed {runs[0].seed[0]}; score "
+                    f"has other clips or labels than seed {first.seed[0]}; score "
                     "them on the same clips"
                 )
-    return runs[0], np.stack([run.score for run in runs])
+    return first, np.stack([run.score for run in runs])
 
 
 def _note(label: Int[np.ndarray, " clip"]) -> str:

@@ -1,7 +1,4 @@
-"""The score table: one row per detector, seed and clip. Needs no JAX.
-
-Every detector ends in such a table; metrics, figures and reports read nothing else.
-"""
+"""The score table, all that metrics, figures and reports read; no JAX."""
 
 import csv
 import hashlib
@@ -14,7 +11,7 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 
 from mimii_jax.data.clips import UNKNOWN, Clips
 from mimii_jax.errors import DataError
@@ -22,56 +19,31 @@ from mimii_jax.files import file_errors, replace_file
 
 CONTROLS = ("rms_dbfs", "bandwidth_sd", "flatness", "zero_crossings")
 """Detectors without learning; every table has them."""
-
-NO_SEED = -1
-"""Seed of a detector without randomness."""
-
-SPLITS = {
+NO_SEED = -1  # of a detector without randomness
+SPLITS = {  # see `select_split`
     "all": "all test clips",
     "validation": "validation split, 40 % of the test clips",
     "test": "test split, 60 % of the test clips",
 }
-"""Evaluation subsets and their titles; see `split_mask`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """Anomaly scores, one row per detector, seed and clip.
+    """Anomaly scores, one row per detector, seed and clip."""
 
-    Attributes
-    ----------
-    detector : str [shape=(row,)], such as "mlp_vae"
-    seed : int [shape=(row,)], `NO_SEED` for a detector without randomness
-    machine_type : str [shape=(row,)], such as "slider"
-    machine_id : str [shape=(row,)], such as "00"
-    label : int [shape=(row,)], 0 normal, 1 anomalous, -1 unknown
-    name : str [shape=(row,)], file name, such as "normal_id_00_00000000.wav"
-    score : float [shape=(row,)], finite, higher is more anomalous
-
-    Raises
-    ------
-    DataError
-        When a score is not finite; the message names its clip and detector.
-    """
-
-    detector: Shaped[np.ndarray, " row"]
-    seed: Int[np.ndarray, " row"]
-    machine_type: Shaped[np.ndarray, " row"]
-    machine_id: Shaped[np.ndarray, " row"]
-    label: Int[np.ndarray, " row"]
-    name: Shaped[np.ndarray, " row"]
-    score: Float[np.ndarray, " row"]
+    detector: Shaped[np.ndarray, " row"]  # such as "mlp_vae"
+    seed: Int[np.ndarray, " row"]  # NO_SEED for a detector without randomness
+    machine_type: Shaped[np.ndarray, " row"]  # such as "slider"
+    machine_id: Shaped[np.ndarray, " row"]  # such as "00"
+    label: Int[np.ndarray, " row"]  # 0 normal, 1 anomalous, -1 unknown
+    name: Shaped[np.ndarray, " row"]  # file name, such as "normal_id_00_00000000.wav"
+    score: Float[np.ndarray, " row"]  # finite, higher is more anomalous
 
     def __post_init__(self) -> None:
-        for column in COLUMNS:
-            if len(getattr(self, column)) != len(self.score):
-                raise ValueError(f"Scores.{column} and Scores.score differ in length")
         bad = np.flatnonzero(~np.isfinite(self.score))
         if len(bad):
-            more = f" ({len(bad) - 1} more such scores)" if len(bad) > 1 else ""
-            raise DataError(
-                f"{self._row(bad[0])}: score {self.score[bad[0]]} is not finite{more}"
-            )
+            score = self.score[bad[0]]
+            raise DataError(f"{self._describe(bad[0])}: score {score} is not finite")
 
     def __len__(self) -> int:
         return len(self.score)
@@ -103,20 +75,14 @@ class Scores:
 
     @classmethod
     def concatenate(cls, tables: Iterable[Self]) -> Self:
-        """Join tables, at least one.
-
-        Raises
-        ------
-        DataError
-            When two rows are of the same detector, seed and clip.
-        """
+        """Join tables, at least one; refuse two scores for a clip."""
         tables = list(tables)
         columns = [[getattr(table, c) for table in tables] for c in COLUMNS]
         joined = cls(*map(np.concatenate, columns))
         seen = set()
         for row, (*key, _, name, _) in enumerate(joined.rows()):
             if (*key, name) in seen:
-                raise DataError(f"{joined._row(row)}: two scores for this clip")
+                raise DataError(f"{joined._describe(row)}: two scores for this clip")
             seen.add((*key, name))
         return joined
 
@@ -152,13 +118,9 @@ class Scores:
 
     def renamed(self, name: Callable[[str], str]) -> Self:
         """Rename the detectors."""
-        names = {old: name(old) for old in self.detectors}
-        return replace(
-            self, detector=np.array([names[old] for old in self.detector.tolist()])
-        )
+        return replace(self, detector=np.array(list(map(name, self.detector.tolist()))))
 
-    def _row(self, row: int) -> str:
-        """Name a row in a message."""
+    def _describe(self, row: int) -> str:
         seed = "" if self.seed[row] == NO_SEED else f", seed {self.seed[row]}"
         return f"{self.machine_type[row]}/{self.name[row]} ({self.detector[row]}{seed})"
 
@@ -177,13 +139,7 @@ def write_scores(scores: Scores, path: Path) -> None:
 
 
 def read_scores(path: Path) -> Scores:
-    """Read a scores.csv.
-
-    Raises
-    ------
-    DataError
-        When a line is malformed, a score is not finite or a clip occurs twice.
-    """
+    """Read a scores.csv; `DataError` names the line that is malformed."""
     lines = csv_lines(path)
     where, header = next(lines, (f"{path}:1", []))
     if tuple(header) != COLUMNS:
@@ -230,15 +186,15 @@ def finite(text: str, where: str) -> float:
     return score
 
 
-def split_mask(scores: Scores, split: str) -> Bool[np.ndarray, " row"]:
-    """Rows in one of `SPLITS`: tune on "validation", report on "test".
+def select_split(scores: Scores, split: str) -> Scores:
+    """Select the rows in one of `SPLITS`: tune on "validation", report on "test".
 
     The validation split is 40 % of the clips of every machine type, ID and label,
     rounded; the test split is the rest. It depends on the set of clips only, not on
     their order: rows of one clip (of several detectors and seeds) stay together.
     """
     if split == "all":
-        return np.ones(len(scores), bool)
+        return scores
     columns = (scores.machine_type, scores.machine_id, scores.label, scores.name)
     rows = list(zip(*(column.tolist() for column in columns), strict=True))
     strata: dict[tuple, list[str]] = {}
@@ -249,10 +205,6 @@ def split_mask(scores: Scores, split: str) -> Bool[np.ndarray, " row"]:
         # A hash shuffles alike on every machine and with every version of NumPy.
         clips.sort(key=lambda clip: hashlib.sha256(f"0/{clip}".encode()).digest())
         chosen |= {(*stratum, clip) for clip in clips[: round(0.4 * len(clips))]}
-    validation = np.array([row in chosen for row in rows], bool)
-    return {"validation": validation, "test": ~validation}[split]
-
-
-def select_split(scores: Scores, split: str) -> Scores:
-    """Select the rows in one of `SPLITS`."""
-    return scores[split_mask(scores, split)]
+    return scores[
+        np.array([(row in chosen) == (split == "validation") for row in rows])
+    ]
