@@ -148,7 +148,7 @@ def _build_detector(
         )
     training = config.train.to_dict()
     precision = training.pop("precision")
-    training["augment"] = build_augment(config.augment)
+    training["augment"] = build_augment(config.augment.to_dict())
     _choice("train.precision", precision, PRECISIONS)
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else PRECISIONS[precision]

@@ -20,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from mimii_jax.errors import require
 
-Number = Float[Array, ""] | float
+Number = Float[Array, ""] | float | int
 Count = Int[Array, ""] | int
 Image = Float[Array, "frame bin"]
 Batch = Float[Array, "batch frame bin"]
@@ -247,7 +247,7 @@ def build_augment(section: Mapping[str, Any]) -> Augment | None:
         kind = AUGMENTATIONS[name]
         defaults = {field.name: field.default for field in fields(kind)}
         values: dict[str, Any] = {}
-        for field, value in dict(section.get(name, {})).items():
+        for field, value in section.get(name, {}).items():
             full = f"augment.{name}.{field}"
             expected = ", ".join(defaults)
             require(field in defaults, f"{full}: unknown; expected {expected}")

@@ -181,8 +181,7 @@ class EncoderDecoder(nnx.Module):
         sizes = {"width": width, "heads": heads, "feed_forward": feed_forward}
         layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
         for field, value in (sizes | layers).items():
-            positive = isinstance(value, int) and value > 0
-            require(positive, f"detector.{field}={value}: must be a positive integer")
+            require(value > 0, f"detector.{field}={value}: must be positive")
         require(
             width % heads == 0,
             f"detector.width={width}: must be a multiple of detector.heads={heads}",

@@ -15,7 +15,7 @@ ROUNDS = 6  # each moves rows by columns, or columns by rows
 
 
 def permute(
-    key: UInt32[Array, "2"],
+    key: UInt32[Array | np.ndarray, "2"],
     epoch: Array,
     n_examples: Array,
     position: Int[Array, " batch"],
