@@ -145,7 +145,7 @@ def test_a_list_of_other_clips_is_one_line(tmp_path, capsys):
         command(capsys, tmp_path, f"--labels={path}")
     message = capsys.readouterr().err
     assert message.count("\n") == 1
-    assert "none of the unlabelled clips, such as slider/id_00_0" in message
+    assert "list.csv: lists none of the unlabelled clips" in message
     with pytest.raises(SystemExit):
         command(capsys, tmp_path, "--labels=nowhere.csv")
     assert "nowhere.csv: No such file" in capsys.readouterr().err
