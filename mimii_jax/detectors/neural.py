@@ -38,7 +38,6 @@ from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_
 from mimii_jax.train.step import group_size
 
 SHAPE = "shape.json"  # in a training's folder: the length of its clips
-OLD_N_SAMPLES = 160_000  # of folders from before `SHAPE`
 SCORING_FIELDS = ("decoding", "context")  # of a model, that change no training
 # Sequences that a model works through at once, when whole clips are its examples.
 CLIPS_AT_ONCE = {"cpu": 16}
@@ -440,10 +439,7 @@ def _compile(
 def _read_n_samples(folder: Path) -> int:
     """Length of the clips of a training."""
     path = folder / SHAPE
-    if not path.exists():
-        log.info(f"{path} is missing: assuming clips of {OLD_N_SAMPLES:,} samples")
-        return OLD_N_SAMPLES
     try:
         return int(json.loads(path.read_bytes())["n_samples"])
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: unreadable; delete it for 10 s clips") from error
+        raise DataError(f"{path}: unreadable ({error}); train again") from error

@@ -27,7 +27,6 @@ from mimii_jax.train.state import (
     make_plan,
     restore_runs,
     spread,
-    stored,
 )
 from mimii_jax.train.step import compile_steps, compile_validation, group_size
 
@@ -125,7 +124,7 @@ def train_runs(
                 if checkpoints and (
                     due or stop or step == last or checkpoints.better(val_loss)
                 ):
-                    checkpoints.save(step, stored(collect(state)), val_loss)
+                    checkpoints.save(step, collect(state)._asdict(), val_loss)
                 if stop and step < last:
                     raise log.Interrupted
     return graph, collect(state)

@@ -165,12 +165,5 @@ def restore_runs(
     checkpoints: Checkpoints, like: TrainState, mesh: Mesh
 ) -> tuple[int, TrainState]:
     """Step and state of the latest readable checkpoint, or 0 and `like`."""
-    step, fields = checkpoints.restore(stored(like), replicated(mesh))
-    return step, TrainState(opt_state=fields.pop("moments"), **fields)
-
-
-def stored(state: TrainState) -> dict[str, Any]:
-    """A state under the names of its fields in checkpoints."""
-    fields = state._asdict()
-    fields["moments"] = fields.pop("opt_state")
-    return fields
+    step, fields = checkpoints.restore(like._asdict(), replicated(mesh))
+    return step, TrainState(**fields)
