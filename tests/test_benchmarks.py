@@ -2,6 +2,7 @@ import sys
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -92,7 +93,7 @@ def test_torch_has_the_same_vae_and_loss(monkeypatch):
     x = one.features[0, :10].reshape(2, 5, 128)
     monkeypatch.setattr(rounds.torch, "randn_like", rounds.torch.zeros_like)
     monkeypatch.setattr(jax.random, "normal", lambda key, shape, _: np.zeros(shape))
-    ours = model.loss(x, jax.random.key(0)).mean()
+    ours = model.loss(jnp.asarray(x), jax.random.key(0)).mean()
     theirs = peer.loss(rounds.torch.from_numpy(x))
     assert theirs.item() == pytest.approx(float(ours), rel=1e-5)
 
@@ -115,7 +116,7 @@ def test_torchs_transformer_is_the_same_network():
     one, model = small_transformer()
     peer = peers.Transformer(model)
     x = one.features
-    patches = np.asarray(model.patches(x))
+    patches = np.asarray(model.patches(jnp.asarray(x)))
     vectors = rounds.torch.from_numpy(patches[:, :-1].copy())
     with rounds.torch.inference_mode():
         forced, loop = peer.teacher_forced(vectors), peer.autoregress(vectors)

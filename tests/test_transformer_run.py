@@ -53,6 +53,7 @@ def test_a_trained_model_scores_in_every_way(recordings, causal):
     assert not np.any(scores["autoregressive"] == scores["forecast"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "features", [{"name": "raw"}, {"name": "linear", "n_fft": 128}], ids=["raw", "lin"]
 )
