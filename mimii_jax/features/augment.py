@@ -46,7 +46,8 @@ class Augmentation:
         return [f.name for f in fields(self) if isinstance(f.default, float)]
 
     def __post_init__(self) -> None:
-        section = next(name for name, of in AUGMENTATIONS.items() if of is type(self))
+        names = {kind: name for name, kind in AUGMENTATIONS.items()}
+        section = names.get(type(self), type(self).__name__)
         for field in fields(self):
             value = getattr(self, field.name)
             setting = f"augment.{section}.{field.name}={value}"
@@ -222,7 +223,7 @@ class Augment:
         parts = []
         for name, part in self.parts:
             full = {field: f"{name}.{field}" for field in part.numbers()}
-            own = {k: changes[name] for k, name in full.items() if name in changes}
+            own = {k: changes[v] for k, v in full.items() if v in changes}
             parts.append((name, replace(part, **own)))
         return Augment(tuple(parts))
 
