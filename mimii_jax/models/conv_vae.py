@@ -35,7 +35,7 @@ class ConvVAE(VAE):
     ----------
     shape : of an example, (frames, bins)
     channels : of each level, from the image to the latent space
-    strides : of each level, along frames and bins
+    strides : of each level, a pair along frames and bins
     kernel_blocks : blocks that a filter covers along each axis; 1: no overlap
     segment : frames that are judged at once; None: the whole example
     latent, kl_weight, dtype : as for `VAE`
@@ -46,7 +46,7 @@ class ConvVAE(VAE):
         shape: Sequence[int],
         *,
         channels: Sequence[int],
-        strides: Sequence[tuple[int, int]],
+        strides: Sequence[Sequence[int]],
         kernel_blocks: int,
         segment: int | None,
         latent: int,
