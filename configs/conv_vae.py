@@ -43,7 +43,7 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.windows.hop = 1
         c.train.epochs = 10
     if variant == "reference":
-        c.windows.width = 0
+        c.windows.width = placeholder(int)  # the whole clip
         c.windows.hop = 1
         c.detector.channels = (8, 16, 32, 64, 128)
         c.detector.segment = 8
@@ -54,6 +54,16 @@ def get_config(variant: str = "default") -> ConfigDict:
         c.train.warmup = 0.0
         c.data.validation_fraction = 0.0
         c.augment.names = ("cutout", "warp")
+        c.augment.cutout = ConfigDict()
+        c.augment.cutout.probability = 1.0
+        c.augment.cutout.holes = 4
+        c.augment.cutout.time_width = 8.0  # frames
+        c.augment.cutout.frequency_width = 16.0  # bins
+        c.augment.warp = ConfigDict()
+        c.augment.warp.move_time = 8.0  # frames
+        c.augment.warp.move_frequency = 2.0  # bins
+        c.augment.warp.scale = 0.05
+        c.augment.warp.rotate = 2.0  # degrees
     if variant == "quick":
         c.data.scale = 0.02
         c.detector.channels = (4, 8, 16, 32, 64)

@@ -16,7 +16,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     require_variant(variant, ("default", "windows", "quick"))
     c = base_config()
     c.windows = ConfigDict()
-    c.windows.width = 0  # frames; 0: the whole clip
+    c.windows.width = placeholder(int)  # frames; None: the whole clip
     c.windows.hop = 1  # frames
 
     c.detector = ConfigDict()

@@ -18,7 +18,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c = base_config()
     c.features.standardise = True  # else the RBF kernel is zero between any two clips
     c.windows = ConfigDict()
-    c.windows.width = 0  # frames; 0: the whole clip
+    c.windows.width = placeholder(int)  # frames; None: the whole clip
     c.windows.hop = 1  # frames
 
     c.detector = ConfigDict()

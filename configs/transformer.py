@@ -13,6 +13,7 @@ which fit no usual feed-forward size; here it is four times the width, as usual)
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from mimii_jax.defaults import add_training, base_config, require_variant
 
@@ -24,7 +25,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.features.standardise = True
     c.features.hop = 256  # samples; small, since a patch of few frames says when
     c.windows = ConfigDict()
-    c.windows.width = 0  # frames; 0: the whole clip is one example
+    c.windows.width = placeholder(int)  # frames; None: the whole clip is one example
     c.windows.hop = 1  # frames
     c.windows.scoring_hop = 1  # frames
 

@@ -73,7 +73,7 @@ def run_cells(
         ):
             for outcome in found:
                 outcomes[outcome.key] = outcome
-                advance(1, f"{outcome.key} ")
+                advance(1)
                 text = outcome.error or (
                     f"{outcome.seconds:.0f} s" if outcome.fresh else "done before"
                 )

@@ -23,6 +23,7 @@ from rich.table import Table
 from experiments.cell import Cell, Config, Options
 from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
 from mimii_jax import log
+from mimii_jax.errors import DataError
 from mimii_jax.workdir import Workdir
 
 FIELDS = {
@@ -50,6 +51,8 @@ def second_round(name: str, best: Candidate) -> list[Candidate]:
 def measure(workdir: Path, name: str) -> float:
     """Measure of a trained candidate on held-out clips; less is better."""
     last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
+    if None in last["val_loss"]:
+        raise DataError(f"{workdir}: too few clips to hold any out; raise --scale")
     loss = float(np.mean(last["val_loss"]))
     if name != "mlp_vae":
         return loss

@@ -17,7 +17,7 @@ Workdirs = Mapping[str, Path]
 
 @dataclass(frozen=True)
 class Study:
-    """A question, asked by a file in experiments/studies."""
+    """A question, in a file of experiments/studies."""
 
     title: str
     source: str  # table or figure of a report

@@ -15,6 +15,7 @@ from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import ConfigError
+from mimii_jax.features.augment import build_augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
@@ -106,9 +107,9 @@ def build(config: Config) -> Experiment:
     )
 
 
-def differences(known: Config, asked: Config) -> list[str]:
+def differences(old: Config, new: Config) -> list[str]:
     """List the fields in which two configs differ, for a message."""
-    first, second = flatten(known), flatten(asked)
+    first, second = flatten(old), flatten(new)
     return [
         f"{name}: {first.get(name, 'missing')} → {second.get(name, 'missing')}"
         for name in sorted(first.keys() | second.keys())
@@ -119,11 +120,6 @@ def differences(known: Config, asked: Config) -> list[str]:
 def _build_front_end(config: Config) -> FrontEnd:
     values = config.features.to_dict()
     name = values.pop("name")
-    values |= {
-        "power": 2.0,
-        "pad_mode": "reflect",
-        "fmax": values["fmax"] or 0.0,
-    }  # SHIM
     kind = FRONT_ENDS[_choice("features.name", name, FRONT_ENDS)]
     # Each takes what it knows: a waveform has no n_fft, a linear spectrum no n_mels.
     known = signature(kind).parameters
@@ -152,6 +148,7 @@ def _build_detector(
         )
     training = config.train.to_dict()
     precision = training.pop("precision")
+    training["augment"] = build_augment(config.augment.to_dict())
     _choice("train.precision", precision, PRECISIONS)
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else PRECISIONS[precision]
@@ -163,7 +160,7 @@ def _build_detector(
         windows=windows,
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
-        settings=_construct("train", Settings, training | {"augment": None}),
+        settings=_construct("train", Settings, training),
         scoring=Scoring(**of_scoring, pooling=pooling),
         checkpoint=_construct("checkpoint", CheckpointPolicy, config.checkpoint),
         mesh=(config.mesh.run, config.mesh.data),

@@ -75,7 +75,7 @@ def add_training(c: Any) -> None:
 
     c.init_from = ""  # workdir of a trained model to fine-tune; "": random
     c.tensorboard = False  # event files beside metrics.jsonl
-    c.profile = False  # a JAX profile of two dispatches
+    c.profile = False  # a JAX profile of one dispatch
 
     c.mesh = ConfigDict()
     c.mesh.run = placeholder(int)  # devices over which runs are spread; None: automatic

@@ -66,7 +66,10 @@ def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., No
             nonlocal done, last
             done += n
             rate = done / max(time.perf_counter() - start, 1e-9)
-            last = f"{text}{rate:,.0f} {unit}/s"
+            speed = (
+                f"{rate:,.0f} {unit}/s" if rate > 1 else f"{60 * rate:.2g} {unit}/min"
+            )
+            last = f"{text}{speed}"
             live.update(row, advance=n, text=last)
 
         yield advance
@@ -190,9 +193,15 @@ def request_stop(*_: object) -> None:
 
 @contextmanager
 def deferred_stop() -> Iterator[None]:
-    """Within, `request_stop` waits for the caller to look at `stop_requested`."""
-    _Stop.deferred, _Stop.requested = True, False
+    """Within, `request_stop` waits for the caller to look at `stop_requested`.
+
+    A request that the caller hasn't seen is kept for the next such block.
+    """
+    _Stop.deferred = True
     try:
         yield
+    except BaseException:
+        _Stop.requested = False
+        raise
     finally:
         _Stop.deferred = False

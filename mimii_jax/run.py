@@ -369,7 +369,7 @@ def _report(
 
 
 def same_scores(a: Scores, b: Scores) -> bool:
-    """Whether two tables hold the same clips and the very same numbers."""
+    """Whether two tables hold the same clips and the same numbers."""
     columns = ("detector", "seed", "machine_type", "name", "score")
     return len(a) == len(b) and all(
         np.array_equal(getattr(a, column), getattr(b, column)) for column in columns

@@ -38,7 +38,7 @@ class Workdir:
 
     @property
     def finished(self) -> bool:
-        """Whether a training has ended here."""
+        """Whether a training is finished."""
         return self.scores.is_file()
 
     def checkpoints(self, machine_type: str, stage: str = "") -> Path:

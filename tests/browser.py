@@ -36,7 +36,7 @@ PROBE = """<script>addEventListener("load", () => {
 
 
 def chromium(path, *flags):
-    """What Chromium prints about a page with these flags; skips without it."""
+    """Output of Chromium for a page; skips without it."""
     program = shutil.which("chromium")
     if not program:
         pytest.skip("chromium is not on this machine")
@@ -59,7 +59,7 @@ def picture(path, out, width, height, *flags):
 
 
 def measured(path, width, folder):
-    """What a page is like in a window of this width; it must not complain."""
+    """Measures of a page in a window of this width, without errors."""
     probe = folder / "probe.html"
     probe.write_text(path.read_text() + PROBE)
     shown = chromium(probe, "--dump-dom", f"--window-size={width},900")

@@ -1,4 +1,4 @@
-"""The main job on little data, as a process of its own."""
+"""The main job on little data, as a separate process."""
 
 import os
 import subprocess
@@ -34,7 +34,7 @@ def start(recordings, workdir, *more, **variables):
 
 
 def finished(*processes):
-    """What each printed, when all have ended well."""
+    """Output of each, once all have ended well."""
     texts = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0] * len(processes), texts
     return texts

@@ -8,7 +8,7 @@ RATE = 16000
 
 
 def sound(rng, anomalous, length):
-    """A hum of 200 Hz in noise; a fault adds a tone of 3 kHz that goes on and off."""
+    """A hum of 200 Hz in noise; a fault adds an intermittent tone of 3 kHz."""
     time = np.arange(length) / RATE
     wave = 0.05 * np.sin(2 * np.pi * 200 * time + rng.uniform(0, 6))
     wave += rng.normal(0, 0.01, length)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 from wav_files import LENGTH, RATE, noise, put
 
 from mimii_jax.data import audio
@@ -128,19 +127,6 @@ def test_each_row_holds_its_own_file(tmp_path):
     np.testing.assert_array_equal(samples, [noise(number) for number in range(40)])
 
 
-def test_only_a_few_files_are_opened_twice(tmp_path, monkeypatch):
-    paths = [put(tmp_path, f"{number}.wav", noise(number)) for number in range(40)]
-    opened, open_file = [], soundfile.SoundFile
-
-    def counted(*args, **options):
-        opened.append(args)
-        return open_file(*args, **options)
-
-    monkeypatch.setattr(soundfile, "SoundFile", counted)
-    load(*paths)
-    assert len(opened) == 40 + 7
-
-
 def test_a_length_that_the_first_looks_miss_is_still_the_usual_one(tmp_path):
     paths = []
     for number in range(90):
@@ -247,8 +233,8 @@ def test_a_header_that_was_never_completed_is_legal(tmp_path, sizes, subtype):
         (22, b"\0\0", "no audio"),
         (40, b"\0\0\0\0", "zero samples"),
         (40, b"\1\0\0\0", "zero samples"),
-        (40, b"\xff\xff\0\0", "promises 65535 bytes of audio, the file holds 1600"),
-        (4, b"\xff\xff\0\0", "promises 65543 bytes, the file holds 1644"),
+        (40, b"\xff\xff\0\0", "1644 of the 65579 bytes"),
+        (4, b"\xff\xff\0\0", "1644 of the 65543 bytes"),
     ],
 )
 def test_a_header_that_is_wrong_in_one_field(tmp_path, place, value, expected):
@@ -268,23 +254,6 @@ def test_samples_that_are_not_finite_are_refused(tmp_path):
         samples = np.append(np.zeros(LENGTH - 1), value)
         path = put(tmp_path, "x.wav", samples, subtype="DOUBLE")
         assert reason(path) == "samples that are not finite"
-
-
-def test_a_file_that_shrinks_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    decode = audio._decode
-
-    def shrink_then_decode(file, out):
-        if out is rows[1]:
-            os.truncate(bad, 10000)
-        return decode(file, out)
-
-    rows = np.empty((2, 9000), np.int16)
-    rows = [rows[0], rows[1]]
-    monkeypatch.setattr(audio, "_decode", shrink_then_decode)
-    good = put(tmp_path, "good.wav", noise(0, 9000))
-    bad = put(tmp_path, "shrinks.wav", noise(0, 9000))
-    assert audio._read(str(good), RATE, rows[0])[1] == ""
-    assert audio._read(str(bad), RATE, rows[1])[1].startswith("truncated: 4978 of 9000")
 
 
 def test_an_error_of_the_disk_is_a_reason(tmp_path):
@@ -307,31 +276,6 @@ def test_clips_that_do_not_fit_in_memory_are_one_error(tmp_path):
 # writing
 
 
-@pytest.mark.parametrize("length", [1, 2049])
-def test_written_as_libsndfile_would(tmp_path, length):
-    audio.write(tmp_path / "ours.wav", noise(3, length), RATE)
-    put(tmp_path, "theirs.wav", noise(3, length))
-    theirs = (tmp_path / "theirs.wav").read_bytes()
-    assert (tmp_path / "ours.wav").read_bytes() == theirs
-    samples, rate = soundfile.read(tmp_path / "ours.wav", dtype="int16")
-    np.testing.assert_array_equal(samples, noise(3, length))
-    assert rate == RATE
-
-
 def test_samples_that_lie_apart_are_written(tmp_path):
     audio.write(tmp_path / "x.wav", noise(3)[::2], RATE)
     np.testing.assert_array_equal(load(tmp_path / "x.wav")[0], [noise(3)[::2]])
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_new_one(tmp_path, monkeypatch):
-    audio.write(tmp_path / "x.wav", noise(1), RATE)
-    before = (tmp_path / "x.wav").read_bytes()
-
-    def full(source, target):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(DataError, match=r"x\.wav: the disk is full"):
-        audio.write(tmp_path / "x.wav", noise(2), RATE)
-    assert [path.name for path in tmp_path.iterdir()] == ["x.wav"]
-    assert (tmp_path / "x.wav").read_bytes() == before

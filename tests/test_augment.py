@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 from training import SETTINGS, Centre, build_vae, leaves, train_on
 
-from configs import mlp_vae
+from configs import conv_vae
+from mimii_jax.config import build
 from mimii_jax.errors import ConfigError
-from mimii_jax.features import augmentations
-from mimii_jax.features.augment import Augment
-from mimii_jax.features.augmentations import bands, extents
+from mimii_jax.features.augment import (
+    AUGMENTATIONS,
+    bands,
+    build_augment,
+    extents,
+    fill_hole,
+)
 from mimii_jax.train.runs import Run, Settings
 
-FIELDS = mlp_vae.get_config().augment.to_dict()
-EVERY = tuple(name for name in FIELDS if name != "names")
+EVERY = tuple(AUGMENTATIONS)
 X = np.random.default_rng(8).standard_normal((6, 17, 12)).astype(np.float32)
 KEYS = jax.random.split(jax.random.key(0), 200)
 ALWAYS = {
@@ -29,8 +33,8 @@ ALWAYS = {
         "move_frequency": 2.0,
         "scale_probability": 1.0,
         "scale": 0.2,
-        "turn_probability": 1.0,
-        "turn": 9.0,
+        "rotate_probability": 1.0,
+        "rotate": 9.0,
     },
     "gain": {"probability": 1.0, "strength": 2.0},
     "noise": {"probability": 1.0, "strength": 0.5},
@@ -39,7 +43,7 @@ ALWAYS = {
 
 
 def augment(name, **values):
-    return Augment.of((name,), {name: FIELDS[name] | ALWAYS[name] | values})
+    return build_augment({"names": (name,), name: ALWAYS[name] | values})
 
 
 def applied(augment, x=X, key=KEYS[0], n=None):
@@ -55,9 +59,15 @@ def probabilities(name, value):
     return {k: value for k in ALWAYS[name] if "probability" in k}
 
 
-def test_every_augmentation_has_its_section_and_none_is_on():
+def test_a_config_names_augmentations_and_lists_what_it_changes():
+    c = conv_vae.get_config("reference")
+    c.augment.warp.rotate = 5.0
+    augment = build(c).detector.settings.augment
+    assert [name for name, _ in augment.parts] == ["cutout", "warp"]
+    assert augment.values["warp.rotate"] == 5.0
+    assert augment.values["warp.rotate_probability"] == 0.5
+    assert build(conv_vae.get_config()).detector.settings.augment is None
     assert set(ALWAYS) == set(EVERY)
-    assert FIELDS["names"] == ()
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -160,18 +170,18 @@ def test_holes_of_a_constant_image_leave_no_trace(size):
 def test_a_hole_is_filled_from_the_pixels_around_it():
     """By hand: one pixel, whose neighbours are as far away in all directions."""
     x = np.arange(20.0, dtype=np.float32).reshape(4, 5) ** 2
-    found = augmentations._fill(jnp.asarray(x), 1, 2, 3, 4)
+    found = fill_hole(jnp.asarray(x), 1, 2, 3, 4)
     expected = x.copy()
     expected[1, 3] = (x[0, 3] + x[2, 3] + x[1, 2] + x[1, 4]) / 4
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    at_border = augmentations._fill(jnp.asarray(x), 0, 2, 0, 1)
+    at_border = fill_hole(jnp.asarray(x), 0, 2, 0, 1)
     pixel = (x[2, 0] / 2 + x[0, 1]) / 1.5  # what is beyond the border does not count
     np.testing.assert_allclose(at_border[0, 0], pixel, rtol=1e-6)
     np.testing.assert_array_equal(at_border[2:], x[2:])
 
 
 def test_a_move_moves():
-    """By whole frames, as far as the draw says; the border goes on."""
+    """By whole frames, as far as drawn; the border is repeated."""
     ramp = np.broadcast_to(np.arange(40, dtype=np.float32)[:, None], (6, 40, 5))
     values = strengths("warp", 0.0) | {"move_time": 4.0}
     found = applied(augment("warp", **values), ramp)[:, 10:30]
@@ -180,19 +190,19 @@ def test_a_move_moves():
     assert 0.5 < np.abs(away).max() <= 4
 
 
-def test_scaling_and_turning_leave_the_middle():
+def test_scaling_and_rotating_leave_the_middle():
     x = X[:, :, :11]  # 17 x 11: the middle is a pixel
-    for field, strength in (("scale", 0.5), ("turn", 30.0)):
+    for field, strength in (("scale", 0.5), ("rotate", 30.0)):
         values = strengths("warp", 0.0) | {field: strength}
         found = applied(augment("warp", **values), x)
         np.testing.assert_allclose(found[:, 8, 5], x[:, 8, 5], atol=1e-5)
         assert not np.allclose(found, x, atol=0.1)
 
 
-def test_a_turn_keeps_lengths():
-    """A plane, turned, is as steep as before."""
+def test_a_rotation_keeps_lengths():
+    """A rotated plane is as steep as before."""
     plane = np.broadcast_to(np.arange(40, dtype=np.float32)[:, None], (6, 40, 40))
-    values = strengths("warp", 0.0) | {"turn": 20.0}
+    values = strengths("warp", 0.0) | {"rotate": 20.0}
     found = applied(augment("warp", **values), plane)[:, 10:30, 10:30]
     slopes = np.stack(np.gradient(found, axis=(1, 2)))
     np.testing.assert_allclose(np.sum(slopes**2, axis=0), 1.0, atol=1e-3)
@@ -220,29 +230,36 @@ def test_mixup_keeps_the_mean_of_the_examples_that_count():
 
 
 @pytest.mark.parametrize(
-    ("names", "changes", "message"),
+    ("name", "changes", "message"),
     [
-        (("blur",), {}, r"augment.names=\('blur',\): must be of spec_augment"),
-        (("gain",), {"gain": {"probability": 2.0}}, "gain.probability=2: .* 0 to 1"),
-        (("noise",), {"noise": {"strength": -1.0}}, "noise.strength=-1: .* 0 or more"),
-        (("noise",), {"noise": {"strength": np.nan}}, "noise.strength=nan"),
-        (("mixup",), {"mixup": {"strength": 1.5}}, "mixup.strength=1.5: .* 0 to 1"),
-        (("cutout",), {"cutout": {"holes": -1}}, "cutout.holes=-1: must be 0 or"),
-        (("spec_augment",), {"spec_augment": {"fill": "max"}}, "fill='max'"),
+        ("blur", {}, "augment.blur: .* spec_augment"),
+        ("gain", {"level": 1.0}, "augment.gain.level: .* probability, strength"),
+        ("gain", {"probability": 2.0}, "augment.gain.probability=2.0: .* 0 to 1"),
+        ("noise", {"strength": -1}, "augment.noise.strength=-1.0: .* 0 or more"),
+        ("noise", {"strength": np.nan}, "augment.noise.strength=nan"),
+        ("noise", {"strength": "1"}, "augment.noise.strength='1': .* float"),
+        ("mixup", {"strength": 1.5}, "augment.mixup.strength=1.5: .* 0 to 1"),
+        ("cutout", {"holes": -1}, "augment.cutout.holes=-1: .* 0 or more"),
+        ("cutout", {"holes": 1.5}, "augment.cutout.holes=1.5: .* int"),
+        ("spec_augment", {"fill": "max"}, "augment.spec_augment.fill=max: .* mean"),
     ],
 )
-def test_a_bad_field_is_named(names, changes, message):
-    fields = {name: FIELDS[name] | changes.get(name, {}) for name in EVERY}
-    with pytest.raises(ValueError, match=message):
-        Augment.of(names, fields)
+def test_a_bad_field_is_named(name, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        build_augment({"names": (name,), name: changes})
+
+
+def test_a_misspelt_section_is_refused():
+    with pytest.raises(ConfigError, match=r"augment\.spec_augmnt: unknown"):
+        build_augment({"names": ("spec_augment",), "spec_augmnt": {}})
 
 
 # In a training
 
 
 def settings(names, **changes):
-    fields = {name: FIELDS[name] | ALWAYS[name] for name in EVERY}
-    augment = Augment.of(names, fields).changed(changes)
+    augment = build_augment({"names": names, **ALWAYS})
+    augment = augment and augment.changed(changes)
     return Settings(**(vars(SETTINGS) | {"augment": augment}))
 
 

@@ -2,6 +2,7 @@ import sys
 from dataclasses import dataclass
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -66,9 +67,14 @@ def test_training_prints_ratios(capsys):
     assert ("torch, fused" in printed) == (rounds.torch is not None)
 
 
+@pytest.mark.slow
 def test_every_neural_config_can_be_timed():
-    for spec in ("mlp_ae", "conv_vae:quick", "transformer:quick"):
-        one = task(spec, train__batch_size=1)
+    for spec, fields in (
+        ("mlp_ae", {"detector__hidden": (8,)}),
+        ("conv_vae", {"detector__channels": (2, 3, 2, 3, 2)}),
+        ("transformer:quick", {"detector__width": 8, "features__hop": 4096}),
+    ):
+        one = task(spec, train__batch_size=1, features__n_mels=4, **fields)
         assert np.isfinite(train.ours(one, 1)())
 
 
@@ -87,7 +93,7 @@ def test_torch_has_the_same_vae_and_loss(monkeypatch):
     x = one.features[0, :10].reshape(2, 5, 128)
     monkeypatch.setattr(rounds.torch, "randn_like", rounds.torch.zeros_like)
     monkeypatch.setattr(jax.random, "normal", lambda key, shape, _: np.zeros(shape))
-    ours = model.loss(x, jax.random.key(0)).mean()
+    ours = model.loss(jnp.asarray(x), jax.random.key(0)).mean()
     theirs = peer.loss(rounds.torch.from_numpy(x))
     assert theirs.item() == pytest.approx(float(ours), rel=1e-5)
 
@@ -95,7 +101,7 @@ def test_torch_has_the_same_vae_and_loss(monkeypatch):
 @needs_torch
 def test_torchs_conv_vae_has_as_many_parameters():
     """Except its biases: ours has one for each pixel of a block."""
-    one = task("conv_vae")
+    one = task("conv_vae", detector__channels=(2, 3, 2, 3, 2))
     model = one.build(nnx.Rngs(0))
     ours = sum(x.size for x in jax.tree.leaves(nnx.state(model, nnx.Param)))
     peer = peers.conv_vae(model)
@@ -110,7 +116,7 @@ def test_torchs_transformer_is_the_same_network():
     one, model = small_transformer()
     peer = peers.Transformer(model)
     x = one.features
-    patches = np.asarray(model.patches(x))
+    patches = np.asarray(model.patches(jnp.asarray(x)))
     vectors = rounds.torch.from_numpy(patches[:, :-1].copy())
     with rounds.torch.inference_mode():
         forced, loop = peer.teacher_forced(vectors), peer.autoregress(vectors)
@@ -125,7 +131,8 @@ def test_torchs_transformer_is_the_same_network():
 
 
 def test_scoring_prints_ratios(capsys):
-    small = {"width": 16, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
+    small = {"width": 8, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
+    small["feed_forward"] = 8
     fields = [f"--config.detector.{name}={value}" for name, value in small.items()]
     fields += ["--config.features.hop=4096", "--config.features.n_mels=3"]
     score.main(["--batch", "2", "--positions", "2", *fields, *QUICK])

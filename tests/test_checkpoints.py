@@ -189,7 +189,7 @@ def small_disk(tmp_path):
 
 
 def test_a_disk_that_is_full_keeps_the_checkpoint_before(small_disk):
-    """A real one; with room again, the same training goes on."""
+    """A real one; with room again, the training resumes."""
     save_some(small_disk, {10: None})
     filler = small_disk / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:

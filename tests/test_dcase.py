@@ -1,6 +1,5 @@
 """Clips are found, read, written and listed; every bad file is named."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +55,7 @@ def test_evaluation_layout_without_labels_and_without_train(tmp_path):
     assert clips.name.tolist() == ["id_01_00000000.wav", "id_01_00000001.wav"]
     assert clips.ids == ["01"]
     np.testing.assert_array_equal(clips.audio[1], noise(1))
-    with pytest.raises(DataError, match=r"slider/train: no such folder"):
+    with pytest.raises(DataError, match=r"slider: no train clips"):
         read(tmp_path / "slider")
 
 
@@ -149,18 +148,12 @@ def test_the_split_is_the_same_whatever_is_read(tmp_path):
     assert [int(name[-12:-4]) for name in first[:10]] == GOLDEN
     assert held_out(splits=("test",)) == first
     assert held_out(ids=("02",)) == first[10:]
+    assert len(held_out(test_normals=None)) == 4  # as many as anomalous ones
     other = tmp_path / "moved"
     put_mimii(other / "slider", normal=30)
     assert (
         read(other / "slider", test_normals=10).test.name[2:12].tolist() == first[:10]
     )
-
-
-def test_as_many_test_normals_as_anomalies(tmp_path):
-    put_mimii(tmp_path / "slider", abnormal=3)
-    clips = read(tmp_path / "slider", test_normals=None)
-    assert clips.count("test", "02", NORMAL) == clips.count("test", "02", ANOMALOUS)
-    assert clips.count("train", "02", NORMAL) == 3
 
 
 def test_too_few_normal_clips_to_split_are_an_error(tmp_path):
@@ -175,18 +168,6 @@ def test_too_few_normal_clips_to_split_are_an_error(tmp_path):
         read(tmp_path / "slider", ["06"], test_normals=8)
 
 
-def test_levels_of_noise_are_found_and_told_apart(tmp_path):
-    put_mimii(tmp_path / "-6_dB_slider")
-    assert len(read(tmp_path / "slider", test_normals=2)) == 16
-    put_mimii(tmp_path / "0_dB_slider", normal=4)
-    with pytest.raises(
-        DataError, match=r"several folders.*: -6_dB_slider, 0_dB_slider$"
-    ):
-        read(tmp_path / "slider", test_normals=2)
-    clips = dcase.read(tmp_path, "0_dB_slider", test_normals=2)
-    assert (len(clips), clips.machine_type) == (12, "0_dB_slider")
-
-
 def test_what_is_wrong_in_mimii_is_named(tmp_path):
     put_mimii(tmp_path / "slider")
     put(tmp_path / "slider/id_00/normal", "copy of 00000000.wav")
@@ -194,7 +175,10 @@ def test_what_is_wrong_in_mimii_is_named(tmp_path):
     with pytest.raises(DataError, match="2 of 17 files") as error:
         read(tmp_path / "slider", test_normals=2)
     message = str(error.value)
-    assert "id_00/normal/copy of 00000000.wav: wrong name, expected NNNNN" in message
+    assert (
+        "id_00/normal/copy of 00000000.wav: wrong name, expected one like id_00"
+        in message
+    )
     assert "id_02/abnormal/00000000.wav: empty" in message
 
 
@@ -240,9 +224,9 @@ def test_folders_of_2021_and_names_without_labels(tmp_path):
         ("test/section_00_source_train_normal_0001_A.wav", "of the train set in the "),
         ("train/section_00_source_train_anomaly_0001_A.wav", "an anomalous clip in th"),
         ("train/section_00_source_train_normal_0000_B.wav", "same id and number as se"),
-        ("train/section_0_source_train_normal_0001.wav", "wrong name, expected secti"),
-        ("test/section_00_middle_test_normal_0001.wav", "wrong name, expected section"),
-        ("test/normal_id_00_00000000.wav", "wrong name, expected section"),
+        ("train/section_0_source_train_normal_0001.wav", "wrong name, expected one l"),
+        ("test/section_00_middle_test_normal_0001.wav", "wrong name, expected one lik"),
+        ("test/normal_id_00_00000000.wav", "wrong name, expected one lik"),
     ],
 )
 def test_what_is_wrong_in_sections_is_named(tmp_path, file, reason):
@@ -252,10 +236,6 @@ def test_what_is_wrong_in_sections_is_named(tmp_path, file, reason):
     line = str(error.value).splitlines()[1]
     assert reason in line
     assert line.strip().startswith(file) or "same id" in reason
-
-
-def test_dcase_2020_has_no_domain(tmp_path):
-    assert read(put_slider(tmp_path)).domain.tolist() == [""] * 6
 
 
 # other formats
@@ -285,18 +265,7 @@ def test_a_folder_that_fits_no_layout_shows_what_was_expected_and_found(tmp_path
     for layout in LAYOUTS:
         assert f"{layout.example} ({layout.title})" in message
     found = ", ".join(f"train/clip {number}.wav" for number in range(3))
-    assert message.endswith(f"found {found}, ...")
-
-
-# errors
-
-
-def reasons(slider: Path, **options) -> dict[str, str]:
-    """The lines of the error message, by file."""
-    with pytest.raises(DataError) as error:
-        read(slider, **options)
-    lines = str(error.value).splitlines()[1:]
-    return dict(line.strip().split(": ", 1) for line in lines)
+    assert message.endswith(f"found {found}")
 
 
 # files that cannot be used
@@ -321,17 +290,15 @@ def spoil(slider: Path) -> dict[str, str]:
     nan = np.full(LENGTH, np.nan, np.float32)
     put(test, "normal_id_00_00000021.wav", nan, subtype="FLOAT")
     put(train, "anomaly_id_00_00000022.wav")
-    os.mkfifo(test / "normal_id_00_00000023.wav")
     return {
         "train/normal_id_00_00000010.wav": "empty: 0 bytes",
-        "train/normal_id_00_00000011.wav": "promises 1600 bytes of audio, the file "
-        "holds 1598",
+        "train/normal_id_00_00000011.wav": "1642 of the 1644 bytes",
         "train/normal_id_00_00000012.wav": "truncated: it ends before the audio",
         "train/normal_id_00_00000013.wav": "no audio",
         "train/normal_id_00_00000014.wav": "no audio",
         "train/normal_00_15.wav": "wrong name, expected",
         "train/normal_id_00_00000016.wav": "wrong length: 801 samples (0.0500625 s), "
-        "but 7 files have 800 (0.05 s)",
+        "most files have 800 (0.05 s)",
         "train/normal_id_00_00000017.wav": "sampling rate 44100 Hz, expected 16000 Hz",
         "train/normal_id_00_00000018.wav": "zero samples",
         "train/normal_id_00_00000019.wav": "unreadable",
@@ -340,24 +307,19 @@ def spoil(slider: Path) -> dict[str, str]:
         ".wav",
         "test/normal_id_00_00000021.wav": "not finite",
         "train/anomaly_id_00_00000022.wav": "anomalous clip in the training set",
-        "test/normal_id_00_00000023.wav": "unreadable",
     }
 
 
 def test_every_bad_file_is_named_with_its_reason(slider):
     expected = spoil(slider)
-    said = reasons(slider)
+    with pytest.raises(DataError) as error:
+        read(slider)
+    first, *lines = str(error.value).splitlines()
+    assert f"{len(expected)} of {6 + len(expected)} files" in first
+    said = dict(line.strip().split(": ", 1) for line in lines)
     assert said.keys() == expected.keys()
     for name, reason in expected.items():
         assert reason in said[name]
-
-
-def test_the_count_leads_the_message(slider):
-    expected = spoil(slider)
-    with pytest.raises(
-        DataError, match=rf"{len(expected)} of {6 + len(expected)} files"
-    ):
-        read(slider)
 
 
 def test_skipping_goes_on_with_the_others_and_says_so(slider, capsys):
@@ -391,7 +353,7 @@ def test_beyond_twenty_bad_files_are_counted(slider):
 def test_nothing_left_is_an_error_when_skipping_too(slider):
     for path in (slider / "train").iterdir():
         path.write_bytes(b"")
-    with pytest.raises(DataError, match="the train set has no clips"):
+    with pytest.raises(DataError, match="no train clips"):
         read(slider, on_bad_file="skip")
 
 
@@ -428,19 +390,12 @@ def test_missing_ids_are_named(slider):
 
 def test_an_empty_training_set_is_an_error(slider):
     put(slider / "test", "normal_id_04_00000000.wav")
-    with pytest.raises(DataError, match=r"the train set has no clips of id 04"):
+    with pytest.raises(DataError, match=r"slider: no train clips of id 04"):
         read(slider, ["04"])
     for path in (slider / "train").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match=r"slider: the train set has no clips$"):
+    with pytest.raises(DataError, match=r"slider: no train clips$"):
         read(slider)
-
-
-def test_wrong_choices_are_refused(slider):
-    with pytest.raises(ValueError, match="on_bad_file='ignore'"):
-        read(slider, on_bad_file="ignore")
-    with pytest.raises(ValueError, match="splits="):
-        read(slider, splits=("training",))
 
 
 # writing
@@ -473,17 +428,6 @@ def test_what_is_written_is_read_bit_for_bit(tmp_path):
     for field in ("audio", "machine_id", "split", "label", "name"):
         np.testing.assert_array_equal(getattr(again, field), getattr(clips, field))
     assert len(list(tmp_path.rglob("*.*"))) == 4  # and nothing left beside
-
-
-def test_names_that_would_be_read_otherwise_are_not_written(tmp_path):
-    clips = some_clips()
-    clips.label[2] = NORMAL
-    with pytest.raises(ValueError, match="fit label 0, ID 00"):
-        dcase.write(clips, tmp_path)
-    twice = some_clips()[np.array([0, 0])]
-    with pytest.raises(ValueError, match="same name"):
-        dcase.write(twice, tmp_path)
-    assert not list(tmp_path.iterdir())
 
 
 # real recordings
@@ -519,6 +463,7 @@ def test_the_listing_counts_clips_lengths_and_rates(tmp_path, capsys):
     put(tmp_path / "slider/test", "id_03_00000000.wav", noise(0, LENGTH + 80))
     put(tmp_path / "slider/test", "id_03_00000001.wav", samplerate=8000)
     put(tmp_path / "slider/test", "new.wav")
+    (tmp_path / "slider/train/x.mp3").touch()
     put_mimii(tmp_path / "0_dB_fan", ids=("04",))
     lines = listing(capsys, tmp_path)
     for line in (
@@ -530,21 +475,13 @@ def test_the_listing_counts_clips_lengths_and_rates(tmp_path, capsys):
         "00 train normal 2 0.05 16000 1",
         "00 test anomalous 1 0.05 16000 1",
         "03 test unknown 2 0.055 to 0.1 8000 to 16000 1",
-        "9 files, 3 of them bad",
+        "9 files, 3 of them bad; 1 other files, such as train/x.mp3, don't end in .wav "
+        "or .flac",
         "test/id_03_00000001.wav: sampling rate 8000 Hz, expected 16000 Hz",
     ):
         assert line in lines
     assert any(line.startswith("test/new.wav: wrong name") for line in lines)
     assert any(line.startswith("test/id_03_00000000.wav: wrong len") for line in lines)
-
-
-def test_the_listing_names_what_it_passes_over(tmp_path, capsys):
-    (tmp_path / "slider/train").mkdir(parents=True)
-    (tmp_path / "slider/train/normal_id_00_00000000.mp3").touch()
-    (line,) = [line for line in listing(capsys, tmp_path) if "files" in line]
-    assert line.startswith("0 files, no recordings; 1 other files, such as train/norm")
-    with pytest.raises(DataError, match=r"no clips; 1 other files.* end in .wav"):
-        read(tmp_path / "slider")
 
 
 def test_the_listing_of_no_recordings_is_one_line(tmp_path):

@@ -30,7 +30,7 @@ def scores_of_a_run(machine_type, ids):
 
 @pytest.fixture
 def workdir(tmp_path):
-    """What a run leaves behind, of two machine types."""
+    """A workdir of two machine types."""
     kinds = {"slider": IDS, "ToyConveyor": {f"{i:02d}": (9, 9) for i in range(1, 7)}}
     table = Scores.concatenate([scores_of_a_run(*kind) for kind in kinds.items()])
     write_scores(table, tmp_path / "scores.csv")

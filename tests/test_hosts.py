@@ -21,7 +21,7 @@ def free_port():
 
 
 def by_hand(process, port):
-    """What tells a process which of two it is: its flags and environment."""
+    """Flags and environment that number a process."""
     flags = (
         f"--coordinator_address=localhost:{port}",
         "--num_processes=2",

@@ -39,12 +39,6 @@ def test_a_name_changed_in_one_place_is_refused_or_says_just_that(place, charact
             layouts.parse_name(changed)
 
 
-@given(st.text())
-def test_other_text_is_refused_with_a_reason(text):
-    with pytest.raises(ValueError, match="wrong name, expected"):
-        layouts.parse_name(text + ".mp3")
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -75,13 +69,10 @@ def test_machine_types_of_a_root(tmp_path):
 
 def test_every_example_of_the_table_fits_its_own_layout_alone():
     for layout in LAYOUTS:
-        fitting = [other for other in LAYOUTS if other.match(*_split(layout.example))]
+        fitting = [
+            other for other in LAYOUTS if other.match(*layout.example.rsplit("/", 1))
+        ]
         assert fitting == [layout]
-
-
-def _split(example):
-    place, _, name = example.rpartition("/")
-    return place, name
 
 
 # labels
@@ -112,7 +103,6 @@ GOOD = "id_01_00000000.wav,normal_id_01_00000098.wav,0\n"
         (GOOD, ":1: no machine type before the clips"),
         ("fan\n", ": no labels in it"),
         ("fan\nid_01_00000000.wav,0\n", ":2: expected a machine type, or name"),
-        (f"fan\n{GOOD.replace(',0', ',2')}", ":2: expected a machine type, or name"),
         (f"fan\n{GOOD.replace(',0', ',1')}", ":2: id_01_00000000.wav, normal_.* contr"),
         (f"fan\n{GOOD.replace('l_id_01', 'l_id_03')}", ":2: .*contradict each other"),
         (f"fan\n{GOOD.replace('.wav', '.mp3')}", ":2: wrong name"),

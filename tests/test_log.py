@@ -51,11 +51,27 @@ def test_records_are_json_lines_and_rewinding_drops_later_steps(tmp_path):
 
 
 def test_a_stop_waits_for_a_training_but_not_the_second_time():
-    with pytest.raises(log.Interrupted):
+    def training():
+        with log.deferred_stop():
+            assert not log.stop_requested()
+            log.request_stop()
+            assert log.stop_requested()
+            log.request_stop()
+
+    for work in (log.request_stop, training):
+        with pytest.raises(log.Interrupted):
+            work()
+
+
+def test_a_stop_at_the_end_of_an_epoch_is_seen_in_the_next():
+    def next_epoch():
+        with log.deferred_stop():
+            assert log.stop_requested()
+            raise log.Interrupted
+
+    with log.deferred_stop():
         log.request_stop()
+    with pytest.raises(log.Interrupted):
+        next_epoch()
     with log.deferred_stop():
         assert not log.stop_requested()
-        log.request_stop()
-        assert log.stop_requested()
-        with pytest.raises(log.Interrupted):
-            log.request_stop()

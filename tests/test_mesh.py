@@ -9,8 +9,8 @@ from training import DIFFERENT, SETTINGS, build_vae, leaves, train_on
 
 from mimii_jax.errors import ConfigError
 from mimii_jax.features.windows import Standardiser
-from mimii_jax.train.loop import init_runs, make_plan, spread
 from mimii_jax.train.mesh import DATA, RUN, make_mesh
+from mimii_jax.train.state import init_runs, make_plan, spread
 
 
 def shape(*arguments):

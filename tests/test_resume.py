@@ -1,4 +1,4 @@
-"""A training as a process of its own: stopped, killed, started again."""
+"""A training as a separate process: stopped, killed, resumed."""
 
 import hashlib
 import random
@@ -28,7 +28,7 @@ def begin(more_recordings, workdir):
 
 
 def results(workdir):
-    """What has to be the same: every csv file, and the state of the last step."""
+    """Everything that must be the same: csv files, and the last state."""
     files = sorted(workdir.rglob("*.csv"))
     found = {str(f.relative_to(workdir)): f.read_bytes() for f in files}
     assert "scores.csv" in found

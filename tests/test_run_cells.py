@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments import cell
 from experiments import run_cells as runner
 from experiments.cell import Cell, Options, read_cell, require_known, set_fields
 from experiments.run_cells import command_parser, parse, run_cells
-from mimii_jax import log
+from mimii_jax import log, main
 from mimii_jax.errors import ConfigError
 from mimii_jax.results.table import read_scores
+from mimii_jax.train import runs
 
 ROOT = Path(__file__).parents[1]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_cell.py"))
@@ -316,9 +318,10 @@ def test_overrides_are_for_the_configs_that_have_the_field():
         parse(command_parser("test", "", "out"), ["--epochs=3"])
 
 
-def test_exit_codes_are_those_of_the_main_program():
-    main = pytest.importorskip("mimii_jax.main")
+def test_constants_are_those_of_the_package():
+    """Not imported, so that the parent of the cells needs no JAX."""
     assert (runner.DIVERGED, runner.INTERRUPTED) == (main.DIVERGED, main.INTERRUPTED)
+    assert (cell.MATRIX, cell.ALL, cell.EXTRA) == (runs.MATRIX, runs.ALL, runs.EXTRA)
 
 
 def test_children_do_not_preallocate_a_gpu(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mimii_jax.train.shuffle import permute
 
-FULL = 1000  # positions asked for at once: one compilation for all sizes
+FULL = 1000  # positions per call: one compilation for all sizes
 at = jax.jit(permute)
 
 
@@ -18,7 +18,7 @@ def key_of(seed):
 
 
 def order(n, epoch=0, seed=0):
-    """All examples of an epoch, asked for a thousand at a time."""
+    """All examples of an epoch, a thousand per call."""
     key, found = key_of(seed), []
     for start in range(0, n, FULL):
         position = jnp.minimum(start + jnp.arange(FULL), n - 1)

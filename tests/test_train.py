@@ -25,9 +25,10 @@ from training import (
 from mimii_jax.errors import ConfigError
 from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.models.mlp import MLPVAE
-from mimii_jax.train.loop import Diverged, init_runs, make_plan, spread
+from mimii_jax.train.loop import Diverged
 from mimii_jax.train.mesh import make_mesh, replicated
 from mimii_jax.train.runs import CheckpointPolicy, Run, Settings
+from mimii_jax.train.state import init_runs, make_plan, spread
 from mimii_jax.train.step import compile_steps, group_size
 
 

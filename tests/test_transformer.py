@@ -311,9 +311,9 @@ def test_bfloat16_keeps_predictions_and_losses_in_float32():
         ({"stride": 3}, "detector.stride=3: .* from 1 to patch"),
         ({"stride": 0}, "detector.stride=0: .* from 1 to patch"),
         ({"width": 9}, "detector.width=9: must be a multiple of detector.heads=2"),
-        ({"heads": 0}, "detector.heads=0: must be a positive integer"),
-        ({"encoder_layers": 0}, "detector.encoder_layers=0: must be a positive"),
-        ({"feed_forward": 0.5}, "detector.feed_forward=0.5: must be a positive"),
+        ({"heads": 0}, "detector.heads=0: must be positive"),
+        ({"encoder_layers": 0}, "detector.encoder_layers=0: must be positive"),
+        ({"feed_forward": -1}, "detector.feed_forward=-1: must be positive"),
     ],
     ids=str,
 )

@@ -53,6 +53,7 @@ def test_a_trained_model_scores_in_every_way(recordings, causal):
     assert not np.any(scores["autoregressive"] == scores["forecast"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "features", [{"name": "raw"}, {"name": "linear", "n_fft": 128}], ids=["raw", "lin"]
 )
@@ -100,7 +101,12 @@ def test_the_mean_of_a_track_is_the_score_of_its_clip(
         ("scoring", "context", 9, "scoring.context=9: must be from 1 to 7"),
         ("detector", "patch", 40, "detector.patch=40.*32 frames are too few"),
         ("detector", "attention", "leaky", "scoring.decoding='forecast': needs"),
-        ("features", "hop", 20000, "16000 samples is shorter than features.hop"),
+        (
+            "features",
+            "hop",
+            20000,
+            "features.hop=20000: a clip of 16000 samples is shorter",
+        ),
     ],
 )
 def test_what_does_not_fit_the_clips_is_one_line(

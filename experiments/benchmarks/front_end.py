@@ -18,7 +18,6 @@ ours have the bin.
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from inspect import signature
 from typing import Any
 
 import jax
@@ -32,7 +31,8 @@ from experiments.benchmarks.rounds import (
     take_turns,
     torch,
 )
-from mimii_jax.defaults import base_config
+from experiments.cell import load_config
+from mimii_jax.config import build
 from mimii_jax.features.front_ends import LogMel, extract
 from mimii_jax.features.stft import FLOOR
 
@@ -42,9 +42,8 @@ OURS = "ours"
 
 def default_front_end() -> LogMel:
     """Create the default front end."""
-    config: Any = base_config()
-    known = signature(LogMel).parameters
-    return LogMel(**{k: v for k, v in config.features.items() if k in known})
+    front_end: Any = build(load_config("mlp_vae")).front_end
+    return front_end
 
 
 def noise(clips: int, sample_rate: int) -> np.ndarray:

@@ -19,8 +19,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from experiments.benchmarks.rounds import machine
 from mimii_jax.data import dcase
@@ -105,30 +103,21 @@ def _tree_resident(root: int) -> int:
     return PAGE * sum(pages[process] for process in family)
 
 
-def run(args: argparse.Namespace, folder: Path) -> None:
-    """Measure the main program in a scratch folder and print a table."""
-    if args.simulated:
-        what = f"simulated, scale {args.scale:g}"
-        options = [f"--config.data.scale={args.scale}"]
-    else:
-        root = args.root or folder / "noise"
+def run(args: argparse.Namespace, flags: list[str], folder: Path) -> None:
+    """Measure the main program in a scratch folder and print a line."""
+    what, source = f"simulated, scale {args.scale:g}", f"data.scale={args.scale}"
+    if not args.simulated:
         what = f"recordings in {args.root}" if args.root else "noise, as wav files"
+        source = f"data.root={args.root or folder / 'noise'}"
         if args.root is None:
-            write_noise(root, args.scale)
-        options = [f"--config.data.root={root}"]
+            write_noise(folder / "noise", args.scale)
     command = [sys.executable, "-m", "mimii_jax.main", "--config", args.config]
     command += ["--config.train.epochs=1", f"--workdir={folder / 'workdir'}"]
-    command += options + args.option
-    process, tree, seconds = measure(command)
-    files = len((folder / "workdir" / "clips.csv").read_text().splitlines()) - 1
-    table = Table(title="Peak resident memory of the main program, GB")
-    for column in ("data", "clips", "main process", "with its workers", "seconds"):
-        table.add_column(column)
-    numbers = (f"{files:,}", f"{process:.2f}", f"{tree:.2f}", f"{seconds:.0f}")
-    table.add_row(what, *numbers)
-    console = Console(width=110)
-    console.print(table)
-    console.print(machine(), highlight=False)
+    process, tree, seconds = measure([*command, f"--config.{source}", *flags])
+    clips = len((folder / "workdir" / "clips.csv").read_text().splitlines()) - 1
+    print(f"{what}: {clips:,} clips, {seconds:.0f} s")
+    print(f"peak memory: {process:.2f} GB, with its workers {tree:.2f} GB")
+    print(machine())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -137,6 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m experiments.benchmarks.memory",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Further flags are those of the main program.",
+        allow_abbrev=False,
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()
@@ -144,15 +135,9 @@ def main(arguments: list[str] | None = None) -> None:
     source.add_argument("--simulated", action="store_true", help="no files")
     add("--scale", type=float, default=1.0, help="part of the 3,471 clips (default 1)")
     add("--config", default="configs/mlp_vae.py")
-    add(
-        "--option",
-        action="append",
-        default=[],
-        help="more flags of the program",
-    )
-    args = parser.parse_args(arguments)
+    args, flags = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        run(args, Path(folder))
+        run(args, flags, Path(folder))
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ def conv_vae(model: Any) -> VAE:
 
     Other parameters: ours has a bias per pixel of a block.
     """
-    nn, channels = torch.nn, (1, *model.channels)
-    if {*model.strides} != {(2, 2)} or model.kernel_blocks != 2:
+    nn, shape, halvings = torch.nn, model.sizes[0], 2 ** len(model.strides)
+    channels = (1, *(layer.bias.shape[0] for layer in model.encoder))
+    if {*model.strides} != {(2, 2)} or model.encoder[0].kernel.shape[0] != 2:
         raise ValueError("PyTorch's network needs strides (2, 2) and kernel_blocks 2")
-    shape, halvings = model.sizes[0], 2 ** len(model.strides)
     if any(size % halvings for size in shape):
         raise ValueError(f"PyTorch's network needs multiples of {halvings}: {shape}")
     top = (channels[-1], *(size // halvings for size in shape))
@@ -75,11 +75,10 @@ class Transformer(Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         network, nn = model.network, torch.nn
-        heads, per_head = network.per_head
-        width = heads * per_head
+        width = network.width
         fields = {
             "d_model": width,
-            "nhead": heads,
+            "nhead": network.heads,
             "dim_feedforward": network.encoder[0].feed_forward.hidden.out_features,
             "dropout": 0.0,
             "layer_norm_eps": EPSILON,
@@ -98,8 +97,8 @@ class Transformer(Module):
             nn.LayerNorm(width, EPSILON),
         )
         self.embed, self.output = linear(network.embed), linear(network.output)
-        positions = sinusoidal_positions(network.n_positions, width)
-        self.positions = torch.from_numpy(np.array(positions))
+        positions = np.array(sinusoidal_positions(network.n_positions, width))
+        self.positions = torch.from_numpy(positions)
         self.mask = nn.Transformer.generate_square_subsequent_mask(network.n_positions)
         self.patch, self.stride = model.patch, model.stride
         with torch.no_grad():

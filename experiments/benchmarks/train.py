@@ -34,9 +34,10 @@ from experiments.cell import Config, load_config, set_fields
 from experiments.run_cells import parse
 from mimii_jax.config import build
 from mimii_jax.features.windows import Standardiser
-from mimii_jax.train.loop import Metrics, init_runs, loss_so_far, make_plan, spread
+from mimii_jax.train.loop import Metrics, loss_so_far
 from mimii_jax.train.mesh import make_mesh, replicate
 from mimii_jax.train.runs import Run
+from mimii_jax.train.state import init_runs, make_plan, spread
 from mimii_jax.train.step import compile_steps, group_size
 
 SAMPLES = 160_000  # of a 10 s clip

@@ -23,7 +23,7 @@ NAMES = (
 
 
 def question(name: str) -> str:
-    """What a study asks: the docstring of its file, as paragraphs of one line each."""
+    """Question of a study: the docstring of its file, one line per paragraph."""
     text = import_module(f"experiments.studies.{name}").__doc__ or ""
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 

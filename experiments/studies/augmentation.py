@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments.cell import Cell
 from experiments.matrix import Matrix
 from experiments.study import Study, Workdirs
-from mimii_jax.features.augmentations import spec_augment
+from mimii_jax.features.augment import SpecAugment
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.page import Block, Picture
 
@@ -26,16 +26,8 @@ def masked(matrix: Matrix, workdirs: Workdirs, folder: Path) -> Sequence[Block]:
         return []
     with np.load(workdirs[NONE] / "examples.npz") as file:
         clip = file[next(n for n in file if n.endswith("/normal/features"))]
-    shown = spec_augment(
-        jax.random.key(2),
-        clip,
-        probability=1.0,
-        time_width=60.0,
-        frequency_width=25.0,
-        time_masks=2,
-        frequency_masks=2,
-        fill="mean",
-    )
+    augment = SpecAugment(time_width=60.0, frequency_width=25.0)
+    shown = augment(jax.random.key(2), clip)
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     pictures = zip(("a normal clip", "the same, masked"), (clip, shown), strict=True)
     for axes, (title, x) in zip(figure.subplots(1, 2), pictures, strict=True):

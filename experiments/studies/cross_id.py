@@ -1,6 +1,6 @@
 """Which knowledge transfers from one machine to another?
 
-Rows are training sets, columns the machines tested on. Fine-tuning goes on from the
+Rows are training sets, columns the machines tested on. Fine-tuning starts from the
 model of all machines with the clips of one, for as many epochs as before. The conv VAE
 and the transformer are trained on all only, as in the report;
 `python -m experiments.cross_id --config configs/conv_vae.py` has their whole matrix.

@@ -43,7 +43,12 @@ class Header(NamedTuple):
     frames: int
 
 
-_Read = tuple[Header | None, str, float]
+class _Reading(NamedTuple):
+    """One file: its header, why it can't be used, share of samples clipped."""
+
+    header: Header | None
+    reason: str = ""
+    clipped: float = 0.0
 
 
 class _Unusable(Exception):
@@ -58,55 +63,38 @@ def load(
     Full scale (1.0 for float) becomes 32768. Values between two integers are rounded to
     the nearest, ties to the even one; values outside [-32768, 32767] are clipped.
 
-    Parameters
-    ----------
-    paths : files, each named once
-    rate : sampling rate that they should have, in Hz
-
     Returns
     -------
     audio : i16 [shape=(clip, time)], the usable files in the order of `paths`
     headers : of each path; None if it has none
     bad : path -> reason, the other files
-
-    Raises
-    ------
-    DataError : the audio doesn't fit in memory
     """
     few = paths[:: len(paths) // 8 + 1]
-    guess = _usual([_read(path, rate, np.empty(0, np.int16))[0] for path in few], rate)
+    guess = _usual_length([_read(path, rate, np.empty(0)) for path in few], rate)
     audio, read = _read_all(paths, rate, guess)
-    headers = [header for header, _, _ in read]
-    usual = _usual(headers, rate)
+    usual = _usual_length(read, rate)
     if usual != guess:
         audio, read = _read_all(paths, rate, usual)
-    lengths = [h.frames for h in headers if h and h.rate == rate]
-    bad = {}
-    for path, (header, reason, _) in zip(paths, read, strict=True):
-        if reason:
-            bad[path] = reason
-        elif header and header.frames != usual:
-            bad[path] = (
-                f"wrong length: {header.frames} samples ({header.frames / rate:g} s), "
-                f"but {lengths.count(usual)} files have {usual} ({usual / rate:g} s)"
-            )
+    bad = {path: r.reason for path, r in zip(paths, read, strict=True) if r.reason}
     good = [row for row, path in enumerate(paths) if path not in bad]
     for to, row in enumerate(good):
         if to != row:
             audio[to] = audio[row]  # in place: memory may not hold a second copy
-    _warn_of_clipping([(read[row][2], paths[row]) for row in good])
-    return audio[: len(good)], headers, bad
+    _warn_of_clipping([(read[row].clipped, paths[row]) for row in good])
+    return audio[: len(good)], [r.header for r in read], bad
 
 
-def _usual(headers: Sequence[Header | None], rate: int) -> int:
+def _usual_length(read: Sequence[_Reading], rate: int) -> int:
     """The most frequent length, 0 for none; the first one if several are."""
-    counts = Counter(h.frames for h in headers if h and h.rate == rate)
+    counts = Counter(
+        r.header.frames for r in read if r.header and r.header.rate == rate
+    )
     return counts.most_common(1)[0][0] if counts else 0
 
 
 def _read_all(
     paths: Sequence[str], rate: int, frames: int
-) -> tuple[np.ndarray, list[_Read]]:
+) -> tuple[np.ndarray, list[_Reading]]:
     """An array with the files of length `frames` in their rows; `_read` of each."""
     try:
         audio = np.empty((len(paths), frames), np.int16)
@@ -117,7 +105,7 @@ def _read_all(
             "data.ids"
         ) from None
 
-    def read_row(row: int) -> _Read:
+    def read_row(row: int) -> _Reading:
         return _read(paths[row], rate, audio[row])
 
     return audio, log.in_threads("reading", read_row, range(len(paths)), "files")
@@ -129,27 +117,27 @@ def _warn_of_clipping(clipped: Sequence[tuple[float, str]]) -> None:
     if share:
         log.warning(
             f"{sum(share > 0 for share, _ in clipped)} files have samples beyond full "
-            f"scale (1.0), which are clipped; {path}: {share:.1%} of them. Divide them "
-            "by a number that is the same for all files"
+            f"scale (1.0), which are clipped; {path}: {share:.1%} of them. Divide all "
+            "files by the same number"
         )
 
 
-def _read(path: str, rate: int, out: Int16[np.ndarray, " time"]) -> _Read:
-    """Fill `out` if the file has its length, and the right rate.
-
-    Returns its header, why it can't be used, and the share of samples that are clipped.
-    """
-    header, clipped = None, 0.0
+def _read(path: str, rate: int, out: np.ndarray) -> _Reading:
+    """Fill `out` if the file has its length, and the right rate."""
+    header = None
     try:
         with _opened(path) as file:
             header = Header(file.samplerate, file.channels, file.frames)
             if header.rate != rate:
-                return header, f"sampling rate {header.rate} Hz, expected {rate} Hz", 0
-            if header.frames == len(out):
-                clipped = _decode(file, out)
+                raise _Unusable(f"sampling rate {header.rate} Hz, expected {rate} Hz")
+            if header.frames != len(out):
+                raise _Unusable(
+                    f"wrong length: {header.frames} samples ({header.frames / rate:g} "
+                    f"s), most files have {len(out)} ({len(out) / rate:g} s)"
+                )
+            return _Reading(header, clipped=_decode(file, out))
     except _Unusable as error:
-        return header, str(error), 0.0
-    return header, "", clipped
+        return _Reading(header, str(error))
 
 
 @contextmanager
@@ -181,24 +169,18 @@ def _require_complete(file: int) -> bytes | None:
     that says 0 bytes, returns the whole file with a size that libsndfile understands.
     """
     size = os.fstat(file).st_size
-    if size == 0:
-        raise _Unusable("empty: 0 bytes")
     if size < 12:
-        raise _Unusable(f"truncated: it has {size} bytes")
+        raise _Unusable(f"truncated: it has {size} bytes" if size else "empty: 0 bytes")
     kind, form = struct.unpack("4s4x4s", os.pread(file, 12, 0))
     order = _BYTE_ORDER.get(kind)
     if order is None or form not in (b"WAVE", b"AIFF", b"AIFC"):
         return None  # libsndfile refuses it, or notices that it is truncated
     total, start, length = _sizes(file, order, kind)
-    if length < _UNKNOWN_SIZE and start + length > size:
-        raise _Unusable(
-            f"truncated: the header promises {length} bytes of audio, the file holds "
-            f"{size - start}"
-        )
-    if size < total < _UNKNOWN_SIZE:
-        raise _Unusable(
-            f"truncated: the header promises {total} bytes, the file holds {size}"
-        )
+    for promised in (start + length if length < _UNKNOWN_SIZE else 0, total):
+        if size < promised < _UNKNOWN_SIZE:
+            raise _Unusable(
+                f"truncated: {size} of the {promised} bytes that the header promises"
+            )
     if length == 0 and not start < total < _UNKNOWN_SIZE:
         whole = os.pread(file, size, 0)
         return whole[: start - 4] + b"\xff" * 4 + whole[start:]
@@ -240,18 +222,7 @@ def _decode(file: soundfile.SoundFile, out: Int16[np.ndarray, " time"]) -> float
 
 
 def write(path: Path, samples: Int16[np.ndarray, " time"], rate: int) -> None:
-    """Write a mono 16-bit wav file, whole or not at all.
-
-    Parameters
-    ----------
-    path : the file; one that exists is replaced
-    samples : i16 [shape=(time,)], full scale is 32768
-    rate : sampling rate, in Hz
-
-    Raises
-    ------
-    DataError : it can't be written, as on a full disk
-    """
+    """Write a mono 16-bit wav file, whole or not at all."""
     content = io.BytesIO()
     soundfile.write(content, samples, rate, subtype="PCM_16", format="WAV")
     replace_file(path, content.getvalue())

@@ -13,7 +13,7 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -24,11 +24,9 @@ from rich.table import Table
 
 from mimii_jax import log
 from mimii_jax.data import audio
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips, require_ids
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
 from mimii_jax.data.layouts import (
     AUDIO,
-    DCASE_2020,
-    LABEL_LIST,
     LABELS,
     MIMII,
     Labels,
@@ -36,7 +34,6 @@ from mimii_jax.data.layouts import (
     find_labels,
     machine_folder,
     machine_types,
-    parse_name,
     recognise,
     recording_folders,
 )
@@ -49,29 +46,28 @@ _TITLES = {NORMAL: "normal", ANOMALOUS: "anomalous", UNKNOWN: "unknown"}
 
 @dataclass(frozen=True)
 class File:
-    """A well-named recording; its content hasn't been looked at.
-
-    `split` is "" in a layout without one; `name` is that of the clip and ends in .wav.
-    """
+    """A well-named recording; its content hasn't been looked at."""
 
     path: str
-    name: str
-    split: str
+    name: str  # of the clip; ends in .wav
+    split: str  # "" in a layout without splits
     label: int
     machine_id: str
     domain: str
 
+    @property
+    def order(self) -> tuple[bool, str, str]:
+        """Sorts train before test, each by ID and name."""
+        return self.split == "test", self.machine_id, self.name
+
 
 class Found(NamedTuple):
-    """Recordings of a machine: usable so far, and path -> reason of the others.
-
-    `ignored` are the visible files that don't end like audio.
-    """
+    """Recordings of a machine, by their names alone."""
 
     layout: Layout
-    files: list[File]
-    bad: dict[str, str]
-    ignored: list[str]
+    files: list[File]  # sorted
+    bad: dict[str, str]  # path -> reason
+    ignored: list[str]  # visible files that don't end like audio
 
 
 def read(
@@ -101,51 +97,46 @@ def read(
     -------
     clips : one row per file, train before test, each sorted by machine ID and name;
         files of other encodings than mono 16 bit are converted (see `audio.load`)
-
-    Raises
-    ------
-    DataError : a folder or ID is missing, a split is empty, no layout fits, or files
-        are unusable: empty, truncated, no audio, misnamed, duplicate, unreadable,
-        anomalous in train, not at 16 kHz, not as long as most. The message names each
-        file (up to 20).
     """
-    if not splits or set(splits) - {"train", "test"}:
-        raise ValueError(f"splits={splits!r}: must be 'train', 'test' or both")
-    if on_bad_file not in ("error", "skip"):
-        raise ValueError(f"on_bad_file={on_bad_file!r}: must be 'error' or 'skip'")
     folder = machine_folder(Path(root), machine_type)
-    found = find(folder, ids, splits)
-    files, bad = found.files, found.bad
+    found = find(folder, ids, splits, labels or {})
+    files = found.files
     if found.layout is MIMII:
         files = _draw_split(files, ids, test_normals)
         files = [file for file in files if file.split in splits]
-    if not bad:
-        _require_clips(folder, found, files, ids, splits)
-    files = [file for file in files if not ids or file.machine_id in ids]
-    count = len(files) + len(bad)
-    samples, _, unusable = audio.load([file.path for file in files], SAMPLE_RATE)
-    _report_bad(folder, bad | unusable, count, on_bad_file)
-    files = [file for file in files if file.path not in unusable]
-    _require_clips(folder, found, files, ids, splits)
-    files = [_labelled(file, labels or {}, machine_type) for file in files]
+    chosen = [file for file in files if not ids or file.machine_id in ids]
+    samples, _, unusable = audio.load([file.path for file in chosen], SAMPLE_RATE)
+    bad = found.bad | unusable
+    if bad:
+        _report_bad(folder, bad, len(chosen) + len(found.bad), on_bad_file)
+    chosen = [file for file in chosen if file.path not in bad]
+    present = {file.machine_id for file in files if file.path not in bad}
+    if missing := sorted(set(ids) - present):
+        raise DataError(
+            f"{folder}: no clips of id {', '.join(missing)}; "
+            f"present: {', '.join(sorted(present)) or 'none'}"
+        )
+    if empty := sorted(set(splits) - {file.split for file in chosen}):
+        of = f" of id {', '.join(ids)}" if ids else ""
+        raise DataError(
+            f"{folder}: no {' or '.join(empty)} clips{of}{_ignored(found.ignored)}"
+        )
     return Clips(
         audio=samples,
-        machine_id=np.array([file.machine_id for file in files]),
-        split=np.array([file.split for file in files]),
-        label=np.array([file.label for file in files], np.int8),
-        name=np.array([file.name for file in files]),
+        machine_id=np.array([file.machine_id for file in chosen]),
+        split=np.array([file.split for file in chosen]),
+        label=np.array([file.label for file in chosen], np.int8),
+        name=np.array([file.name for file in chosen]),
         machine_type=machine_type,
         sample_rate=SAMPLE_RATE,
-        domain=np.array([file.domain for file in files]),
+        domain=np.array([file.domain for file in chosen]),
     )
 
 
-def find(folder: Path, ids: Sequence[str], splits: Sequence[str]) -> Found:
-    """Find the recordings of a machine by their names alone.
-
-    The files are of all IDs, sorted; of the unusable ones, those of `ids` (all when
-    empty) and those whose ID isn't known. Hidden files are passed over.
-    """
+def find(
+    folder: Path, ids: Sequence[str], splits: Sequence[str], labels: Labels
+) -> Found:
+    """Find the files of all IDs, and the bad ones of `ids` or without an ID."""
     entries, ignored = [], []
     for place in recording_folders(folder):
         with file_errors(folder / place):
@@ -164,19 +155,26 @@ def find(folder: Path, ids: Sequence[str], splits: Sequence[str]) -> Found:
         path = str(folder / place / name)
         fields = layout.match(place, name)
         if fields is None:
-            bad[path] = f"wrong name, expected {layout.form}"
+            bad[path] = f"wrong name, expected one like {layout.example}"
             continue
         file = _file(layout, path, split, fields)
         key = (file.split, file.label, file.machine_id, file.domain, fields["number"])
-        reason = _misplaced(file, fields, place)
-        if key in seen:
-            reason = reason or f"same id and number as {seen[key]}"
+        reason = ""
+        if file.split == "train" and file.label == ANOMALOUS:
+            reason = "an anomalous clip in the training set"
+        elif (fields.get("named_split") or split) != split:
+            reason = f"a clip of the {fields['named_split']} set in the folder {place}"
+        elif key in seen:
+            reason = f"same id and number as {seen[key]}"
         if not reason:
             seen[key] = name
+            if file.label == UNKNOWN:
+                label = labels.get((folder.name, file.name), UNKNOWN)
+                file = replace(file, label=label)
             files.append(file)
         elif not ids or file.machine_id in ids:
             bad[path] = reason
-    return Found(layout, _in_order(files), bad, ignored)
+    return Found(layout, sorted(files, key=lambda file: file.order), bad, ignored)
 
 
 def _file(
@@ -191,24 +189,10 @@ def _file(
     return File(path, name, split, label, machine_id, fields.get("domain") or "")
 
 
-def _misplaced(file: File, fields: Mapping[str, str | None], place: str) -> str:
-    """Why a well-named file can't be a clip; "" if it can."""
-    if not os.path.isfile(file.path):
-        return "unreadable: a folder, a dangling link or not a plain file"
-    if file.split == "train" and file.label == ANOMALOUS:
-        return "an anomalous clip in the training set"
-    if (fields.get("named_split") or file.split) != file.split:
-        return f"a clip of the {fields['named_split']} set in the folder {place}"
-    return ""
-
-
 def _draw_split(
     files: Sequence[File], ids: Sequence[str], test_normals: int | None
 ) -> list[File]:
-    """Anomalous clips, and some normal ones of each ID, become the test set.
-
-    The choice depends on the names alone.
-    """
+    """Test on anomalous clips and some normal ones of each ID, chosen by name alone."""
     drawn = set()
     for machine_id in sorted({file.machine_id for file in files}):
         of_id = [file for file in files if file.machine_id == machine_id]
@@ -222,37 +206,12 @@ def _draw_split(
         # A hash shuffles alike on every machine and with every version of NumPy.
         names.sort(key=lambda name: sha256(f"0/{name}".encode()).digest())
         drawn |= set(names[:count])
-    return _in_order(
-        replace(
-            file,
-            split="test" if file.label != NORMAL or file.name in drawn else "train",
-        )
-        for file in files
-    )
-
-
-def _in_order(files: Iterable[File]) -> list[File]:
-    """Train before test, each by ID and name."""
-    return sorted(files, key=lambda f: (f.split == "test", f.machine_id, f.name))
-
-
-def _require_clips(
-    folder: Path,
-    found: Found,
-    files: Sequence[File],
-    ids: Sequence[str],
-    splits: Sequence[str],
-) -> None:
-    """Raise `DataError` if a split, or one of `ids`, has no files."""
-    require_ids(sorted({file.machine_id for file in files}), ids, str(folder))
-    present = {f.split for f in files if not ids or f.machine_id in ids}
-    for split in sorted(set(splits) - present, reverse=True):  # train first
-        if found.layout is DCASE_2020 and not (folder / split).is_dir():
-            raise DataError(f"{folder / split}: no such folder")
-        of = f" of id {', '.join(ids)}" if ids else ""
-        raise DataError(
-            f"{folder}: the {split} set has no clips{of}{_ignored(found.ignored)}"
-        )
+    tested = [file.label != NORMAL or file.name in drawn for file in files]
+    split = [
+        replace(file, split="test" if test else "train")
+        for file, test in zip(files, tested, strict=True)
+    ]
+    return sorted(split, key=lambda file: file.order)
 
 
 def _ignored(names: Sequence[str]) -> str:
@@ -266,8 +225,6 @@ def _report_bad(
     folder: Path, bad: Mapping[str, str], count: int, on_bad_file: str
 ) -> None:
     """Raise `DataError` that names the unusable files, or warn of them."""
-    if not bad:
-        return
     which = f"{len(bad)} of {count} files are unusable"
     if on_bad_file == "error":
         raise DataError(
@@ -280,50 +237,24 @@ def _report_bad(
 
 def _bad_lines(bad: Mapping[str, str], folder: Path, at_most: int = 20) -> list[str]:
     """A line per unusable file, with the reason."""
-    lines = [
-        f"{os.path.relpath(path, folder)}: {why}" for path, why in sorted(bad.items())
-    ]
+    lines = [f"{os.path.relpath(p, folder)}: {why}" for p, why in sorted(bad.items())]
     if len(lines) > at_most:
         lines[at_most:] = [f"and {len(lines) - at_most} more"]
     return lines
 
 
-def _labelled(file: File, labels: Labels, machine_type: str) -> File:
-    """The file with its label of a list, if its name has none."""
-    if file.label != UNKNOWN:
-        return file
-    return replace(file, label=labels.get((machine_type, file.name), UNKNOWN))
-
-
 def write(clips: Clips, root: Path) -> None:
-    """Write clips as 16-bit wav files <root>/<machine_type>/<split>/<name>.
-
-    Files that exist are replaced; each is written whole or not at all.
-
-    Raises
-    ------
-    ValueError : a name contradicts the clip's label or ID, or occurs twice in a split
-    """
+    """Write clips as 16-bit wav files <root>/<machine_type>/<split>/<name>."""
     folder = Path(root) / clips.machine_type
-    paths = [
-        folder / split / name
-        for split, name in zip(clips.split.tolist(), clips.name.tolist(), strict=True)
-    ]
-    if len(set(paths)) < len(paths):
-        raise ValueError("two clips of a split have the same name")
-    for path, label, machine_id in zip(
-        paths, clips.label.tolist(), clips.machine_id.tolist(), strict=True
-    ):
-        if parse_name(path.name)[:2] != (label, machine_id):
-            raise ValueError(f"{path.name}: doesn't fit label {label}, ID {machine_id}")
-    for parent in {path.parent for path in paths}:
-        with file_errors(parent):
-            parent.mkdir(parents=True, exist_ok=True)
+    for split in set(clips.split.tolist()):
+        with file_errors(folder / split):
+            (folder / split).mkdir(parents=True, exist_ok=True)
 
     def write_row(row: int) -> None:
-        audio.write(paths[row], clips.audio[row], clips.sample_rate)
+        path = folder / clips.split[row] / clips.name[row]
+        audio.write(path, clips.audio[row], clips.sample_rate)
 
-    log.in_threads("writing", write_row, range(len(paths)))
+    log.in_threads("writing", write_row, range(len(clips)))
 
 
 def list_recordings(root: Path) -> None:
@@ -334,16 +265,13 @@ def list_recordings(root: Path) -> None:
     labels = find_labels(root, "")
     for machine_type in types:
         folder = root / machine_type
-        found = find(folder, (), ("train", "test"))
+        found = find(folder, (), ("train", "test"), labels)
         paths = [file.path for file in found.files]
         _, headers, unusable = audio.load(paths, SAMPLE_RATE)
-        files = [_labelled(file, labels, machine_type) for file in found.files]
-        listed = sum(a != b for a, b in zip(files, found.files, strict=True))
-        source = f", labels of {listed} clips from {LABEL_LIST}" if listed else ""
-        title = f"{machine_type}, layout of {found.layout.title}{source}"
-        log.console.print(_table(title, files, headers))
+        title = f"{machine_type}, layout of {found.layout.title}"
+        log.console.print(_table(title, found.files, headers))
         bad = found.bad | unusable
-        count = len(files) + len(found.bad)
+        count = len(paths) + len(found.bad)
         state = f"{len(bad)} of them bad" if bad else "all usable"
         log.info(
             f"{count} files, {state if count else 'no recordings'}"
@@ -357,9 +285,10 @@ def _table(
 ) -> Table:
     """A row per ID, split, domain and label, with the ranges of the headers."""
     table = Table(title=title, title_justify="left", box=None)
-    for name in ("id", "split", "label", "clips", "seconds", "Hz", "channels"):
-        right = name in ("clips", "seconds", "Hz", "channels")
-        table.add_column(name, justify="right" if right else "left")
+    for name in ("id", "split", "label"):
+        table.add_column(name)
+    for name in ("clips", "seconds", "Hz", "channels"):
+        table.add_column(name, justify="right")
     groups: dict[tuple[str, str, str], list[audio.Header | None]] = {}
     for file, header in zip(files, headers, strict=True):
         split = f"{file.split or 'to be drawn'} {file.domain}".strip()
@@ -367,21 +296,18 @@ def _table(
         groups.setdefault(key, []).append(header)
     for key in sorted(groups, key=lambda k: (k[0], not k[1].startswith("train"), k)):
         known = [header for header in groups[key] if header]
-        table.add_row(
-            *key,
-            str(len(groups[key])),
+        ranges = (
             _range([header.frames / header.rate for header in known]),
             _range([header.rate for header in known]),
             _range([header.channels for header in known]),
         )
+        table.add_row(*key, str(len(groups[key])), *ranges)
     return table
 
 
 def _range(values: Sequence[float]) -> str:
     """The common value, or the smallest and the largest."""
-    if not values:
-        return "-"
-    low, high = min(values), max(values)
+    low, high = min(values, default=0), max(values, default=0)
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 

@@ -19,7 +19,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pooch
 import requests
@@ -58,7 +57,8 @@ REGISTRY: dict[str, tuple[str, int | None]] = {
     "dev_data_valve.zip": ("34d2672f55bb041589ef79c10dc89934", 1_013_925_627),
     "eval_data_train_ToyCar.zip": ("a5d4ccd498af70b04dd74b644b820006", 861_354_584),
     "eval_data_train_ToyConveyor.zip": (
-        *("0e808ac0b761e9fb13d5e0c65caff00d", 887_026_878),
+        "0e808ac0b761e9fb13d5e0c65caff00d",
+        887_026_878,
     ),
     "eval_data_train_fan.zip": ("567798854130c8019df8b664c095ed1e", 697_147_242),
     "eval_data_train_pump.zip": ("4e33ae9c0db5cc88437675f5e317caee", 590_897_096),
@@ -95,19 +95,12 @@ def amount(names: Sequence[str]) -> str:
     """Number and total size of these files, in words."""
     known = [size for name in names if (size := REGISTRY[name][1])]
     unknown = ", ".join(name for name in names if not REGISTRY[name][1])
-    text = f"{len(names)} file{'s' * (len(names) != 1)}"
-    text += f", {sum(known) / 1e9:.2f} GB" if known else ""
+    text = f"{len(names)} files, {sum(known) / 1e9:.2f} GB"
     return text + (f" (size of {unknown} unknown)" if unknown else "")
 
 
 def fetch(name: str, url: str, out: Path) -> None:
-    """Download, verify and unpack one file, unless it is complete.
-
-    Raises
-    ------
-    DataError : no connection, a busy server, bytes other than the published ones, an
-        archive that can't be unpacked safely, or a full disk
-    """
+    """Download, verify and unpack one file, unless it is complete."""
     archives = out / "archives"
     archives.mkdir(parents=True, exist_ok=True)
     path, receipt = archives / name, archives / f"{name}.json"
@@ -126,7 +119,13 @@ def fetch(name: str, url: str, out: Path) -> None:
                 "resume"
             ) from error
         part.replace(path)
-    _verify(path, md5)
+    found = pooch.file_hash(str(path), alg="md5")
+    if found != md5:
+        bad = path.replace(archives / f"{name}.bad")
+        raise DataError(
+            f"{name}: MD5 {found} instead of the published {md5}; kept as {bad}, not "
+            "used. Check --base-url and rerun to fetch it again"
+        )
     if path.suffix == ".zip":
         files = unpack(path, out)
     else:
@@ -141,24 +140,13 @@ def _complete(receipt: Path, out: Path) -> bool:
     """Whether all files of an earlier download are there, with their sizes."""
     try:
         files = json.loads(receipt.read_text())
-        return bool(files) and all(_size(out / f) == n for f, n in files.items())
-    except (OSError, ValueError, AttributeError):
+        return all(_size(out / name) == size for name, size in files.items())
+    except FileNotFoundError:
         return False
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def _verify(path: Path, md5: str) -> None:
-    """Set a file aside as <name>.bad and raise if its MD5 sum is wrong."""
-    found = pooch.file_hash(str(path), alg="md5")
-    if found != md5:
-        bad = path.replace(path.with_name(f"{path.name}.bad"))
-        raise DataError(
-            f"{path.name}: MD5 {found} instead of the published {md5}; kept as {bad}, "
-            "not used. Check --base-url and rerun to fetch it again"
-        )
 
 
 def _require_space(folder: Path, needed: int) -> None:
@@ -170,19 +158,13 @@ def _require_space(folder: Path, needed: int) -> None:
         )
 
 
-# One file by HTTP
-
-
 class _Patience(Retry):
     """Waits for a busy server as long as it asks, up to `LONGEST_WAIT`."""
 
     def get_retry_after(self, response: BaseHTTPResponse) -> float | None:
         seconds = super().get_retry_after(response)
         if (seconds or 0) > LONGEST_WAIT:
-            raise DataError(
-                f"the server is busy and asks to wait {seconds:.0f} s; rerun then to "
-                "resume"
-            )
+            raise DataError(f"the server is busy; rerun in {seconds:.0f} s to resume")
         return seconds
 
 
@@ -219,10 +201,7 @@ def _append(
     size: int,
     advance: Callable[[int], None],
 ) -> None:
-    """Append to `part` until it has `size` bytes or the connection breaks.
-
-    Start anew if the server can't resume.
-    """
+    """Append to `part` until it has `size` bytes or the connection breaks."""
     have = _size(part)
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -233,9 +212,9 @@ def _append(
         if not resumes:
             advance(-(have // CHUNK))
             have = 0
-        if not resumes and response.status_code in (206, 416):  # another part, or none
-            part.unlink(missing_ok=True)
-            return
+            if response.status_code in (206, 416):  # another part, or none: start anew
+                part.unlink(missing_ok=True)
+                return
         response.raise_for_status()
         with part.open("ab" if resumes else "wb") as file:
             try:
@@ -248,26 +227,20 @@ def _append(
                 return
 
 
-# Unpacking
-
-
 def unpack(archive: Path, out: Path) -> dict[str, int]:
     """Unpack an archive into `out`; returns the names and sizes of its files.
 
-    Files that are there with the right size and check sum are kept, so that an
-    interrupted unpacking is finished. Each file appears under its name only when whole.
-
-    Raises
-    ------
-    DataError : a name leads out of `out` (then nothing is unpacked), the archive is
-        damaged, or the disk is full
+    Files appear when whole: those of the right size are kept, which finishes an
+    interrupted unpacking. A name that leads out of `out` raises `DataError` first.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
             infos = [info for info in opened.infolist() if not info.is_dir()]
             for info in infos:
                 _require_inside(info, out, archive)
-            missing = [info for info in infos if not _unpacked(info, out)]
+            missing = [
+                info for info in infos if _size(out / info.filename) != info.file_size
+            ]
             _require_space(out, sum(info.file_size for info in missing))
             log.in_threads(
                 f"unpacking {archive.name}",
@@ -290,21 +263,8 @@ def _require_inside(info: zipfile.ZipInfo, out: Path, archive: Path) -> None:
     )
     if not inside:
         raise DataError(
-            f"{archive}: file {name!r} would lie outside of {out}; nothing was "
-            "unpacked. Remove the archive and don't trust its source"
+            f"{archive}: file {name!r} would lie outside of {out}; remove the archive"
         )
-
-
-def _unpacked(info: zipfile.ZipInfo, out: Path) -> bool:
-    """Whether a file is in `out` with the size and check sum of the archive."""
-    path = out / info.filename
-    if not path.is_file() or path.stat().st_size != info.file_size:
-        return False
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(CHUNK):
-            crc = zlib.crc32(block, crc)
-    return crc == info.CRC
 
 
 def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, out: Path) -> None:
@@ -320,15 +280,27 @@ def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, out: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-# Command
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Download, verify and unpack the recordings of DCASE 2020 Task 2."""
-    given = _parser().parse_args(arguments)
+    parser = argparse.ArgumentParser(
+        prog="python -m mimii_jax.data.download",
+        description=f"{main.__doc__} Rerun to resume.",
+    )
+    add = parser.add_argument
+    add("--machine", choices=(*MACHINES, "all"), nargs="+", required=True)
+    add(
+        "--split",
+        choices=(*RECORDS, "all"),
+        nargs="+",
+        required=True,
+        help="dev: training and test clips of the first half of the ids; additional: "
+        "training clips of the others; eval: their test clips and labels",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="folder to fill")
+    add("--base-url", default=BASE_URL, help=f"a mirror (default {BASE_URL})")
+    given = parser.parse_args(arguments)
     machines = MACHINES if "all" in given.machine else given.machine
-    splits = tuple(RECORDS) if "all" in given.split else given.split
-    files = wanted(machines, splits)
+    files = wanted(machines, tuple(RECORDS) if "all" in given.split else given.split)
     log.info(amount(list(files)))
     base = given.base_url.rstrip("/")
     try:
@@ -341,41 +313,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("interrupted; rerun the same command to resume", file=sys.stderr)
         sys.exit(130)
-    _suggest_next(given.out, machines, splits)
-
-
-def _suggest_next(out: Path, machines: Sequence[str], splits: Sequence[str]) -> None:
-    """Print the commands that come next."""
-    folder = shlex.quote(str(out))
-    log.info(f"list the clips:\n  python -m mimii_jax.data.dcase {folder}")
-    if "dev" in splits or {"additional", "eval"} <= set(splits):
-        types = "".join(f"'{machine}'," for machine in machines)
-        log.info(
-            "train and evaluate:\n"
-            "  python -m mimii_jax.main --config configs/mlp_vae.py "
-            f'--config.data.root={folder} --config.data.machine_types="({types})"'
-        )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m mimii_jax.data.download",
-        description="Download, verify and unpack the recordings of DCASE 2020 "
-        "Challenge Task 2. Rerun to resume.",
+    folder = shlex.quote(str(given.out))
+    types = "".join(f"'{machine}'," for machine in machines)
+    log.info(
+        f"list the clips:\n  python -m mimii_jax.data.dcase {folder}\n"
+        "train and evaluate:\n  python -m mimii_jax.main --config configs/mlp_vae.py "
+        f'--config.data.root={folder} --config.data.machine_types="({types})"'
     )
-    add = parser.add_argument
-    several: dict[str, Any] = {"nargs": "+", "required": True}
-    add("--machine", choices=(*MACHINES, "all"), **several, help="one or more, or all")
-    add(
-        "--split",
-        choices=(*RECORDS, "all"),
-        **several,
-        help="dev: training and test clips of the first half of the ids; additional: "
-        "training clips of the others; eval: their test clips and labels",
-    )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to fill")
-    add("--base-url", default=BASE_URL, help=f"a mirror (default {BASE_URL})")
-    return parser
 
 
 if __name__ == "__main__":

@@ -16,30 +16,22 @@ LABEL_LIST = "eval_data_list.csv"
 Labels = Mapping[tuple[str, str], int]  # (machine type, published name) -> label
 
 AUDIO = r"\.(?i:wav|flac|aiff?)"  # endings of recordings
-_NOISE = r"-?[0-9]+_dB_"  # MIMII comes at three noise levels, such as "-6_dB_slider"
 
 
 @dataclass(frozen=True)
 class Layout:
     """Folders and file names of a machine's recordings.
 
-    `folder` and `name` are regular expressions of a folder below the machine's, and of
-    a file name without its ending; their groups are fields of a clip. `title`, `form`
-    and `example` are for messages.
+    The groups of the regular expressions are fields of a clip.
     """
 
     title: str
-    folder: str
-    name: str
-    form: str
+    folder: str  # regular expression of a folder below the machine's
+    name: str  # that of a file name without its ending
     example: str
 
     def match(self, folder: str, name: str) -> dict[str, str | None] | None:
-        """Fields of a clip from the folder and name of a file; None if they don't fit.
-
-        >>> DCASE_2020.match("test", "anomaly_id_00_00000007.wav")
-        {'split': 'test', 'label': 'anomaly', 'id': '00', 'number': '00000007'}
-        """
+        """Fields of a clip from a file's folder and name; None if they don't fit."""
         in_folder = re.fullmatch(self.folder, folder)
         in_name = re.fullmatch(self.name + AUDIO, name)
         if in_folder and in_name:
@@ -52,7 +44,6 @@ LAYOUTS = (
         "DCASE 2020",
         "(?P<split>train|test)",
         "(?:(?P<label>normal|anomaly)_)?id_(?P<id>[0-9]{2})_(?P<number>[0-9]{8})",
-        "[normal_|anomaly_]id_NN_NNNNNNNN.wav, N a digit",
         "train/normal_id_00_00000000.wav",
     ),
     Layout(
@@ -61,15 +52,12 @@ LAYOUTS = (
         "section_(?P<id>[0-9]{2})(?:_(?P<domain>source|target))?"
         "(?:_(?P<named_split>train|test))?(?:_(?P<label>normal|anomaly))?"
         "_(?P<number>[0-9]{4,8})(?:_.*)?",
-        "section_NN[_source|_target][_train|_test][_normal|_anomaly]_NNNN[_...].wav, "
-        "N a digit",
         "train/section_00_source_train_normal_0000_A.wav",
     ),
     Layout(
         "MIMII",
         "id_(?P<id>[0-9]{2})/(?P<label>normal|abnormal)",
         "(?P<number>[0-9]{8})",
-        "NNNNNNNN.wav, N a digit",
         "id_00/abnormal/00000000.wav",
     ),
 )
@@ -80,21 +68,14 @@ NAMED = (DCASE_2020, DCASE_LATER)  # those whose file names are the clips' names
 def parse_name(
     name: str, layouts: Sequence[Layout] = (DCASE_2020,)
 ) -> tuple[int, str, str]:
-    """Label, machine ID and number of a recording from its file name.
+    """Label, machine ID and number of a recording, such as (NORMAL, "00", "00000007").
 
-    "normal_id_00_00000007.wav" is (NORMAL, "00", "00000007"); without "normal_" or
-    "anomaly_" the label is UNKNOWN. Only the ending may be in upper case.
-
-    Raises
-    ------
-    ValueError : the name has another form; the message is the reason
+    Raises ValueError with the reason if the name has another form.
     """
     for layout in layouts:
         if found := re.fullmatch(layout.name + AUDIO, name):
             return LABELS[found["label"]], found["id"], found["number"]
-    raise ValueError(
-        f"wrong name, expected {' or '.join(layout.form for layout in layouts)}"
-    )
+    raise ValueError(f"wrong name, expected one like {layouts[0].example}")
 
 
 def machine_types(root: Path) -> list[str]:
@@ -103,12 +84,7 @@ def machine_types(root: Path) -> list[str]:
 
 
 def machine_folder(root: Path, machine_type: str) -> Path:
-    """Folder of a machine type, whose name may begin with a noise level.
-
-    Raises
-    ------
-    DataError : none or several fit
-    """
+    """Folder of a machine type; raises `DataError` if `root` has none."""
     if (root / machine_type).is_dir():
         return root / machine_type
     if not root.is_dir():
@@ -118,19 +94,8 @@ def machine_folder(root: Path, machine_type: str) -> Path:
             f"{root}: no folder {machine_type}; this is a machine's own folder, "
             "the data root is the folder above it"
         )
-    present = _folders(root)
-    noisy = [n for n in present if re.fullmatch(_NOISE + re.escape(machine_type), n)]
-    if len(noisy) == 1:
-        return root / noisy[0]
-    if noisy:
-        raise DataError(
-            f"{root}: several folders of {machine_type}; name one of them as the "
-            f"machine type: {', '.join(noisy)}"
-        )
-    raise DataError(
-        f"{root}: no machine type {machine_type}; present: "
-        f"{', '.join(present) or 'none'}"
-    )
+    present = ", ".join(_folders(root)) or "none"
+    raise DataError(f"{root}: no machine type {machine_type}; present: {present}")
 
 
 def recording_folders(folder: Path) -> Iterator[str]:
@@ -143,24 +108,17 @@ def recording_folders(folder: Path) -> Iterator[str]:
 
 
 def recognise(folder: Path, files: Sequence[tuple[str, str]]) -> Layout:
-    """The layout that fits most of the files, given as (folder, name).
-
-    Raises
-    ------
-    DataError : no layout fits any of them
-    """
+    """The layout that fits most of the files, given as (folder, name)."""
     if not files and any((folder / split).is_dir() for split in ("train", "test")):
         return DCASE_2020
     counts = [sum(bool(layout.match(*file)) for file in files) for layout in LAYOUTS]
     if any(counts):
         return LAYOUTS[counts.index(max(counts))]
     expected = " or ".join(f"{layout.example} ({layout.title})" for layout in LAYOUTS)
-    names = ["/".join(file) for file in files]
-    names = names or sorted(path.name for path in folder.iterdir())
-    more = ", ..." if len(names) > 3 else ""
+    names = [f"{place}/{name}" for place, name in files[:3]]
     raise DataError(
         f"{folder}: fits no known layout; expected files such as {expected}; "
-        f"found {', '.join(names[:3]) or 'nothing'}{more}"
+        f"found {', '.join(names or sorted(os.listdir(folder))[:3]) or 'nothing'}"
     )
 
 
@@ -174,11 +132,6 @@ def read_labels(path: Path) -> Labels:
 
     For each machine type the list has a line with its name, then a line per clip:
     published name, name with the label, 0 (normal) or 1 (anomalous).
-
-    Raises
-    ------
-    DataError : it can't be read, or a line is malformed or contradicts itself or an
-        earlier one; the message names the line
     """
     labels: dict[tuple[str, str], int] = {}
     machine_type = ""
@@ -218,14 +171,14 @@ def _labelled_name(row: list[str], where: str) -> tuple[str, int]:
         raise DataError(
             f"{where}: expected a machine type, or name,name with label,0 or 1"
         )
-    name, full_name, label = row[0], row[1], (NORMAL, ANOMALOUS)[int(row[2])]
+    name, full_name, number = row
     try:
-        named_label, machine_id, _ = parse_name(full_name)
-        agree = named_label == label and parse_name(name)[1] == machine_id
+        label, machine_id, _ = parse_name(full_name)
+        agree = (label, machine_id) == (int(number), parse_name(name)[1])
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
     if not agree:
         raise DataError(
-            f"{where}: {name}, {full_name} and {row[2]} contradict each other"
+            f"{where}: {name}, {full_name} and {number} contradict each other"
         )
     return name, label

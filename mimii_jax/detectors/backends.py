@@ -28,20 +28,14 @@ ALL_IDS = ""  # the bank of all clips, for machine IDs without a bank
 
 @dataclass(frozen=True)
 class Pooling:
-    """Pooling of the errors of a clip's segments.
+    """Pooling of the errors of a clip's segments."""
 
-    Attributes
-    ----------
-    name : "mean"; "max"; "top_k", the mean of the `top_k` largest errors; or "gwrp",
-        generalised weighted rank pooling: the errors sorted from the largest, weighted
-        by 1, r, r^2, ... (Kolesnikov and Lampert 2016)
-    top_k : int > 0; at most all segments count
-    gwrp_r : float in [0, 1]; 0 is the maximum, 1 the mean
-    """
-
+    # "mean"; "max"; "top_k", the mean of the `top_k` largest errors; or "gwrp",
+    # generalised weighted rank pooling: the errors sorted from the largest, weighted
+    # by 1, r, r^2, ... (Kolesnikov and Lampert 2016)
     name: str = "mean"
-    top_k: int = 10
-    gwrp_r: float = 0.99
+    top_k: int = 10  # at most all segments count
+    gwrp_r: float = 0.99  # 0 is the maximum, 1 the mean
 
     def __post_init__(self) -> None:
         if self.name not in POOLINGS:
@@ -102,16 +96,10 @@ class Mean:
 
 @dataclass(frozen=True, eq=False)
 class Mahalanobis:
-    """Mahalanobis distance, with the covariance shrunk as by Ledoit and Wolf (2004).
-
-    Attributes
-    ----------
-    mean : f64 [shape=(column,)]
-    precision : f64 [shape=(column, column)], inverse covariance
-    """
+    """Mahalanobis distance, with the covariance shrunk as by Ledoit and Wolf (2004)."""
 
     mean: Float[np.ndarray, " column"]
-    precision: Float[np.ndarray, "column column"]
+    precision: Float[np.ndarray, "column column"]  # inverse covariance
 
     @classmethod
     def fit(cls, vectors: Float[np.ndarray, "clip column"]) -> "Mahalanobis":
@@ -171,17 +159,12 @@ class Banks:
 
 @dataclass(frozen=True)
 class Scoring:
-    """From the errors of a clip's segments and bins to its score.
+    """From the errors of a clip's segments and bins to its score."""
 
-    Attributes
-    ----------
-    backend : "mean", the pooled error; or "mahalanobis", the distance of the pooled
-        errors per bin from those of normal training clips
-    per_id : whether a clip is compared with the training clips of its machine ID alone
-    pooling : over the segments
-    """
-
+    # "mean", the pooled error; or "mahalanobis", the distance of the pooled errors
+    # per bin from those of normal training clips
     backend: str = "mean"
+    # whether a clip is compared with the training clips of its machine ID alone
     per_id: bool = False
     pooling: Pooling = Pooling()
 

@@ -64,19 +64,13 @@ class Forest:
 
 @dataclass(frozen=True)
 class SVM:
-    """One-class SVM by stochastic gradient descent.
+    """One-class SVM by stochastic gradient descent."""
 
-    Attributes
-    ----------
-    nu : bound on the share of training examples left outside, in (0, 1]
-    kernel : "linear", or "rbf" through a Nystroem map
-    gamma : of exp(-gamma * |x - y|^2); None: 1 / number of features
-    n_components : landmarks of the map, at most as many as there are examples
-    """
-
-    nu: float = 0.5
-    kernel: str = "rbf"
+    nu: float = 0.5  # bound on the share of training examples left outside, in (0, 1]
+    kernel: str = "rbf"  # "linear", or "rbf" through a Nystroem map
+    # of exp(-gamma * |x - y|^2); None: 1 / number of features
     gamma: float | None = None
+    # landmarks of the map, at most as many as there are examples
     n_components: int = 200
 
     def __post_init__(self) -> None:
@@ -116,22 +110,14 @@ class ExactSVM:
 
 @dataclass(frozen=True)
 class ClassicalDetector:
-    """Flattened windows of frames, scored by a scikit-learn model.
-
-    Attributes
-    ----------
-    estimator : settings of the model
-    front_end : features of a clip
-    windows : examples
-    standardise : whether each bin is shifted and scaled by its training statistics
-    pooling : from the scores of a clip's windows to its score
-    """
+    """Flattened windows of frames, scored by a scikit-learn model."""
 
     estimator: Estimator
     front_end: FrontEnd
     windows: Windows
+    # whether each bin is shifted and scaled by its training statistics
     standardise: bool
-    pooling: Pooling
+    pooling: Pooling  # from the scores of a clip's windows to its score
 
     one_process = True
 

@@ -12,22 +12,17 @@ from mimii_jax.train.runs import Run
 
 
 class Explanation(NamedTuple):
-    """Why a model scores clips as it does; for figures.
+    """Why a model scores clips as it does; for figures."""
 
-    Attributes
-    ----------
-    features : what the model sees, in the front end's unit
-    expected : its reconstruction or prediction; NaN where it predicts nothing
-    error : squared error of each bin, standardised as in training
-    seconds : middle of each segment, from the start of a clip
-    track : mean error of each segment
-    """
-
+    # what the model sees, in the front end's unit
     features: Float[np.ndarray, "clip frame bin"]
+    # its reconstruction or prediction; NaN where it predicts nothing
     expected: Float[np.ndarray, "clip frame bin"]
+    # squared error of each bin, standardised as in training
     error: Float[np.ndarray, "clip frame bin"]
+    # middle of each segment, from the start of a clip
     seconds: Float[np.ndarray, " segment"]
-    track: Float[np.ndarray, "clip segment"]
+    track: Float[np.ndarray, "clip segment"]  # mean error of each segment
 
 
 class Fitted(Protocol):

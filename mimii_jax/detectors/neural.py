@@ -23,27 +23,21 @@ from mimii_jax.detectors.backends import Banks, Scoring, load_banks, save_banks
 from mimii_jax.detectors.detector import Explanation
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import (
-    CLIPS_IN_CACHE,
     CLIPS_PER_TRANSFER,
     FrontEnd,
     extract,
+    map_clips,
 )
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.train.checkpoints import Checkpoints
-from mimii_jax.train.loop import (
-    Features,
-    abstract_runs,
-    make_plan,
-    restore_runs,
-    train_runs,
-)
+from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
 from mimii_jax.train.runs import CheckpointPolicy, Pretrained, Run, Settings
-from mimii_jax.train.step import TrainState, group_size
+from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_runs
+from mimii_jax.train.step import group_size
 
 SHAPE = "shape.json"  # in a training's folder: the length of its clips
-OLD_N_SAMPLES = 160_000  # of folders from before `SHAPE`
 SCORING_FIELDS = ("decoding", "context")  # of a model, that change no training
 # Sequences that a model works through at once, when whole clips are its examples.
 CLIPS_AT_ONCE = {"cpu": 16}
@@ -86,31 +80,21 @@ class Models(NamedTuple):
 
 @dataclass(frozen=True)
 class NeuralDetector:
-    """Errors of a model on windows of a front end's frames.
-
-    Attributes
-    ----------
-    front_end : features of one clip
-    model : trained and scored
-    windows : examples of the training
-    standardise : whether bins are standardised by the statistics of a run's clips
-    settings : of the training
-    scoring : from the errors of a clip to its score
-    scoring_hop : frames from one scored window to the next
-    mesh : devices along "run" and "data"; None: automatic
-    checkpoint : when to save
-    profile : whether to write a JAX profile of the training beside the model
-    """
+    """Errors of a model on windows of a front end's frames."""
 
     front_end: FrontEnd
     model: ModelSpec
-    windows: Windows
+    windows: Windows  # examples of the training
+    # whether bins are standardised by the statistics of a run's clips
     standardise: bool
     settings: Settings
-    scoring: Scoring
-    scoring_hop: int = 1
+    scoring: Scoring  # from the errors of a clip to its score
+    scoring_hop: int = 1  # frames from one scored window to the next
+    # devices along "run" and "data"; None: automatic
     mesh: tuple[int | None, int | None] = field(default=(None, None), compare=False)
+    # when to save
     checkpoint: CheckpointPolicy = field(default=CheckpointPolicy(), compare=False)
+    # whether to write a JAX profile of the training beside the model
     profile: bool = field(default=False, compare=False)
 
     one_process = False
@@ -152,8 +136,7 @@ class NeuralDetector:
         fitted = self._fitted(graph, state)
         if not self.scoring.needs_fit:
             return fitted
-        summaries = fitted.summarise(train, self.scoring, "normal clips")
-        banks = _fit_banks(self.scoring, summaries, train, runs)
+        banks = fitted.fit_banks(train, held_out, runs)
         if folder and jax.process_index() == 0:
             save_banks(banks, folder / self._backend_file)
         return replace(fitted, banks=banks)
@@ -277,21 +260,13 @@ class NeuralDetector:
 
 @dataclass(frozen=True, eq=False)
 class FittedNeural:
-    """Trained models of all runs, and their back-ends.
-
-    Attributes
-    ----------
-    detector : its settings
-    graph : of all models
-    models : parameters of all runs
-    alive : bool [shape=(run,)], False for a run that diverged
-    banks : fitted back-end of each run; None: the summary is the score
-    """
+    """Trained models of all runs, and their back-ends."""
 
     detector: NeuralDetector
     graph: nnx.GraphDef
     models: Models
-    alive: Bool[np.ndarray, " run"]
+    alive: Bool[np.ndarray, " run"]  # False for a run that diverged
+    # fitted back-end of each run; None: the summary is the score
     banks: Sequence[Banks] | None = None
 
     def represent(self, clips: Clips) -> Float32[np.ndarray, "run clip segment column"]:
@@ -370,6 +345,31 @@ class FittedNeural:
         track = np.reshape(tracks, (len(clips), len(seconds)))
         return Explanation(features, expected, error, seconds, track)
 
+    def fit_banks(
+        self, train: Clips, held_out: Clips, runs: Sequence[Run]
+    ) -> list[Banks]:
+        """Fit each run's back-end to all its normal clips; zeros if it diverged."""
+        scoring = self.detector.scoring
+        of_train, of_held_out = (
+            np.nan_to_num(
+                self.summarise(clips, scoring, "normal clips"), posinf=0.0, neginf=0.0
+            )
+            for clips in (train, held_out)
+        )
+        banks = []
+        for i, run in enumerate(runs):
+            vectors = [of_train[i][run.clips], of_held_out[i][run.validation]]
+            ids = [train.machine_id[run.clips], held_out.machine_id[run.validation]]
+            banks.append(
+                Banks.fit(
+                    scoring.backend,
+                    np.concatenate(vectors),
+                    np.concatenate(ids),
+                    scoring.per_id,
+                )
+            )
+        return banks
+
     def pretrained(self) -> list[Pretrained]:
         """The trained models of all runs, to initialise others with."""
         params = {
@@ -416,9 +416,6 @@ def _compile(
         out_specs=P((RUN, DATA)),
     )
     def score_chunk(models: Models, audio: Int16[Array, "clip time"]) -> Array:
-        def features_of(clip: Array) -> Array:
-            return front_end(clip.astype(np.float32) / 32768)
-
         def of_clip(features: Array) -> Array:
             index = jnp.arange(windows.per_clip(len(features)))
             x = windows.gather(features[None], index)
@@ -431,7 +428,7 @@ def _compile(
 
             return lax.map(of_run, models, batch_size=group if group > 1 else None)
 
-        features = lax.map(features_of, audio, batch_size=CLIPS_IN_CACHE)
+        features = map_clips(front_end, audio)
         at_once = clips_at_once(windows)
         # Few clips at a time, so that only their windows exist.
         return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
@@ -439,29 +436,10 @@ def _compile(
     return score_chunk
 
 
-def _fit_banks(
-    scoring: Scoring, summaries: np.ndarray, train: Clips, runs: Sequence[Run]
-) -> list[Banks]:
-    """Fit the back-end of each run to its training clips; zeros for a diverged run."""
-    finite = np.nan_to_num(summaries, posinf=0.0, neginf=0.0)
-    return [
-        Banks.fit(
-            scoring.backend,
-            summary[run.clips],
-            train.machine_id[run.clips],
-            scoring.per_id,
-        )
-        for summary, run in zip(finite, runs, strict=True)
-    ]
-
-
 def _read_n_samples(folder: Path) -> int:
     """Length of the clips of a training."""
     path = folder / SHAPE
-    if not path.exists():
-        log.info(f"{path} is missing: assuming clips of {OLD_N_SAMPLES:,} samples")
-        return OLD_N_SAMPLES
     try:
         return int(json.loads(path.read_bytes())["n_samples"])
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: unreadable; delete it for 10 s clips") from error
+        raise DataError(f"{path}: unreadable ({error}); train again") from error

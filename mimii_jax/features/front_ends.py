@@ -1,7 +1,4 @@
-"""Front ends: int16 recordings in, features of frames out, on the device.
-
-Those of spectra have the conventions of the DCASE 2020 Task 2 baseline; see `stft`.
-"""
+"""Front ends: int16 recordings in, features of frames out, on the device."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int16
 
+from mimii_jax.errors import require
 from mimii_jax.features.stft import decibels, mel_spectrogram, power_spectrogram
 
 # Clips per step of the mapped front end: few enough that spectra stay in the cache.
@@ -43,72 +41,75 @@ class FrontEnd(Protocol):
 
 
 @dataclass(frozen=True)
-class Spectral:
-    """What spectra need.
+class Linear:
+    """Power spectrogram in dB on the FFT's bins from fmin to fmax, both included.
 
     Attributes
     ----------
     sample_rate : int > 0, in Hz
     n_fft, hop : int > 0, in samples
-    fmin, fmax : float, band limits in Hz; fmax 0 is half the sample rate
-    power : float > 0, exponent of the magnitude
-    pad_mode : "reflect" or "constant"
+    fmin, fmax : float, band limits in Hz; fmax None is half the sample rate
     """
 
     sample_rate: int
     n_fft: int
     hop: int
     fmin: float
-    fmax: float
-    power: float
-    pad_mode: str
+    fmax: float | None
 
     def __post_init__(self) -> None:
-        _require_positive(self, "sample_rate", "n_fft", "hop", "power")
-        if not 0 <= self.fmin < self.top <= self.sample_rate / 2:
-            nyquist = f"{self.sample_rate / 2:g}"
-            raise ValueError(
-                f"features.fmin={self.fmin}, features.fmax={self.fmax}: must be "
-                f"0 <= fmin < fmax <= {nyquist} Hz (fmax 0 means {nyquist})"
-            )
-        if self.pad_mode not in ("reflect", "constant"):
-            raise ValueError(
-                f"features.pad_mode='{self.pad_mode}': must be 'reflect' or 'constant'"
-            )
+        _require_positive(self, "sample_rate", "n_fft", "hop")
+        nyquist = self.sample_rate / 2
+        band = f"features.fmin={self.fmin}, features.fmax={self.fmax}"
+        require(
+            0 <= self.fmin < self.top <= nyquist,
+            f"{band}: must be 0 <= fmin < fmax <= {nyquist:g} Hz",
+        )
+        require(
+            len(self.frequencies) > 0,
+            f"{band}: no bin in this band; widen it or raise features.n_fft",
+        )
 
     @property
     def top(self) -> float:
         """Upper limit of the band, in Hz."""
-        return self.fmax or self.sample_rate / 2
+        return self.sample_rate / 2 if self.fmax is None else self.fmax
 
-    def spectrum(
-        self, wave: Float32[Array, " time"]
-    ) -> Float32[Array, "frame frequency"]:
-        """Magnitude to the `power` of one clip, on all bins of the FFT."""
-        return power_spectrogram(
-            wave,
-            n_fft=self.n_fft,
-            hop=self.hop,
-            pad_mode=self.pad_mode,
-            power=self.power,
-        )
+    @property
+    def frequencies(self) -> Float[np.ndarray, " bin"]:
+        """Centre of each bin, in Hz."""
+        bins = np.fft.rfftfreq(self.n_fft, 1 / self.sample_rate)
+        return bins[self._band]
+
+    @property
+    def _band(self) -> slice:
+        bins = np.fft.rfftfreq(self.n_fft, 1 / self.sample_rate)
+        first = np.searchsorted(bins, self.fmin, "left")
+        return slice(int(first), int(np.searchsorted(bins, self.top, "right")))
+
+    def power(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame frequency"]:
+        """Power spectrogram of one clip, on all bins of the FFT."""
+        return power_spectrogram(wave, n_fft=self.n_fft, hop=self.hop)
+
+    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+        """Spectrogram of one clip, in dB."""
+        return decibels(self.power(wave)[:, self._band])
 
 
 @dataclass(frozen=True)
-class LogMel(Spectral):
-    """Log-mel spectrogram in dB.
+class LogMel(Linear):
+    """Log-mel spectrogram in dB: as `Linear`, through mel filters.
 
     Attributes
     ----------
-    n_mels : int > 0, filters between the band limits; the others as in `Spectral`
+    n_mels : int > 0, filters between the band limits
     """
 
     n_mels: int
 
     def __post_init__(self) -> None:
+        _require_positive(self, "n_mels")
         super().__post_init__()
-        if self.n_mels < 1:
-            raise ValueError(f"features.n_mels={self.n_mels}: must be at least 1")
 
     @property
     def frequencies(self) -> Float[np.ndarray, " mel"]:
@@ -119,53 +120,19 @@ class LogMel(Spectral):
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
         """Log-mel spectrogram of one clip, in dB."""
         mel = mel_spectrogram(
-            self.spectrum(wave),
+            self.power(wave),
             sample_rate=self.sample_rate,
             n_fft=self.n_fft,
             n_mels=self.n_mels,
             fmin=self.fmin,
-            fmax=self.fmax,
+            fmax=self.top,
         )
-        return decibels(mel, self.power)
-
-
-@dataclass(frozen=True)
-class Linear(Spectral):
-    """Spectrogram in dB on the FFT's own bins: what log-mel has before the mel filters.
-
-    Both band limits are included.
-    """
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self._band.any():
-            raise ValueError(
-                f"features.fmin={self.fmin}, features.fmax={self.fmax}: no FFT bin "
-                "lies in this band; widen it or raise features.n_fft"
-            )
-
-    @property
-    def frequencies(self) -> Float[np.ndarray, " bin"]:
-        """Frequency of each FFT bin in the band, in Hz."""
-        return self._bins[self._band]
-
-    @property
-    def _bins(self) -> np.ndarray:
-        return np.fft.rfftfreq(self.n_fft, 1 / self.sample_rate)
-
-    @property
-    def _band(self) -> np.ndarray:
-        return (self._bins >= self.fmin) & (self._bins <= self.top)
-
-    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
-        """Spectrogram of one clip, in dB."""
-        first, last = np.flatnonzero(self._band)[[0, -1]]
-        return decibels(self.spectrum(wave)[:, first : last + 1], self.power)
+        return decibels(mel)
 
 
 @dataclass(frozen=True)
 class Raw:
-    """The waveform itself, cut into frames of `hop` samples that do not overlap.
+    """The waveform itself, cut into frames of `hop` samples that don't overlap.
 
     A bin is a sample of the frame; samples at the end that fill no frame are left out.
 
@@ -183,17 +150,16 @@ class Raw:
 
     @property
     def frequencies(self) -> None:
-        """Samples are no frequencies."""
+        """None: samples are no frequencies."""
         return
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
         """Frames of one clip, in [-1, 1]."""
         n_frames = wave.shape[0] // self.hop
-        if not n_frames:
-            raise ValueError(
-                f"a clip of {wave.shape[0]} samples is shorter than "
-                f"features.hop={self.hop}"
-            )
+        require(
+            n_frames > 0,
+            f"features.hop={self.hop}: a clip of {wave.shape[0]} samples is shorter",
+        )
         return wave[: n_frames * self.hop].reshape(n_frames, self.hop)
 
 
@@ -215,7 +181,7 @@ def extract(
     front_end : one of `FRONT_ENDS`
     audio : i16 [shape=(clip, time)], full scale is 32768
     rows : int [shape=(row,)], which clips, at least one
-    advance : told after each chunk how many more clips are done
+    advance : called after each chunk with the number of its clips
 
     Returns
     -------
@@ -238,18 +204,29 @@ def extract(
 
 @partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _extract_chunk(
-    front_end: FrontEnd, features: Array, audio: Array, first: Array
+    front_end: FrontEnd, features: Array, audio: Array, first: Array | int
 ) -> Array:
-    chunk = lax.map(
-        lambda clip: front_end(clip.astype(np.float32) / 32768),
-        audio,
-        batch_size=CLIPS_IN_CACHE,
-    )
+    chunk = map_clips(front_end, audio)
     return lax.dynamic_update_slice(features, chunk, (first, 0, 0))
 
 
-def _require_positive(front_end: Spectral | Raw, *fields: str) -> None:
+def map_clips(
+    front_end: FrontEnd, audio: Int16[Array, "clip time"]
+) -> Float32[Array, "clip frame bin"]:
+    """Features of int16 clips; those of a clip don't depend on the others, to the bit.
+
+    The batches of the map are full: XLA compiles a smaller one differently.
+    """
+    padded = jnp.pad(audio, ((0, -len(audio) % CLIPS_IN_CACHE), (0, 0)))
+    features = lax.map(
+        lambda clip: front_end(clip.astype(np.float32) / 32768),
+        padded,
+        batch_size=CLIPS_IN_CACHE,
+    )
+    return features[: len(audio)]
+
+
+def _require_positive(front_end: Linear | Raw, *fields: str) -> None:
     for field in fields:
         value = getattr(front_end, field)
-        if value <= 0:
-            raise ValueError(f"features.{field}={value}: must be positive")
+        require(value > 0, f"features.{field}={value}: must be positive")

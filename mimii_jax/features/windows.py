@@ -1,4 +1,4 @@
-"""From features to what a model sees: standardised bins, windows of frames."""
+"""Standardised bins and windows of frames: from features to examples of a model."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,9 +9,11 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32, Int
 
+from mimii_jax.errors import require
+
 
 class Standardiser(NamedTuple):
-    """Shift and scale per bin; a pytree, so that it is kept with the model.
+    """Shift and scale per bin; a pytree, saved with the model.
 
     Attributes
     ----------
@@ -24,7 +26,7 @@ class Standardiser(NamedTuple):
 
     @classmethod
     def identity(cls, n_bins: int) -> "Standardiser":
-        """Leaves features as they are."""
+        """Standardiser that changes no bit."""
         return cls(jnp.zeros(n_bins), jnp.ones(n_bins))
 
     @classmethod
@@ -48,7 +50,7 @@ class Standardiser(NamedTuple):
         return (features - self.mean.reshape(shape)) / self.scale.reshape(shape)
 
     def undo(self, standard: Float32[Array, "... bin"]) -> Float32[Array, "... bin"]:
-        """Features that `apply` makes these of."""
+        """Inverse of `apply`."""
         shape = (1,) * (standard.ndim - 1) + self.mean.shape
         return standard * self.scale.reshape(shape) + self.mean.reshape(shape)
 
@@ -68,39 +70,34 @@ def _clip_moments(features: Array) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Windows:
-    """Windows of consecutive frames; they are gathered where used and never stored.
+    """Windows of consecutive frames, gathered where they are used and never stored."""
 
-    Attributes
-    ----------
-    width : int >= 0, frames per window; 0: the whole clip
-    hop : int > 0, frames from one window to the next
-    """
-
-    width: int
-    hop: int = 1
+    width: int | None  # frames per window; None: the whole clip
+    hop: int = 1  # frames from one window to the next
 
     def __post_init__(self) -> None:
-        if self.width < 0 or self.hop < 1:
-            raise ValueError(
-                f"windows.width={self.width}: must be at least 0, and the hop of "
-                f"windows at least 1, not {self.hop}"
-            )
+        require(
+            self.width is None or self.width > 0,
+            f"windows.width={self.width}: must be positive; None is the whole clip",
+        )
+        require(self.hop > 0, f"windows.hop={self.hop}: must be positive")
 
     def width_in(self, n_frames: int) -> int:
-        """Frames of a window in clips of `n_frames`; ValueError if none fits."""
-        if n_frames < self.width:
-            raise ValueError(
-                f"a window of {self.width} frames does not fit into clips of "
-                f"{n_frames}; use fewer frames per window or a smaller features.hop"
-            )
-        return self.width or n_frames
+        """Frames of a window in clips of `n_frames`; ConfigError if none fits."""
+        width = n_frames if self.width is None else self.width
+        require(
+            width <= n_frames,
+            f"windows.width={width}: clips have {n_frames} frames; use a smaller width "
+            "or a smaller features.hop",
+        )
+        return width
 
     def per_clip(self, n_frames: int) -> int:
         """Number of windows in a clip of `n_frames`."""
         return 1 + (n_frames - self.width_in(n_frames)) // self.hop
 
     def tiles(self, n_frames: int) -> Int[np.ndarray, "window width"]:
-        """Frames of windows side by side, the last of which ends with the clip."""
+        """Frames of non-overlapping windows; the last is aligned to the clip's end."""
         width = self.width_in(n_frames)
         starts = np.append(np.arange(0, n_frames - width, width), n_frames - width)
         return starts[:, None] + np.arange(width)
@@ -110,17 +107,7 @@ class Windows:
         features: Float32[Array, "clip frame bin"],
         index: Int[Array, " window"],
     ) -> Float32[Array, "window width bin"]:
-        """Windows by index.
-
-        Parameters
-        ----------
-        features : f32 [shape=(clip, frame, bin)]
-        index : int [shape=(window,)], clip * per_clip + window within the clip
-
-        Returns
-        -------
-        windows : f32 [shape=(window, width, bin)]
-        """
+        """Windows by index: clip * per_clip + window within the clip."""
         _, n_frames, n_bins = features.shape
         clip, window = jnp.divmod(index, self.per_clip(n_frames))
         starts = jnp.stack([clip, window * self.hop, jnp.zeros_like(clip)], axis=1)

@@ -118,9 +118,9 @@ class MLPVAE(VAE):
         rngs: nnx.Rngs,
     ) -> None:
         require_widths("hidden", hidden, latent)
-        self.encoder = _dense((prod(shape), *hidden), dtype, rngs)
+        self.encoder = nnx.List(_dense((prod(shape), *hidden), dtype, rngs))
         super().__init__(shape[0], hidden[-1], latent, kl_weight, dtype, rngs)
-        self.decoder = _dense((latent, *reversed(hidden)), dtype, rngs)
+        self.decoder = nnx.List(_dense((latent, *reversed(hidden)), dtype, rngs))
         self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
 
     def encode(self, x: Float[Array, "batch ..."]) -> tuple[Latent, Latent]:
@@ -167,11 +167,11 @@ class MLPAE(Autoencoder):
         require_widths("hidden", hidden, latent)
         require(scale > 0, f"detector.scale={scale}: must be positive")
         mirrored = tuple(reversed(hidden))
-        self.encoder = _dense((prod(shape), *hidden), dtype, rngs)
-        self.encoder_norms = _norms(hidden, dtype, rngs)
+        self.encoder = nnx.List(_dense((prod(shape), *hidden), dtype, rngs))
+        self.encoder_norms = nnx.List(_norms(hidden, dtype, rngs))
         self.bottleneck = nnx.Linear(hidden[-1], latent, dtype=dtype, rngs=rngs)
-        self.decoder = _dense((latent, *mirrored), dtype, rngs)
-        self.decoder_norms = _norms(mirrored, dtype, rngs)
+        self.decoder = nnx.List(_dense((latent, *mirrored), dtype, rngs))
+        self.decoder_norms = nnx.List(_norms(mirrored, dtype, rngs))
         self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
         self.n_frames, self.offset, self.scale = shape[0], offset, scale
 
@@ -202,14 +202,16 @@ def require_widths(field: str, widths: Sequence[int], latent: int) -> None:
     )
 
 
-def _dense(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:
+def _dense(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> list[nnx.Linear]:
     """Dense layers from each width to the next."""
-    return nnx.List(
+    return [
         nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs)
         for n_in, n_out in pairwise(widths)
-    )
+    ]
 
 
-def _norms(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.List:
+def _norms(
+    widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs
+) -> list[nnx.LayerNorm]:
     """Layer normalisation for each width."""
-    return nnx.List(nnx.LayerNorm(width, dtype=dtype, rngs=rngs) for width in widths)
+    return [nnx.LayerNorm(width, dtype=dtype, rngs=rngs) for width in widths]

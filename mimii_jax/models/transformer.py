@@ -97,9 +97,6 @@ class Transformer(nnx.Module):
 
     def patches(self, x: Examples) -> Patches:
         """Frames of each patch in one vector."""
-        if self.stride == self.patch:
-            x = x[:, : self.n_patches * self.patch]
-            return x.reshape(len(x), self.n_patches, -1)
         size = (len(x), self.patch, x.shape[2])
         starts = self.stride * np.arange(self.n_patches)
         cut = jax.vmap(lambda i: lax.dynamic_slice(x, (0, i, 0), size), out_axes=1)
@@ -152,16 +149,8 @@ class Transformer(nnx.Module):
 class EncoderDecoder(nnx.Module):
     """Predicts v2 ... vn from v1 ... v(n-1), in one pass or one by one with KV caches.
 
-    Encoder and decoder share one projection of the vectors and their positions.
-
-    Parameters
-    ----------
-    n_features : of a vector
-    n_positions : input vectors
-    width, encoder_layers, decoder_layers, heads, feed_forward, dtype : as for
-        `Transformer`
-    causal : whether encoder and cross-attention see no later position; the decoder's
-        self-attention never does
+    Encoder and decoder share one projection of the vectors and their positions. Unless
+    `causal`, encoder and cross-attention see later positions, too.
     """
 
     def __init__(
@@ -181,8 +170,7 @@ class EncoderDecoder(nnx.Module):
         sizes = {"width": width, "heads": heads, "feed_forward": feed_forward}
         layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
         for field, value in (sizes | layers).items():
-            positive = isinstance(value, int) and value > 0
-            require(positive, f"detector.{field}={value}: must be a positive integer")
+            require(value > 0, f"detector.{field}={value}: must be positive")
         require(
             width % heads == 0,
             f"detector.width={width}: must be a multiple of detector.heads={heads}",
@@ -208,11 +196,12 @@ class EncoderDecoder(nnx.Module):
         x = self.embed_positions(vectors)
         return self.decode(x, self.encode(x))
 
-    def embed_positions(self, vectors: Vectors) -> Embedded:
-        """Project vectors to the model's width and add their positions."""
+    def embed_positions(self, vectors: Vectors, first: Array | int = 0) -> Embedded:
+        """Project vectors to the model's width; add their positions from `first` on."""
         x = self.embed(vectors)
-        positions = sinusoidal_positions(self.n_positions, self.width)
-        return x + positions[None, : x.shape[1]].astype(x.dtype)
+        positions = jnp.asarray(sinusoidal_positions(self.n_positions, self.width))
+        own = lax.dynamic_slice_in_dim(positions, first, x.shape[1])
+        return x + own[None].astype(x.dtype)
 
     def encode(self, x: Embedded) -> Embedded:
         """Output of the encoder, which the decoder attends to."""
@@ -234,7 +223,7 @@ class EncoderDecoder(nnx.Module):
 
         def step(carry: Any, at: Array) -> tuple[Any, Array]:
             caches, vector = carry
-            x = self._embed_at(vector, at)
+            x = self.embed_positions(vector[:, None], at)
             vector, caches = self._decode_at(x, caches, memories, at)
             return (caches, vector), vector
 
@@ -252,7 +241,7 @@ class EncoderDecoder(nnx.Module):
             (encoder, memories, decoder), vector = carry
             at, true = inputs
             vector = jnp.where(at < context, true, vector)
-            x = self._embed_at(vector, at)
+            x = self.embed_positions(vector[:, None], at)
             memory, encoder = self._encode_at(x, encoder, at)
             memories = [
                 cache.update(layer.cross_attention.project_kv(memory), at)
@@ -266,12 +255,6 @@ class EncoderDecoder(nnx.Module):
         inputs = jnp.arange(self.n_positions), jnp.moveaxis(vectors, 1, 0)
         _, predicted = lax.scan(step, (caches, vectors[:, 0]), inputs)
         return jnp.moveaxis(predicted[context - 1 :], 0, 1)
-
-    def _embed_at(self, vector: Array, at: Int[Array, ""]) -> Array:
-        """One vector as a sequence, [batch 1 width]."""
-        x = self.embed(vector[:, None])
-        positions = jnp.asarray(sinusoidal_positions(self.n_positions, self.width))
-        return x + positions[at][None, None].astype(x.dtype)
 
     def _encode_at(
         self, x: Array, caches: Caches, at: Int[Array, ""]

@@ -26,7 +26,7 @@ class Table:
 
     @property
     def classes(self) -> list[str]:
-        """Of each column: words are aligned left, numbers right."""
+        """Class of each column: words are aligned left, numbers right."""
         columns = zip(self.head, *self.rows, strict=True)
         return ["words" if any(map(_WORDS.search, c)) else "" for _, *c in columns]
 

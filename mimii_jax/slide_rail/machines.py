@@ -6,6 +6,7 @@ factory are relative to full scale.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 DAMAGE, BELT, GREASE = FAULT_KINDS = ("rail_damage", "loose_belt", "no_grease")
 
@@ -71,114 +72,65 @@ SCENES = (
 )
 SCENE_WEIGHTS = (0.4, 0.25, 0.15, 0.2)
 
-_00 = Mechanics(
-    stroke_m=0.50,
-    speed_m_s=0.45,
-    ramp_s=0.12,
-    dwell_s=(0.45, 0.70),
-    motor_hz=118.0,
-    motor_db=(-10, -4, -7, -3, -4, -3, -6, -6),
-    friction_db=-20,
-    friction_tilt_db=-2,
-    modes=((480, 14, 12), (1750, 20, 8), (3000, 15, 8), (4600, 12, 6), (6600, 8, 4)),
-    tick_pitch_m=0.012,
-    tick_db=-26,
-    knock_db=-12,
-    frame_hz=(140, 310, 520),
-    belt_hz=6.0,
-    squeal_hz=2600,
-    rings_hz=(840, 1240, 1900, 2900),
-    ringing=0.6,
-    rough_hz=(900, 7000),
-    snr_db=-6,
-    fault_db={DAMAGE: (-12, -2), BELT: (-16.5, -2.5), GREASE: (-7, 4.5)},
-    load_db=(4.0, 6.4),
-    wear_db=(0, 0),
-)
-_02 = Mechanics(
-    stroke_m=0.40,
-    speed_m_s=0.60,
-    ramp_s=0.08,
-    dwell_s=(0.08, 0.08),
-    motor_hz=96.0,
-    motor_db=(-4, 0, -6, -10, -8, -16, -14, -20),
-    friction_db=-14,
-    friction_tilt_db=-2,
-    modes=((620, 12, 10), (1320, 18, 8), (2400, 15, 8), (4100, 12, 6), (5900, 8, 4)),
-    tick_pitch_m=0.015,
-    tick_db=-25,
-    knock_db=-14,
-    frame_hz=(115, 260, 610),
-    belt_hz=8.0,
-    squeal_hz=3300,
-    rings_hz=(860, 2300, 4700),
-    ringing=0.05,
-    rough_hz=(800, 1800),
-    snr_db=-6,
-    fault_db={DAMAGE: (-43, -17.5), BELT: (-39, -15.5), GREASE: (-22, -3)},
-    load_db=(-0.5, -0.9),
-    wear_db=(6, 8),
-)
-_04 = Mechanics(
-    stroke_m=0.70,
-    speed_m_s=0.50,
-    ramp_s=0.20,
-    dwell_s=(0.60, 0.90),
-    motor_hz=140.0,
-    motor_db=(-2, 0, -8, -6, -12, -10, -16, -18),
-    friction_db=-9,
-    friction_tilt_db=0,
-    modes=((820, 12, 8), (1900, 16, 8), (3500, 12, 8), (5200, 10, 8), (6900, 8, 6)),
-    tick_pitch_m=0.010,
-    tick_db=-16,
-    knock_db=-14,
-    frame_hz=(165, 350, 700),
-    belt_hz=5.0,
-    squeal_hz=1400,
-    rings_hz=(800, 1500, 2400, 3300),
-    ringing=0.998,
-    rough_hz=(1200, 8000),
-    snr_db=-6,
-    fault_db={DAMAGE: (-15, -9.5), BELT: (-18, -11), GREASE: (-7.5, -2.5)},
-    load_db=(-0.3, -0.5),
-    wear_db=(0, 0),
-)
-_06 = Mechanics(
-    stroke_m=0.60,
-    speed_m_s=0.55,
-    ramp_s=0.18,
-    dwell_s=(0.70, 0.70),
-    motor_hz=131.0,
-    motor_db=(-4, 0, -5, -8, -10, -14, -12, -18),
-    friction_db=-9,
-    friction_tilt_db=0,
-    modes=((740, 12, 8), (2100, 16, 8), (3200, 12, 8), (4900, 10, 8), (6400, 8, 6)),
-    tick_pitch_m=0.011,
-    tick_db=-15,
-    knock_db=-14,
-    frame_hz=(150, 330, 640),
-    belt_hz=5.5,
-    squeal_hz=1250,
-    rings_hz=(610, 1020, 1800, 2500),
-    ringing=0.99,
-    rough_hz=(1200, 8000),
-    snr_db=-6,
-    fault_db={DAMAGE: (-24, -14), BELT: (-30, -20), GREASE: (-22, -12)},
-    load_db=(0, 2),
-    wear_db=(0, 0),
-)
-
-# The evaluation IDs, of which no measured values are published: sisters of 00, 02, 04.
-_01 = replace(_00, stroke_m=0.55, motor_hz=109.0, dwell_s=(0.55, 0.60), squeal_hz=2900)
-_03 = replace(_02, stroke_m=0.36, motor_hz=104.0, dwell_s=(0.25, 0.40), squeal_hz=3000)
-_05 = replace(_04, stroke_m=0.64, motor_hz=127.0, dwell_s=(0.75, 0.75), squeal_hz=2350)
-
+# Each row has the values of IDs 00, 02, 04 and 06.
+_TABLE: dict[str, tuple[Any, ...]] = {
+    "stroke_m": (0.5, 0.4, 0.7, 0.6),
+    "speed_m_s": (0.45, 0.6, 0.5, 0.55),
+    "ramp_s": (0.12, 0.08, 0.2, 0.18),
+    "dwell_s": ((0.45, 0.7), (0.08, 0.08), (0.6, 0.9), (0.7, 0.7)),
+    "motor_hz": (118.0, 96.0, 140.0, 131.0),
+    "motor_db": (
+        (-10, -4, -7, -3, -4, -3, -6, -6),
+        (-4, 0, -6, -10, -8, -16, -14, -20),
+        (-2, 0, -8, -6, -12, -10, -16, -18),
+        (-4, 0, -5, -8, -10, -14, -12, -18),
+    ),
+    "friction_db": (-20, -14, -9, -9),
+    "friction_tilt_db": (-2, -2, 0, 0),
+    "modes": (
+        ((480, 14, 12), (1750, 20, 8), (3000, 15, 8), (4600, 12, 6), (6600, 8, 4)),
+        ((620, 12, 10), (1320, 18, 8), (2400, 15, 8), (4100, 12, 6), (5900, 8, 4)),
+        ((820, 12, 8), (1900, 16, 8), (3500, 12, 8), (5200, 10, 8), (6900, 8, 6)),
+        ((740, 12, 8), (2100, 16, 8), (3200, 12, 8), (4900, 10, 8), (6400, 8, 6)),
+    ),
+    "tick_pitch_m": (0.012, 0.015, 0.01, 0.011),
+    "tick_db": (-26, -25, -16, -15),
+    "knock_db": (-12, -14, -14, -14),
+    "frame_hz": ((140, 310, 520), (115, 260, 610), (165, 350, 700), (150, 330, 640)),
+    "belt_hz": (6.0, 8.0, 5.0, 5.5),
+    "squeal_hz": (2600, 3300, 1400, 1250),
+    "rings_hz": (
+        (840, 1240, 1900, 2900),
+        (860, 2300, 4700),
+        (800, 1500, 2400, 3300),
+        (610, 1020, 1800, 2500),
+    ),
+    "ringing": (0.6, 0.05, 0.998, 0.99),
+    "rough_hz": ((900, 7000), (800, 1800), (1200, 8000), (1200, 8000)),
+    "snr_db": (-6, -6, -6, -6),
+    "fault_db": (
+        {DAMAGE: (-12, -2), BELT: (-16.5, -2.5), GREASE: (-7, 4.5)},
+        {DAMAGE: (-43, -17.5), BELT: (-39, -15.5), GREASE: (-22, -3)},
+        {DAMAGE: (-15, -9.5), BELT: (-18, -11), GREASE: (-7.5, -2.5)},
+        {DAMAGE: (-24, -14), BELT: (-30, -20), GREASE: (-22, -12)},
+    ),
+    "load_db": ((4.0, 6.4), (-0.5, -0.9), (-0.3, -0.5), (0, 2)),
+    "wear_db": ((0, 0), (6, 8), (0, 0), (0, 0)),
+}
 MECHANICS = {
-    "00": _00,
-    "01": _01,
-    "02": _02,
-    "03": _03,
-    "04": _04,
-    "05": _05,
-    "06": _06,
+    machine_id: Mechanics(**{name: row[i] for name, row in _TABLE.items()})
+    for i, machine_id in enumerate(("00", "02", "04", "06"))
+}
+_00, _02, _04 = (MECHANICS[machine_id] for machine_id in ("00", "02", "04"))
+# The evaluation IDs, of which no measured values are published: sisters of 00, 02, 04.
+MECHANICS |= {
+    "01": replace(
+        _00, stroke_m=0.55, motor_hz=109.0, dwell_s=(0.55, 0.60), squeal_hz=2900
+    ),
+    "03": replace(
+        _02, stroke_m=0.36, motor_hz=104.0, dwell_s=(0.25, 0.40), squeal_hz=3000
+    ),
+    "05": replace(
+        _04, stroke_m=0.64, motor_hz=127.0, dwell_s=(0.75, 0.75), squeal_hz=2350
+    ),
 }

@@ -19,27 +19,23 @@ import numpy as np
 from joblib import Parallel, cpu_count, delayed
 
 from mimii_jax import log
+from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 from mimii_jax.errors import DataError
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.slide_rail.machines import FAULT_KINDS, MECHANICS
 from mimii_jax.slide_rail.sound import SAMPLE_RATE, SAMPLES, Fault, render
 
-# Official numbers of clips: training normal; test anomalous, test normal.
-COUNTS = {
+_OFFICIAL = {  # ID -> clips: training normal, test anomalous
+    **{"00": (968, 356), "01": (968, 178), "02": (968, 267), "03": (968, 178)},
+    **{"04": (434, 178), "05": (434, 178), "06": (434, 89)},
+}
+COUNTS = {  # ID -> split -> (label, number of clips)
     machine_id: {
         "train": ((NORMAL, train),),
         "test": ((ANOMALOUS, anomalous), (NORMAL, 100)),
     }
-    for machine_id, train, anomalous in (
-        ("00", 968, 356),
-        ("01", 968, 178),
-        ("02", 968, 267),
-        ("03", 968, 178),
-        ("04", 434, 178),
-        ("05", 434, 178),
-        ("06", 434, 89),
-    )
+    for machine_id, (train, anomalous) in _OFFICIAL.items()
 }
 _SERIAL_BELOW = 60  # clips; fewer are done sooner than worker processes start
 
@@ -65,7 +61,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class _Identity:
-    """Identity of a clip; its sound depends on this and the seed only."""
+    """Everything that a clip's sound depends on, besides the seed."""
 
     machine_id: str
     split: str
@@ -91,13 +87,21 @@ def simulate(
     ids : machine IDs, of `COUNTS`
     scale : > 0, factor on the official numbers of clips; at least one of each remains
     seed : >= 0
-
-    Raises
-    ------
-    DataError : unknown ID, or scale or seed out of range
     """
-    _check(ids, scale, seed)
-    identities = _identities(ids, scale)
+    known = ", ".join(sorted(MECHANICS))
+    if not ids or set(ids) - set(MECHANICS):
+        raise DataError(f"ids={', '.join(ids)}: choose slide rails from {known}")
+    if not 0 < scale < float("inf"):
+        raise DataError(f"scale={scale:g}: must be greater than 0; try 0.1")
+    if seed < 0:
+        raise DataError(f"seed={seed}: must be 0 or greater")
+    identities = [
+        _Identity(machine_id, split, label, index)
+        for split in ("train", "test")
+        for machine_id in sorted(set(ids))
+        for label, count in COUNTS[machine_id][split]
+        for index in range(max(1, round(count * scale)))
+    ]
     audio = np.empty((len(identities), SAMPLES), np.int16)
     faults = []
     # loky starts its processes afresh instead of forking: safe beside JAX's threads.
@@ -121,29 +125,6 @@ def simulate(
     return Simulation(clips, faults)
 
 
-def _check(ids: Sequence[str], scale: float, seed: int) -> None:
-    known = ", ".join(sorted(MECHANICS))
-    if not ids:
-        raise DataError(f"ids: no machine ID; choose from {known}")
-    if unknown := sorted(set(ids) - set(MECHANICS)):
-        raise DataError(f"ids: no slide rail {', '.join(unknown)}; choose from {known}")
-    if not 0 < scale < float("inf"):
-        raise DataError(f"scale={scale:g}: must be greater than 0; try 0.1")
-    if seed < 0:
-        raise DataError(f"seed={seed}: must be 0 or greater")
-
-
-def _identities(ids: Sequence[str], scale: float) -> list[_Identity]:
-    """Identities of the clips in reading order: by split, ID, name."""
-    return [
-        _Identity(machine_id, split, label, index)
-        for split in ("train", "test")
-        for machine_id in sorted(set(ids))
-        for label, count in COUNTS[machine_id][split]
-        for index in range(max(1, round(count * scale)))
-    ]
-
-
 def _render(clip: _Identity, seed: int) -> tuple[np.ndarray, list[FaultLabel]]:
     """Audio and fault labels of one clip."""
     key = (int(clip.machine_id), int(clip.split == "test"), clip.label, clip.index)
@@ -152,12 +133,12 @@ def _render(clip: _Identity, seed: int) -> tuple[np.ndarray, list[FaultLabel]]:
     if clip.label == ANOMALOUS:
         fault = Fault(str(rng.choice(FAULT_KINDS)), 1 - rng.random())
     audio, intervals = render(MECHANICS[clip.machine_id], fault, rng)
-    if fault is None:
-        return audio, []
-    return audio, [
+    labels = [
         FaultLabel(clip.name, fault.kind, fault.severity, *interval)
         for interval in intervals
+        if fault
     ]
+    return audio, labels
 
 
 def write_faults(faults: Sequence[FaultLabel], path: Path) -> None:
@@ -173,8 +154,6 @@ def write_faults(faults: Sequence[FaultLabel], path: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write simulated clips as wav files, and faults.csv beside them."""
-    from mimii_jax.data import dcase
-
     parser = argparse.ArgumentParser(
         prog="python -m mimii_jax.slide_rail.simulate", description=main.__doc__
     )

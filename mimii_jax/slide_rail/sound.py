@@ -11,11 +11,10 @@ A carriage runs back and forth on a rail with a trapezoid speed profile. Its sou
 Faults add to these: a damaged rail is struck wherever the carriage passes the damage, a
 loose belt makes the speed wobble and slaps, lack of grease raises high-frequency
 friction and squeals by stick-slip. Any fault may also change the level of the whole
-machine and make its rail rub harder while it moves; the labelled intervals cover the
-added sounds only.
+machine and make its rail rub harder; the labels cover the added sounds only.
 
-A clip is synthesised with one second of lead-in, so that the room already rings when
-the clip starts; circular convolution then spoils the lead-in only.
+The room already rings when a clip starts, after one second of lead-in, which alone
+circular convolution spoils.
 """
 
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ Spectrum = Complex64[np.ndarray, " frequency"]  # one-sided, of lead-in and clip
 Response = Float[np.ndarray, " frequency"] | Complex[np.ndarray, " frequency"]
 Mask = Bool[np.ndarray, " time"]
 Rng = np.random.Generator
+Added = tuple[Spectrum, Mask]  # by a fault, and the samples at which it sounds
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,7 @@ class Fault:
 def render(
     rail: Mechanics, fault: Fault | None, rng: Rng
 ) -> tuple[Int16[np.ndarray, " time"], list[tuple[float, float]]]:
-    """Synthesise one clip and the intervals in which its fault sounds.
-
-    Returns
-    -------
-    audio : i16 [shape=(160000,)], 10 s at 16 kHz
-    intervals : start and end in s, ascending and disjoint, in [0, 10]; none if no fault
-    """
+    """Synthesise one clip, and the intervals in s in which its fault sounds."""
     wobble = fault.severity if fault and fault.kind == BELT else 0.0
     motion = carriage(rail, wobble, rng)
     rubbing, rest = _machine(rail, motion, rng)
@@ -82,30 +76,19 @@ def render(
     return audio, intervals
 
 
-# Motion
-
-
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """Motion of the carriage at every sample of lead-in and clip.
+    """Motion of the carriage at every sample of lead-in and clip."""
 
-    Attributes
-    ----------
-    speed : f32 [shape=(time,)], relative to full speed, >= 0
-    travel : f64 [shape=(time,)], accumulated distance in m, never decreasing
-    stops : i64 [shape=(stroke,)], samples at which the carriage meets an end stop
-    """
-
-    speed: Wave
-    travel: Float[np.ndarray, " time"]
-    stops: np.ndarray
+    speed: Wave  # relative to full speed, >= 0
+    travel: Float[np.ndarray, " time"]  # accumulated distance in m, never decreasing
+    stops: np.ndarray  # samples at which the carriage meets an end stop
 
 
 def carriage(rail: Mechanics, wobble: float, rng: Rng) -> Motion:
-    """Simulate strokes with a trapezoid speed profile and a pause at each end stop.
+    """Simulate strokes of trapezoid speed, which a loose belt makes `wobble` (0 to 1).
 
-    `wobble` in [0, 1] is the looseness of the belt: it makes speed swing at its slap
-    rate. The duration of every stroke and pause varies by about one per cent.
+    The duration of every stroke and pause varies by about one per cent.
     """
     run = rail.stroke_m / rail.speed_m_s + rail.ramp_s  # trapezoid of full speed
     period = 2 * run + sum(rail.dwell_s)
@@ -126,9 +109,6 @@ def carriage(rail: Mechanics, wobble: float, rng: Rng) -> Motion:
     stops = np.rint(knots[:, -1] * SAMPLE_RATE).astype(int)
     stops = stops[(stops >= 0) & (stops < LENGTH)]
     return Motion(speed[-LENGTH:].astype(np.float32), travel[-LENGTH:], stops)
-
-
-# The faultless machine
 
 
 def _machine(rail: Mechanics, motion: Motion, rng: Rng) -> tuple[Spectrum, Spectrum]:
@@ -163,16 +143,8 @@ def _motor(rail: Mechanics, motion: Motion, rng: Rng) -> Wave:
     return wave * np.minimum(1, 4 * motion.speed)
 
 
-# Faults: the spectrum that each adds, and the samples at which it sounds
-
-
-def _rail_damage(
-    rail: Mechanics, level: float, motion: Motion, rng: Rng
-) -> tuple[Spectrum, Mask]:
-    """Strikes at two to four damaged places of the rail, in both directions.
-
-    Each place is a patch of four centimetres with six pits.
-    """
+def _rail_damage(rail: Mechanics, level: float, motion: Motion, rng: Rng) -> Added:
+    """Strikes at two to four patches of 4 cm with six pits, in both directions."""
     places = rail.stroke_m * rng.uniform(0.1, 0.9, size=rng.integers(2, 5))
     pits = (places[:, None] + rng.uniform(-0.02, 0.02, (len(places), 6))).ravel()
     cycle = 2 * rail.stroke_m  # there and back
@@ -188,9 +160,7 @@ def _rail_damage(
     return _spectrum(force) * _struck_response(rail), sounding
 
 
-def _loose_belt(
-    rail: Mechanics, level: float, motion: Motion, rng: Rng
-) -> tuple[Spectrum, Mask]:
+def _loose_belt(rail: Mechanics, level: float, motion: Motion, rng: Rng) -> Added:
     """Slaps of the belt while the carriage runs; `carriage` makes its speed wobble."""
     moving = motion.speed > 0.02
     beats = np.cumsum(moving) * (rail.belt_hz / SAMPLE_RATE)
@@ -201,9 +171,7 @@ def _loose_belt(
     return _spectrum(force) * response, moving
 
 
-def _no_grease(
-    rail: Mechanics, level: float, motion: Motion, rng: Rng
-) -> tuple[Spectrum, Mask]:
+def _no_grease(rail: Mechanics, level: float, motion: Motion, rng: Rng) -> Added:
     """High-frequency friction, and bursts of stick-slip squeal with two overtones."""
     rough = rng.standard_normal(LENGTH, dtype=np.float32) * motion.speed
     rough *= np.float32(level * (1 - rail.ringing) ** 0.5)
@@ -231,11 +199,8 @@ def _at(severity: float, level_db: tuple[float, float]) -> float:
 def _intervals(sounding: Mask) -> list[tuple[float, float]]:
     """Runs of True as (start, end) in seconds."""
     edges = np.flatnonzero(np.diff(sounding, prepend=False, append=False))
-    seconds = (edges.reshape(-1, 2) / SAMPLE_RATE).tolist()
-    return [(start, end) for start, end in seconds]
-
-
-# The factory
+    starts, ends = edges[::2] / SAMPLE_RATE, edges[1::2] / SAMPLE_RATE
+    return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
 def _factory(rng: Rng) -> tuple[Spectrum, float]:
@@ -274,9 +239,6 @@ def _scene_db(index: int) -> Float32[np.ndarray, " frequency"]:
     return (psd_db + 10 * np.log10(power)).astype(np.float32)
 
 
-# Frequency responses
-
-
 @lru_cache
 def _room() -> Spectrum:
     """Transfer function of the hall: direct sound and a decaying diffuse tail."""
@@ -285,9 +247,7 @@ def _room() -> Spectrum:
     tail = rng.standard_normal(len(time)) * 10 ** (-3 * time / 0.45)
     tail *= 0.6 / np.sqrt(np.sum(tail**2))
     tail[0] += 1
-    padded = np.zeros(LENGTH, np.float32)
-    padded[: len(tail)] = tail
-    return _spectrum(padded)
+    return np.asarray(scipy.fft.rfft(tail.astype(np.float32), LENGTH))
 
 
 @lru_cache
@@ -344,9 +304,6 @@ def _modes(centres: Sequence[float], q: float) -> Complex[np.ndarray, " frequenc
 def _unit_power(response: Response) -> Response:
     """Scale a response to a mean power of 1."""
     return response / np.sqrt(np.mean(np.abs(response) ** 2))
-
-
-# Signals
 
 
 def _shaped_noise(shape: Float[np.ndarray, " frequency"], rng: Rng) -> Spectrum:

@@ -58,11 +58,9 @@ class Checkpoints:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
         )
         while step := self.latest:
+            self._require_same_shapes(step, abstract)
             try:
-                self._require_same_shapes(step, abstract)
                 state = self._manager.load(step, abstract)
-            except ConfigError:
-                raise
             except Exception as error:  # Orbax has many, for every kind of damage
                 self._set_aside(step, error)
                 continue
@@ -74,11 +72,15 @@ class Checkpoints:
 
     def _require_same_shapes(self, step: int, abstract: Any) -> None:
         """Raise ConfigError if the checkpoint is of another model or number of runs."""
-        saved = self._manager.metadata(step).metadata
-        shapes = [
-            sorted(x.shape for x in jax.tree.leaves(t)) for t in (saved, abstract)
-        ]
-        if shapes[0] and shapes[0] != shapes[1]:  # a damaged one has none
+        try:
+            saved: Any = self._manager.metadata(step).metadata
+        except Exception:  # damaged
+            return
+        found, expected = (
+            sorted(leaf.shape for leaf in jax.tree.leaves(tree))
+            for tree in (saved, abstract)
+        )
+        if found and found != expected:  # none: damaged
             raise ConfigError(
                 f"{self.folder / str(step)}: checkpoint of another model or other "
                 "runs; use the config and runs of its training, or another workdir"

@@ -9,27 +9,26 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 from jaxtyping import Array, Float32
 
 from mimii_jax import log
 from mimii_jax.errors import ConfigError
 from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.train.checkpoints import Checkpoints
-from mimii_jax.train.mesh import RUN, agree, put, replicated
-from mimii_jax.train.runs import Pretrained, Run, Settings
-from mimii_jax.train.step import (
-    OPTIMIZER,
+from mimii_jax.train.mesh import agree, replicated
+from mimii_jax.train.runs import Run, Settings
+from mimii_jax.train.state import (
     Plan,
     TrainState,
-    compile_steps,
-    compile_validation,
-    group_size,
+    init_runs,
+    make_plan,
+    restore_runs,
+    spread,
 )
+from mimii_jax.train.step import compile_steps, compile_validation, group_size
 
 # Seconds of steps in one dispatch: how often the bar moves and a stop is noticed.
 DISPATCH = 1.0
@@ -125,122 +124,10 @@ def train_runs(
                 if checkpoints and (
                     due or stop or step == last or checkpoints.better(val_loss)
                 ):
-                    checkpoints.save(step, _stored(collect(state)), val_loss)
+                    checkpoints.save(step, collect(state)._asdict(), val_loss)
                 if stop and step < last:
                     raise log.Interrupted
     return graph, collect(state)
-
-
-def init_runs(
-    build: Callable[..., Any],
-    settings: Settings,
-    runs: Sequence[Run],
-    standardisers: Sequence[Standardiser],
-) -> tuple[nnx.GraphDef, TrainState]:
-    """Graph of the models, and the initial state of all runs, on the host."""
-    graph, init = _initialiser(build, settings)
-    init = jax.jit(init)
-    states = []
-    for run, standardiser in zip(runs, standardisers, strict=True):
-        if run.pretrained:
-            standardiser = run.pretrained.standardiser
-        state = init(np.uint32(run.seed), standardiser)
-        for name in run.changes.keys() - settings.per_run:
-            if name not in state.fixed or isinstance(state.fixed[name], nnx.Param):
-                raise ConfigError(f"{name}: runs can't differ in it; train separately")
-            state.fixed[name][...] = jnp.float32(run.changes[name])
-        if run.pretrained:
-            for variables in (state.params, state.fixed):
-                _set_params(variables, run.pretrained)
-        states.append(state)
-    return graph, jax.tree.map(lambda *leaves: np.stack(leaves), *states)
-
-
-def abstract_runs(
-    build: Callable[..., Any], settings: Settings, n_runs: int, n_bins: int
-) -> tuple[nnx.GraphDef, TrainState]:
-    """As `init_runs`, but shapes and types only."""
-    graph, init = _initialiser(build, settings)
-    one = jax.eval_shape(init, np.uint32(0), Standardiser.identity(n_bins))
-    return graph, jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((n_runs, *x.shape), x.dtype), one
-    )
-
-
-def _initialiser(
-    build: Callable[..., Any], settings: Settings
-) -> tuple[nnx.GraphDef, Callable[..., TrainState]]:
-    """Graph, and a function (seed, standardiser) -> initial state."""
-    graph, *_ = settings.split(nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))))
-
-    def init(seed: Array, standardiser: Standardiser) -> TrainState:
-        model_key, train_key = jax.random.split(jax.random.key(seed))
-        _, params, fixed = settings.split(build(rngs=nnx.Rngs(model_key)))
-        return TrainState(
-            step=jnp.int32(0),
-            alive=jnp.bool(True),
-            loss_sum=jnp.float32(0),
-            epoch_loss=jnp.float32(np.inf),
-            params=params,
-            fixed=fixed,
-            opt_state=OPTIMIZER.init(params),
-            key=jax.random.key_data(train_key),
-            standardiser=standardiser,
-        )
-
-    return graph, init
-
-
-def _set_params(variables: Any, pretrained: Pretrained) -> None:
-    """Replace parameters by pretrained ones; ConfigError if they don't fit."""
-    for path, variable in nnx.to_flat_state(variables):
-        if isinstance(variable, nnx.Param):
-            value = pretrained.params.get(path)
-            if value is None or value.shape != variable.shape:
-                found = "missing" if value is None else f"of shape {value.shape}"
-                raise ConfigError(
-                    f"init_from: {'.'.join(map(str, path))} is {found} in the "
-                    f"pretrained model, {variable.shape} here; give both the same "
-                    "detector fields"
-                )
-            variable[...] = jnp.asarray(value)
-
-
-def make_plan(settings: Settings, runs: Sequence[Run], per_clip: int) -> Plan:
-    """Plan of all runs, on the host; rows of clips are padded to the same length."""
-    n_clips = max(len(run.clips) for run in runs)
-    n_validation = max(len(run.validation) for run in runs)
-
-    def of(run: Run) -> Plan:
-        own = settings.of(run)
-        n_examples = len(run.clips) * per_clip
-        n_steps = -(-n_examples // own.batch_size)
-        values = own.augment.values if own.augment else {}
-        return Plan(
-            clips=np.resize(run.clips, n_clips).astype(np.int32),
-            n_examples=np.int32(n_examples),
-            n_steps=np.int32(n_steps),
-            total=np.int32(own.epochs * n_steps),
-            peak_lr=np.float32(own.learning_rate),
-            validation=np.resize(run.validation, n_validation).astype(np.int32),
-            n_validation=np.int32(len(run.validation)),
-            augment={name: np.float32(value) for name, value in values.items()},
-        )
-
-    return jax.tree.map(lambda *leaves: np.stack(leaves), *map(of, runs))
-
-
-def spread(
-    mesh: Mesh, group: int, state: TrainState, plan: Plan
-) -> tuple[TrainState, Plan]:
-    """Host arrays [run, ...] on the rows of the mesh, padded with runs of no steps."""
-    n_runs, multiple = len(plan.total), mesh.shape[RUN] * group
-    rows = np.arange(-(-n_runs // multiple) * multiple)
-    real = rows < n_runs
-    rows = np.where(real, rows, 0)
-    state, plan = jax.tree.map(lambda leaf: np.asarray(leaf)[rows], (state, plan))
-    plan = plan._replace(total=np.where(real, plan.total, 0))
-    return put((state, plan), NamedSharding(mesh, P(RUN)))
 
 
 def _collector(mesh: Mesh, n_runs: int) -> Callable[[Any], Any]:
@@ -251,23 +138,8 @@ def _collector(mesh: Mesh, n_runs: int) -> Callable[[Any], Any]:
     )
 
 
-def restore_runs(
-    checkpoints: Checkpoints, like: TrainState, mesh: Mesh
-) -> tuple[int, TrainState]:
-    """Step and state of the latest readable checkpoint, or 0 and `like`."""
-    step, stored = checkpoints.restore(_stored(like), replicated(mesh))
-    return step, TrainState(opt_state=stored.pop("moments"), **stored)
-
-
-def _stored(state: TrainState) -> dict[str, Any]:
-    """A state under the names of its fields in checkpoints."""
-    fields = state._asdict()
-    fields["moments"] = fields.pop("opt_state")
-    return fields
-
-
 class Metrics(NamedTuple):
-    """What the host reads of all runs after a dispatch."""
+    """Values of all runs that the host reads after a dispatch."""
 
     step: Any
     alive: Any

@@ -33,41 +33,27 @@ class Pretrained:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What distinguishes one run from the others.
+    """Settings and clips of one run."""
 
-    Attributes
-    ----------
-    seed : of the initialisation, the order of examples and the noise
-    clips : int [shape=(clip,)], rows of the training clips
-    validation : int [shape=(clip,)], rows of the held-out clips
-    changes : settings that differ from the config's, by name: "epochs",
-        "learning_rate", a number of an augmentation such as "warp.scale", or a
-        `RunVariable` of the model such as "kl_weight"
-    pretrained : initial parameters; None: random ones
-    """
-
-    seed: int
-    clips: Int[np.ndarray, " clip"]
+    seed: int  # of the initialisation, the order of examples and the noise
+    clips: Int[np.ndarray, " clip"]  # rows of the training clips
+    # rows of the held-out clips
     validation: Int[np.ndarray, " clip"] = field(default_factory=lambda: np.arange(0))
+    # settings that differ from the config's, by name: "epochs", "learning_rate", a
+    # number of an augmentation such as "warp.scale", or a `RunVariable` of the model
+    # such as "kl_weight"
     changes: Mapping[str, float] = field(default_factory=dict)
-    pretrained: Pretrained | None = None
+    pretrained: Pretrained | None = None  # initial parameters; None: random ones
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingSet:
-    """A row of the cross-ID matrix.
+    """A row of the cross-ID matrix."""
 
-    Attributes
-    ----------
-    name : such as "all", "id 00", "without 00" or "all, then id 00"
-    clips, validation : as in `Run`
-    tuned : whether training starts from the model trained on all
-    """
-
-    name: str
-    clips: Int[np.ndarray, " clip"]
-    validation: Int[np.ndarray, " clip"]
-    tuned: bool = False
+    name: str  # such as "all", "id 00", "without 00" or "all, then id 00"
+    clips: Int[np.ndarray, " clip"]  # as in `Run`
+    validation: Int[np.ndarray, " clip"]  # as in `Run`
+    tuned: bool = False  # whether training starts from the model trained on all
 
 
 def training_sets(
@@ -149,25 +135,16 @@ class Augment(Protocol):
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings that all runs share.
+    """Settings that all runs share."""
 
-    Attributes
-    ----------
-    epochs : int > 0; each visits every example once, in a fresh order
-    batch_size : int > 0; the last batch of an epoch may be smaller
-    learning_rate : float > 0, the peak, for Adam
-    schedule : "constant" or "cosine" (to zero at the end)
-    warmup : float in [0, 1), share of all steps with a linear rise from zero
-    freeze : parts of the model that are not trained, such as "encoder" or "encoder.0"
-    augment : of standardised training examples; None: no augmentation
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    schedule: str
-    warmup: float
+    epochs: int  # each visits every example once, in a fresh order
+    batch_size: int  # the last batch of an epoch may be smaller
+    learning_rate: float  # the peak, for Adam
+    schedule: str  # "constant" or "cosine" (to zero at the end)
+    warmup: float  # share of all steps with a linear rise from zero
+    # parts of the model that are not trained, such as "encoder" or "encoder.0"
     freeze: tuple[str, ...] = ()
+    # of standardised training examples; None: no augmentation
     augment: Augment | None = None
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """In which order an epoch visits its examples: a shuffle that nobody has to store.
 
 A Feistel network over a grid that is barely larger than the number of examples maps
-every position of an epoch to an example of its own; positions that land outside are
+every position of an epoch to a different example; positions that land outside are
 mapped again. Any batch can so be worked out by itself, inside the compiled step, for
 any number of examples that a run has.
 """
@@ -15,7 +15,7 @@ ROUNDS = 6  # each moves rows by columns, or columns by rows
 
 
 def permute(
-    key: UInt32[Array, "2"],
+    key: UInt32[Array | np.ndarray, "2"],
     epoch: Array,
     n_examples: Array,
     position: Int[Array, " batch"],
@@ -25,7 +25,7 @@ def permute(
     Parameters
     ----------
     key : u32 [shape=(2,)], data of a run's random key
-    epoch : int [shape=()], each has an order of its own
+    epoch : int [shape=()], each has another order
     n_examples : int [shape=()], in [1, 2^31)
     position : int [shape=(batch,)], in [0, n_examples)
 

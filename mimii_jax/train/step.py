@@ -7,51 +7,21 @@ share each batch. Examples are gathered from the features inside the step.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, get_abstract_mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int, UInt32
 
-from mimii_jax.features.windows import Standardiser, Windows
+from mimii_jax.features.windows import Windows
 from mimii_jax.train.mesh import DATA, RUN
 from mimii_jax.train.runs import Settings
 from mimii_jax.train.shuffle import permute
-
-OPTIMIZER = optax.scale_by_adam()
-Leaf = Any  # an array of JAX or NumPy
-
-
-class TrainState(NamedTuple):
-    """State of one run; of several, if every leaf has the run as first axis."""
-
-    step: Int[Leaf, "..."]
-    alive: Bool[Leaf, "..."]  # every loss was finite
-    loss_sum: Float32[Leaf, "..."]  # over this epoch's examples so far
-    epoch_loss: Float32[Leaf, "..."]  # mean of the last whole epoch
-    params: Any  # trained
-    fixed: Any  # not trained: frozen parameters, run variables
-    opt_state: Any
-    key: UInt32[Leaf, "... 2"]
-    standardiser: Standardiser
-
-
-class Plan(NamedTuple):
-    """Training plan of one run, or of several."""
-
-    clips: Int[Leaf, "... clip"]  # rows of the training features, padded
-    n_examples: Int[Leaf, "..."]
-    n_steps: Int[Leaf, "..."]  # per epoch
-    total: Int[Leaf, "..."]  # steps of all epochs
-    peak_lr: Float32[Leaf, "..."]
-    validation: Int[Leaf, "... clip"]  # rows of the held-out features, padded
-    n_validation: Int[Leaf, "..."]
-    augment: dict[str, Float32[Leaf, "..."]]  # numbers of its augmentations
+from mimii_jax.train.state import OPTIMIZER, Plan, TrainState
 
 
 def one_step(

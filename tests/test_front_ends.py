@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import (
     CLIPS_IN_CACHE,
     CLIPS_PER_TRANSFER,
@@ -19,7 +20,6 @@ from mimii_jax.features.front_ends import (
     extract,
 )
 from mimii_jax.features.stft import FLOOR, power_spectrogram
-from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 
 OFFICIAL = LogMel(
     sample_rate=16000,
@@ -27,19 +27,9 @@ OFFICIAL = LogMel(
     hop=512,
     n_mels=128,
     fmin=0.0,
-    fmax=0.0,
-    power=2.0,
-    pad_mode="reflect",
+    fmax=None,
 )
-LINEAR = Linear(
-    sample_rate=16000,
-    n_fft=1024,
-    hop=512,
-    fmin=0.0,
-    fmax=0.0,
-    power=2.0,
-    pad_mode="reflect",
-)
+LINEAR = Linear(sample_rate=16000, n_fft=1024, hop=512, fmin=0.0, fmax=None)
 RAW = Raw(sample_rate=16000, hop=512)
 SMALL = replace(OFFICIAL, n_fft=64, hop=32, n_mels=8)
 
@@ -58,18 +48,18 @@ def librosa_log_mel(wave, f):
         hop_length=f.hop,
         n_mels=f.n_mels,
         fmin=f.fmin,
-        fmax=f.fmax or None,
-        power=f.power,
+        fmax=f.fmax,
+        power=2.0,
         center=True,
-        pad_mode=f.pad_mode,
+        pad_mode="reflect",
     )
-    return 20 / f.power * np.log10(mel.T + np.finfo(np.float64).eps)
+    return 10 * np.log10(mel.T + np.finfo(np.float64).eps)
 
 
 def librosa_linear(wave, f):
     wave = np.asarray(wave, np.float64)
-    spectrum = librosa.stft(wave, n_fft=f.n_fft, hop_length=f.hop, pad_mode=f.pad_mode)
-    level = 20 / f.power * np.log10(np.abs(spectrum.T) ** f.power + FLOOR)
+    spectrum = librosa.stft(wave, n_fft=f.n_fft, hop_length=f.hop, pad_mode="reflect")
+    level = 10 * np.log10(np.abs(spectrum.T) ** 2 + FLOOR)
     hertz = librosa.fft_frequencies(sr=f.sample_rate, n_fft=f.n_fft)
     return level[:, (hertz >= f.fmin) & (hertz <= (f.fmax or f.sample_rate / 2))]
 
@@ -97,9 +87,6 @@ def test_a_clip_of_ten_seconds_has_the_official_shape():
         {"n_fft": 1023, "hop": 511},
         {"n_fft": 2048, "hop": 160, "n_mels": 64},
         {"n_fft": 400, "hop": 800, "n_mels": 40},
-        {"power": 1.0},
-        {"power": 1.0, "n_fft": 1000, "hop": 300},
-        {"pad_mode": "constant"},
         {"fmin": 50.0, "fmax": 7000.0},
         {"fmin": 300.5, "fmax": 4000.25, "n_mels": 32},
     ],
@@ -118,8 +105,6 @@ def test_log_mel_equals_librosa_with_other_settings(change):
         {},
         {"n_fft": 1000, "hop": 300},
         {"n_fft": 1023, "hop": 511},
-        {"power": 1.0},
-        {"pad_mode": "constant"},
         {"fmin": 1000.0, "fmax": 3000.0},
         {"fmin": 1000.1, "fmax": 2999.9},
     ],
@@ -159,10 +144,9 @@ def test_a_sine_of_one_bin_has_the_power_of_its_window():
 
 
 @pytest.mark.parametrize("front_end", [OFFICIAL, LINEAR], ids=["log_mel", "linear"])
-@pytest.mark.parametrize("power", [1.0, 2.0, 3.0])
-def test_digital_silence_is_the_floor(front_end, power):
-    levels = replace(front_end, power=power)(jnp.zeros(3000))
-    expected = 20 / power * np.log10(np.finfo(np.float64).eps)
+def test_digital_silence_is_the_floor(front_end):
+    levels = front_end(jnp.zeros(3000))
+    expected = 10 * np.log10(np.finfo(np.float64).eps)
     assert np.all(np.asarray(levels) == np.asarray(levels)[0, 0])
     np.testing.assert_allclose(levels, expected, rtol=1e-6)
 
@@ -191,15 +175,14 @@ def test_raw_frames_are_the_wave_itself(length):
 
 
 def test_a_wave_shorter_than_a_frame_is_an_error():
-    with pytest.raises(ValueError, match=r"511 samples is shorter than features.hop"):
+    with pytest.raises(ConfigError, match=r"features.hop=512: .* 511 samples"):
         RAW(noise(511))
 
 
 @pytest.mark.parametrize("length", [1, 512])
 def test_a_clip_too_short_for_reflection_is_an_error(length):
-    with pytest.raises(ValueError, match=f"a clip of {length} samples is too short"):
+    with pytest.raises(ConfigError, match=f"n_fft=1024: a clip of {length} samples"):
         OFFICIAL(noise(length))
-    assert replace(OFFICIAL, pad_mode="constant")(noise(length)).shape[1] == 128
     assert OFFICIAL(noise(513)).shape == (2, 128)
 
 
@@ -210,22 +193,20 @@ def test_a_clip_too_short_for_reflection_is_an_error(length):
             [OFFICIAL, LINEAR], ["sample_rate", "n_fft", "hop"], [0, -1]
         ),
         *itertools.product([RAW], ["sample_rate", "hop"], [0, -1]),
-        (OFFICIAL, "power", 0.0),
         (OFFICIAL, "n_mels", 0),
         (OFFICIAL, "fmin", -1.0),
         (OFFICIAL, "fmin", 8000.0),
         (OFFICIAL, "fmax", 8000.1),
-        (LINEAR, "fmax", -5.0),
-        (OFFICIAL, "pad_mode", "wrap"),
+        (LINEAR, "fmax", 0.0),
     ],
 )
 def test_an_invalid_field_is_named(kind, field, value):
-    with pytest.raises(ValueError, match=f"features.{field}='?{value}'?"):
+    with pytest.raises(ConfigError, match=f"features.{field}={value}"):
         replace(kind, **{field: value})
 
 
 def test_a_band_between_two_bins_is_refused():
-    with pytest.raises(ValueError, match=r"features.fmin=1001.0.*no FFT bin"):
+    with pytest.raises(ConfigError, match=r"features.fmin=1001.0.*no bin"):
         replace(LINEAR, fmin=1001.0, fmax=1002.0)
 
 
@@ -247,79 +228,9 @@ def test_extracting_rows_equals_one_by_one_bit_for_bit(n_rows):
         np.testing.assert_array_equal(found, alone)
 
 
-def standardiser_of(features):
-    return Standardiser.of_moments(*clip_moments(features))
-
-
-def test_the_standardiser_has_the_statistics_of_numpy():
-    rng = np.random.default_rng(0)
-    offset = np.array([-1e4, -40, 0, 5], np.float32)
-    spread = np.array([0.5, 10, 1e-3, 0], np.float32)
-    features = (offset + spread * rng.normal(size=(7, 31, 4))).astype(np.float32)
-    fitted = standardiser_of(jnp.asarray(features))
-    wide = features.astype(np.float64)
-    np.testing.assert_allclose(fitted.mean, wide.mean((0, 1)), rtol=1e-6, atol=1e-8)
-    sd = wide.std((0, 1))
-    np.testing.assert_allclose(fitted.scale[:3], sd[:3], rtol=1e-3)
-    np.testing.assert_allclose(fitted.scale[1:3], sd[1:3], rtol=1e-5)
-    assert fitted.scale[3] == 1  # a bin that never changes
-
-
-def test_standardised_features_have_mean_zero_and_variance_one():
-    features = 3 * jax.random.normal(jax.random.key(0), (5, 20, 6)) - 60
-    standard = np.asarray(standardiser_of(features).apply(features), np.float64)
-    np.testing.assert_allclose(standard.mean((0, 1)), 0, atol=1e-5)
-    np.testing.assert_allclose(standard.std((0, 1)), 1, rtol=1e-5)
-
-
-def test_clips_of_different_level_count_into_the_scale():
-    """Variance between clips as well as within them."""
-    features = jnp.asarray([[[0.0], [0.0]], [[2.0], [2.0]]])
-    fitted = standardiser_of(features)
-    assert (fitted.mean.item(), fitted.scale.item()) == (1, 1)
-
-
-def test_the_identity_leaves_every_bit():
-    features = jax.random.normal(jax.random.key(0), (2, 5, 3))
-    same = Standardiser.identity(3)
-    np.testing.assert_array_equal(same.apply(features), features)
-    np.testing.assert_array_equal(same.apply(features[0]), features[0])
-
-
-@pytest.mark.parametrize(("width", "hop"), [(1, 1), (5, 1), (5, 3), (4, 7), (13, 1)])
-def test_windows_are_those_of_numpy(width, hop):
-    features = np.random.default_rng(0).normal(size=(3, 13, 2)).astype(np.float32)
-    view = np.lib.stride_tricks.sliding_window_view(features, width, axis=1)
-    expected = view[:, ::hop].transpose(0, 1, 3, 2)  # [clip, window, frame, bin]
-    windows = Windows(width, hop)
-    assert windows.per_clip(13) == expected.shape[1]
-    expected = expected.reshape(-1, width, 2)
-    order = np.random.default_rng(1).permutation(len(expected))  # the last one too
-    found = windows.gather(jnp.asarray(features), jnp.asarray(order))
-    np.testing.assert_array_equal(found, expected[order])
-
-
-def test_the_official_clip_has_309_windows_of_5_by_128():
-    assert Windows(5).per_clip(313) == 309
-    shape = jax.eval_shape(
-        Windows(5).gather, jnp.zeros((1, 313, 128)), jnp.arange(309)
-    ).shape
-    assert shape == (309, 5, 128)
-
-
-def test_a_window_that_does_not_fit_is_an_error():
-    assert Windows(5).per_clip(5) == 1
-    with pytest.raises(ValueError, match=r"window of 5 frames .* clips of 4"):
-        Windows(5).per_clip(4)
-    with pytest.raises(ValueError, match="at least 1"):
-        Windows(-1)
-    with pytest.raises(ValueError, match="at least 1"):
-        Windows(5, 0)
-
-
-def test_a_window_of_width_zero_is_the_whole_clip():
-    features = jax.random.normal(jax.random.key(0), (3, 7, 2))
-    windows = Windows(0)
-    assert windows.per_clip(7) == 1
-    found = windows.gather(features, jnp.array([2, 0]))
-    np.testing.assert_array_equal(found, features[jnp.array([2, 0])])
+def test_the_official_front_end_gives_a_clip_the_same_bits_in_any_company():
+    audio = np.random.default_rng(0).integers(-3000, 3000, (6, 20_000), np.int16)
+    features = extract(OFFICIAL, audio, np.arange(6), lambda n: None)
+    for rows in ([5], [3, 1], [4, 0, 2, 5, 1]):
+        few = extract(OFFICIAL, audio, np.array(rows), lambda n: None)
+        np.testing.assert_array_equal(few, features[np.array(rows)])
