@@ -86,7 +86,7 @@ def ours(task: Task, n_runs: int, group: int | None = None) -> Turn:
     def turn() -> float:
         nonlocal state
         state = advance(state, plans, features, task.steps)
-        metrics = jax.tree.map(lambda x: np.asarray(x)[:n_runs], Metrics.of(state))
+        metrics = jax.tree.map(lambda x: np.asarray(x)[:n_runs], Metrics(*state[:4]))
         return float(np.mean(loss_so_far(metrics, plan, task.batch)))
 
     return turn

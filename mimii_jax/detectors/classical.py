@@ -20,7 +20,7 @@ from sklearn.svm import OneClassSVM
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Pooling
-from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors
@@ -46,9 +46,8 @@ class Forest:
     max_samples: int | None = None
 
     def __post_init__(self) -> None:
-        _require(self.n_estimators >= 1, "n_estimators", self.n_estimators, ">= 1")
-        samples = self.max_samples
-        _require(samples is None or samples >= 1, "max_samples", samples, ">= 1")
+        _require_positive("n_estimators", self.n_estimators)
+        _require_positive("max_samples", self.max_samples)
 
     def build(self, seed: int) -> IsolationForest:
         """Create an unfitted forest."""
@@ -68,17 +67,15 @@ class SVM:
 
     nu: float = 0.5  # bound on the share of training examples left outside, in (0, 1]
     kernel: str = "rbf"  # "linear", or "rbf" through a Nystroem map
-    # of exp(-gamma * |x - y|^2); None: 1 / number of features
-    gamma: float | None = None
-    # landmarks of the map, at most as many as there are examples
-    n_components: int = 200
+    gamma: float | None = None  # of exp(-gamma |x - y|^2); None: 1 / number of features
+    n_components: int = 200  # landmarks of the map, at most one per example
 
     def __post_init__(self) -> None:
-        _require_svm(self.nu, self.gamma)
-        components = self.n_components
-        _require(components >= 1, "n_components", components, ">= 1")
-        known = self.kernel in ("linear", "rbf")
-        _require(known, "kernel", f"'{self.kernel}'", "'linear' or 'rbf'")
+        _require_share(self.nu)
+        _require_positive("gamma", self.gamma)
+        _require_positive("n_components", self.n_components)
+        message = f"detector.kernel='{self.kernel}': must be 'linear' or 'rbf'"
+        require(self.kernel in ("linear", "rbf"), message)
 
     def build(self, seed: int) -> Any:
         """Create an unfitted SVM."""
@@ -99,7 +96,8 @@ class ExactSVM:
     gamma: float | None = None
 
     def __post_init__(self) -> None:
-        _require_svm(self.nu, self.gamma)
+        _require_share(self.nu)
+        _require_positive("gamma", self.gamma)
 
     def build(self, seed: int) -> OneClassSVM:
         """Create an unfitted SVM."""
@@ -115,8 +113,7 @@ class ClassicalDetector:
     estimator: Estimator
     front_end: FrontEnd
     windows: Windows
-    # whether each bin is shifted and scaled by its training statistics
-    standardise: bool
+    standardise: bool  # bins, by the statistics of a run's clips
     pooling: Pooling  # from the scores of a clip's windows to its score
 
     one_process = True
@@ -141,7 +138,7 @@ class ClassicalDetector:
             rows = np.arange(len(train))
             features = extract(self.front_end, train.audio, rows, advance)
         moments = clip_moments(features) if self.standardise else None
-        models, standardisers = [], []
+        fitted = FittedClassical(self, [], [])
         with log.bar("fitting", len(runs), "models") as advance:
             for run in runs:
                 standardiser = Standardiser.identity(features.shape[2])
@@ -152,10 +149,9 @@ class ClassicalDetector:
                 with warnings.catch_warnings():
                     # Nystroem takes every example where there are fewer: as intended.
                     warnings.filterwarnings("ignore", "n_components > n_samples")
-                    models.append(self.estimator.build(run.seed).fit(examples))
-                standardisers.append(standardiser)
+                    fitted.models.append(self.estimator.build(run.seed).fit(examples))
+                fitted.standardisers.append(standardiser)
                 advance(1)
-        fitted = FittedClassical(self, models, standardisers)
         if folder:
             fitted.save(folder)
         return fitted
@@ -180,11 +176,11 @@ class ClassicalDetector:
         per_clip = self.windows.per_clip(features.shape[1])
         index = (run.clips[:, None] * per_clip + np.arange(per_clip)).ravel()
         if len(index) > MAX_EXAMPLES:
-            rng = np.random.default_rng(run.seed)
             log.info(
                 f"seed {run.seed}: fitted to {MAX_EXAMPLES:,} of {len(index):,} "
                 "windows, drawn at random"
             )
+            rng = np.random.default_rng(run.seed)
             index = np.sort(rng.choice(index, MAX_EXAMPLES, replace=False))
         x = self.windows.gather(features, jnp.asarray(index))
         return _flat(standardiser.apply(x))
@@ -195,29 +191,29 @@ class FittedClassical:
     """A scikit-learn model per run."""
 
     detector: ClassicalDetector
-    models: Sequence[Any]
-    standardisers: Sequence[Standardiser]
+    models: list[Any]
+    standardisers: list[Standardiser]
 
     def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
         """Outlyingness of every window under every run's model."""
-        found = []
         windows, front_end = self.detector.windows, self.detector.front_end
+
+        def of_chunk(rows: np.ndarray) -> np.ndarray:
+            features = extract(front_end, clips.audio, rows, advance)
+            index = jnp.arange(len(rows) * windows.per_clip(features.shape[1]))
+            x = windows.gather(features, index)
+            pairs = zip(self.models, self.standardisers, strict=True)
+            # scikit-learn's score is higher for what is more normal.
+            scores = [
+                -np.ravel(model.score_samples(_flat(standardiser.apply(x))))
+                for model, standardiser in pairs
+            ]
+            return np.reshape(scores, (len(scores), len(rows), -1, 1))
+
+        starts = range(CLIPS_PER_TRANSFER, len(clips), CLIPS_PER_TRANSFER)
         with log.bar("scoring", len(clips)) as advance:
-            for start in range(0, len(clips), CLIPS_PER_TRANSFER):
-                rows = np.arange(start, min(start + CLIPS_PER_TRANSFER, len(clips)))
-                features = extract(front_end, clips.audio, rows, lambda n: None)
-                index = jnp.arange(len(rows) * windows.per_clip(features.shape[1]))
-                x = windows.gather(features, index)
-                scores = [
-                    # scikit-learn's is higher for what is more normal.
-                    -np.ravel(model.score_samples(_flat(standardiser.apply(x))))
-                    for model, standardiser in zip(
-                        self.models, self.standardisers, strict=True
-                    )
-                ]
-                found.append(np.reshape(scores, (len(scores), len(rows), -1, 1)))
-                advance(len(rows))
-        return np.concatenate(found, axis=1)
+            chunks = np.split(np.arange(len(clips)), starts)
+            return np.concatenate([of_chunk(rows) for rows in chunks], axis=1)
 
     def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
         """Pooled outlyingness of every clip under every run's model."""
@@ -246,14 +242,13 @@ ESTIMATORS: dict[str, Any] = {
 }
 
 
-def _require_svm(nu: float, gamma: float | None) -> None:
-    _require(0 < nu <= 1, "nu", nu, "above 0, up to 1")
-    _require(gamma is None or gamma > 0, "gamma", gamma, "positive")
+def _require_share(nu: float) -> None:
+    require(0 < nu <= 1, f"detector.nu={nu}: must be above 0, up to 1")
 
 
-def _require(holds: bool, field: str, value: object, limit: str) -> None:
-    if not holds:
-        raise ConfigError(f"detector.{field}={value}: must be {limit}")
+def _require_positive(field: str, value: float | None) -> None:
+    positive = value is None or value > 0
+    require(positive, f"detector.{field}={value}: must be positive")
 
 
 def _flat(x: Array) -> np.ndarray:

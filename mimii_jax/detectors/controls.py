@@ -19,12 +19,7 @@ def measure(
 ) -> Float[np.ndarray, " control"]:
     """The controls of one clip, in the order of `CONTROLS`.
 
-    Returns
-    -------
-    rms_dbfs : root mean square, in dB of full scale; -156.5 for digital silence
-    bandwidth_sd : standard deviation over frames of the spectral bandwidth, in Hz
-    flatness : mean over frames of the spectral flatness, in (0, 1]
-    zero_crossings : sign changes per sample, zero counting as positive, in [0, 1)
+    In dB of full scale (-156.5: digital silence), Hz, 1, and sign changes per sample.
     """
     wave = audio.astype(np.float32) / 32768
     magnitude = np.abs(librosa.stft(wave))

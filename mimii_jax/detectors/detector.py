@@ -14,14 +14,10 @@ from mimii_jax.train.runs import Run
 class Explanation(NamedTuple):
     """Why a model scores clips as it does; for figures."""
 
-    # what the model sees, in the front end's unit
-    features: Float[np.ndarray, "clip frame bin"]
-    # its reconstruction or prediction; NaN where it predicts nothing
-    expected: Float[np.ndarray, "clip frame bin"]
-    # squared error of each bin, standardised as in training
-    error: Float[np.ndarray, "clip frame bin"]
-    # middle of each segment, from the start of a clip
-    seconds: Float[np.ndarray, " segment"]
+    features: Float[np.ndarray, "clip frame bin"]  # in the front end's unit
+    expected: Float[np.ndarray, "clip frame bin"]  # NaN where it predicts nothing
+    error: Float[np.ndarray, "clip frame bin"]  # squared, standardised as in training
+    seconds: Float[np.ndarray, " segment"]  # middle of each segment
     track: Float[np.ndarray, "clip segment"]  # mean error of each segment
 
 
@@ -50,7 +46,7 @@ class Detector(Protocol):
 
     @property
     def one_process(self) -> bool:
-        """Whether it can't be fitted by several processes together."""
+        """Whether several processes can't fit it together."""
         ...
 
     def training(self) -> object:

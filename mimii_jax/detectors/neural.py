@@ -21,7 +21,7 @@ from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring, load_banks, save_banks
 from mimii_jax.detectors.detector import Explanation
-from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.features.front_ends import (
     CLIPS_PER_TRANSFER,
     FrontEnd,
@@ -39,9 +39,8 @@ from mimii_jax.train.step import group_size
 
 SHAPE = "shape.json"  # in a training's folder: the length of its clips
 SCORING_FIELDS = ("decoding", "context")  # of a model, that change no training
-# Sequences that a model works through at once, when whole clips are its examples.
-CLIPS_AT_ONCE = {"cpu": 16}
-CLIPS_AT_ONCE_ELSEWHERE = 64
+# Whole clips that a model works through at once.
+CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 16
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,12 @@ class ModelSpec:
         for name in sorted(self.fields.keys() - known.keys()):
             raise ConfigError(f"detector.{name}: unknown; {fields}")
         for name, parameter in known.items():
-            if name not in self.fields and parameter.default is parameter.empty:
-                raise ConfigError(f"detector.{name}: missing; {fields}")
+            found = name in self.fields or parameter.default is not parameter.empty
+            require(found, f"detector.{name}: missing; {fields}")
 
-    def __call__(self, shape: Sequence[int], *, rngs: nnx.Rngs, **changes: Any) -> Any:
+    def __call__(self, shape: Sequence[int], *, rngs: nnx.Rngs) -> Any:
         """A model for examples of this shape."""
-        fields = {**self.fields, **changes}
-        return self.model(shape, **fields, dtype=self.dtype, rngs=rngs)
+        return self.model(shape, **self.fields, dtype=self.dtype, rngs=rngs)
 
 
 class Models(NamedTuple):
@@ -85,17 +83,14 @@ class NeuralDetector:
     front_end: FrontEnd
     model: ModelSpec
     windows: Windows  # examples of the training
-    # whether bins are standardised by the statistics of a run's clips
-    standardise: bool
+    standardise: bool  # bins, by the statistics of a run's clips
     settings: Settings
     scoring: Scoring  # from the errors of a clip to its score
     scoring_hop: int = 1  # frames from one scored window to the next
     # devices along "run" and "data"; None: automatic
     mesh: tuple[int | None, int | None] = field(default=(None, None), compare=False)
-    # when to save
     checkpoint: CheckpointPolicy = field(default=CheckpointPolicy(), compare=False)
-    # whether to write a JAX profile of the training beside the model
-    profile: bool = field(default=False, compare=False)
+    profile: bool = field(default=False, compare=False)  # the training, by JAX
 
     one_process = False
 
@@ -127,13 +122,12 @@ class NeuralDetector:
             replace_file(folder / SHAPE, content.encode())
         checkpoints = Checkpoints(folder, self.checkpoint) if folder else None
         try:
-            graph, state = self._restore_finished(n_samples, runs, checkpoints) or (
-                self._train(train, held_out, runs, checkpoints, folder)
+            fitted = self._restore_finished(n_samples, runs, checkpoints) or (
+                self._train(train, held_out, runs, checkpoints)
             )
         finally:
             if checkpoints:
                 checkpoints.close()
-        fitted = self._fitted(graph, state)
         if not self.scoring.needs_fit:
             return fitted
         banks = fitted.fit_banks(train, held_out, runs)
@@ -143,23 +137,26 @@ class NeuralDetector:
 
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedNeural":
         """Read the latest checkpoint of the same runs."""
-        if not folder.is_dir():
-            raise DataError(f"{folder}: no trained model; train with this config first")
-        graph, like = self._abstract(_read_n_samples(folder), len(runs))
+        path = folder / SHAPE
+        try:
+            n_samples = int(json.loads(path.read_bytes())["n_samples"])
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError(
+                f"{path}: unreadable ({error}); train with this config first"
+            ) from error
         checkpoints = Checkpoints(folder, self.checkpoint)
-        step, state = restore_runs(checkpoints, like, make_mesh(1, *self.mesh))
+        fitted = self._restore(n_samples, len(runs), checkpoints)
         checkpoints.close()
-        if not step:
+        if not fitted:
             raise DataError(f"{folder}: no readable checkpoint; train again")
-        fitted = self._fitted(graph, state)
         if not self.scoring.needs_fit:
             return fitted
         path = folder / self._backend_file
-        if not path.exists():
-            raise ConfigError(
-                f"scoring.backend='{self.scoring.backend}': {path} is missing; "
-                "train in this workdir with this scoring (no model is trained again)"
-            )
+        require(
+            path.exists(),
+            f"scoring.backend='{self.scoring.backend}': {path} is missing; "
+            "train in this workdir with this scoring (no model is trained again)",
+        )
         banks = load_banks(self.scoring.backend, path, len(runs))
         return replace(fitted, banks=banks)
 
@@ -198,20 +195,27 @@ class NeuralDetector:
         _, n_bins = self._shape(n_samples)
         return abstract_runs(self._build(n_samples), self.settings, n_runs, n_bins)
 
+    def _restore(
+        self, n_samples: int, n_runs: int, checkpoints: Checkpoints
+    ) -> "FittedNeural | None":
+        """Models of the latest readable checkpoint, if any."""
+        graph, like = self._abstract(n_samples, n_runs)
+        step, state = restore_runs(checkpoints, like, make_mesh(1, *self.mesh))
+        return FittedNeural.of(self, graph, state) if step else None
+
     def _restore_finished(
         self, n_samples: int, runs: Sequence[Run], checkpoints: Checkpoints | None
-    ) -> tuple[nnx.GraphDef, TrainState] | None:
-        """Graph and state of a finished training; None: it isn't finished."""
+    ) -> "FittedNeural | None":
+        """Models of a finished training; None: it isn't finished."""
         n_frames, _ = self._shape(n_samples)
         plan = make_plan(self.settings, runs, self.windows.per_clip(n_frames))
         if not checkpoints or checkpoints.latest < plan.total.max():
             return None
-        graph, like = self._abstract(n_samples, len(runs))
-        step, state = restore_runs(checkpoints, like, make_mesh(1, *self.mesh))
-        if step < plan.total.max():  # that one was damaged
+        fitted = self._restore(n_samples, len(runs), checkpoints)
+        if checkpoints.latest < plan.total.max():  # that one was damaged
             return None
-        log.info(f"Trained already: {checkpoints.folder / str(step)}")
-        return graph, state
+        log.info(f"Trained already: {checkpoints.folder / str(checkpoints.latest)}")
+        return fitted
 
     def _train(
         self,
@@ -219,43 +223,38 @@ class NeuralDetector:
         held_out: Clips,
         runs: Sequence[Run],
         checkpoints: Checkpoints | None,
-        folder: Path | None,
-    ) -> tuple[nnx.GraphDef, TrainState]:
+    ) -> "FittedNeural":
         """Extract features and train."""
         mesh = make_mesh(len(runs), *self.mesh)
         with log.bar("features", len(train) + len(held_out)) as advance:
-            arrays = [self._extract(clips, advance) for clips in (train, held_out)]
-        standardisers = [Standardiser.identity(arrays[0].shape[2])] * len(runs)
+            own = replicate(self._extract(train, advance), mesh)
+            others = replicate(self._extract(held_out, advance), mesh)
+        standardisers = [Standardiser.identity(own.shape[2])] * len(runs)
         if self.standardise:
-            mean, variance = clip_moments(arrays[0])
+            mean, variance = clip_moments(own)
             standardisers = [
                 Standardiser.of_moments(mean[run.clips], variance[run.clips])
                 for run in runs
             ]
-        arrays = [replicate(array, mesh) for array in arrays]
-        features = Features(arrays[0], arrays[1], standardisers)
-        return train_runs(
+        profile = checkpoints.folder / "profile" if checkpoints else None
+        graph, state = train_runs(
             self._build(train.audio.shape[1]),
             self.windows,
-            features,
+            Features(own, others, standardisers),
             self.settings,
             runs,
             mesh,
             checkpoints,
-            profile=folder / "profile" if folder and self.profile else None,
+            profile=profile if self.profile else None,
         )
+        return FittedNeural.of(self, graph, state)
 
     def _extract(self, clips: Clips, advance: Callable[[int], None]) -> Array:
         """Features [clip frame bin] on a local device."""
         if not len(clips):
             return jnp.zeros((0, *self._shape(clips.audio.shape[1])), np.float32)
-        device = next(iter(jax.local_devices()))
-        with jax.default_device(device):
+        with jax.default_device(jax.local_devices()[0]):
             return extract(self.front_end, clips.audio, np.arange(len(clips)), advance)
-
-    def _fitted(self, graph: nnx.GraphDef, state: TrainState) -> "FittedNeural":
-        models = Models(state.params, state.fixed, state.standardiser)
-        return FittedNeural(self, graph, models, np.asarray(state.alive))
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,8 +265,15 @@ class FittedNeural:
     graph: nnx.GraphDef
     models: Models
     alive: Bool[np.ndarray, " run"]  # False for a run that diverged
-    # fitted back-end of each run; None: the summary is the score
-    banks: Sequence[Banks] | None = None
+    banks: Sequence[Banks] | None = None  # of each run; None: the summary is the score
+
+    @classmethod
+    def of(
+        cls, detector: NeuralDetector, graph: nnx.GraphDef, state: TrainState
+    ) -> "FittedNeural":
+        """The models of a training's state."""
+        models = Models(state.params, state.fixed, state.standardiser)
+        return cls(detector, graph, models, np.asarray(state.alive))
 
     def represent(self, clips: Clips) -> Float32[np.ndarray, "run clip segment column"]:
         """Squared errors per segment and bin."""
@@ -278,12 +284,8 @@ class FittedNeural:
         summaries = self.summarise(clips, self.detector.scoring, "scoring")
         scores = summaries[:, :, 0]
         if self.banks:
-            scores = np.stack(
-                [
-                    bank.score(summary, clips.machine_id)
-                    for bank, summary in zip(self.banks, summaries, strict=True)
-                ]
-            )
+            pairs = zip(self.banks, summaries, strict=True)
+            scores = np.stack([bank.score(x, clips.machine_id) for bank, x in pairs])
         return np.where(self.alive[:, None], scores, np.nan)
 
     def summarise(
@@ -356,19 +358,18 @@ class FittedNeural:
             )
             for clips in (train, held_out)
         )
-        banks = []
-        for i, run in enumerate(runs):
+
+        def of(i: int, run: Run) -> Banks:
             vectors = [of_train[i][run.clips], of_held_out[i][run.validation]]
             ids = [train.machine_id[run.clips], held_out.machine_id[run.validation]]
-            banks.append(
-                Banks.fit(
-                    scoring.backend,
-                    np.concatenate(vectors),
-                    np.concatenate(ids),
-                    scoring.per_id,
-                )
+            return Banks.fit(
+                scoring.backend,
+                np.concatenate(vectors),
+                np.concatenate(ids),
+                scoring.per_id,
             )
-        return banks
+
+        return [of(i, run) for i, run in enumerate(runs)]
 
     def pretrained(self) -> list[Pretrained]:
         """The trained models of all runs, to initialise others with."""
@@ -388,13 +389,10 @@ class FittedNeural:
 
 
 def clips_at_once(windows: Windows) -> int:
-    """Clips whose errors a device computes at once.
-
-    The windows of one clip are a batch by themselves; a whole clip is one example.
-    """
+    """Clips whose errors a device computes at once; the windows of one are a batch."""
     if windows.width:
         return 1
-    return CLIPS_AT_ONCE.get(jax.default_backend(), CLIPS_AT_ONCE_ELSEWHERE)
+    return CLIPS_AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else CLIPS_AT_ONCE
 
 
 @cache
@@ -434,12 +432,3 @@ def _compile(
         return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
 
     return score_chunk
-
-
-def _read_n_samples(folder: Path) -> int:
-    """Length of the clips of a training."""
-    path = folder / SHAPE
-    try:
-        return int(json.loads(path.read_bytes())["n_samples"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{path}: unreadable ({error}); train again") from error

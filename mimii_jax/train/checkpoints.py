@@ -12,7 +12,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from mimii_jax import log
-from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.errors import DataError, require
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import CheckpointPolicy
 
@@ -80,11 +80,11 @@ class Checkpoints:
             sorted(leaf.shape for leaf in jax.tree.leaves(tree))
             for tree in (saved, abstract)
         )
-        if found and found != expected:  # none: damaged
-            raise ConfigError(
-                f"{self.folder / str(step)}: checkpoint of another model or other "
-                "runs; use the config and runs of its training, or another workdir"
-            )
+        require(
+            found in ([], expected),  # []: damaged
+            f"{self.folder / str(step)}: checkpoint of another model or other runs; "
+            "use the config and runs of its training, or another workdir",
+        )
 
     def _set_aside(self, step: int, error: Exception) -> None:
         aside = self.folder / f"unreadable_{step}"
@@ -102,10 +102,9 @@ class Checkpoints:
 
     def due(self, step: int) -> bool:
         """Whether the policy asks for a checkpoint now."""
-        steps, seconds = step - self._saved_step, time.monotonic() - self._saved_time
-        every_steps, every_minutes = self.policy.every_steps, self.policy.every_minutes
-        return (every_steps is not None and steps >= every_steps) or (
-            every_minutes is not None and seconds >= 60 * every_minutes
+        policy, minutes = self.policy, (time.monotonic() - self._saved_time) / 60
+        return step - self._saved_step >= (policy.every_steps or np.inf) or minutes >= (
+            policy.every_minutes or np.inf
         )
 
     def better(self, loss: jax.Array | None) -> bool:
@@ -113,12 +112,7 @@ class Checkpoints:
         return loss is not None and bool(np.mean(loss) < self.best)
 
     def save(self, step: int, state: Any, loss: jax.Array | None) -> None:
-        """Save in the background, after the save before.
-
-        Raises
-        ------
-        DataError : that one failed, as on a full disk
-        """
+        """Save in the background, after the save before; DataError if that failed."""
         metrics: Any = None
         if loss is not None and np.all(np.isfinite(loss)):
             metrics = {"loss": float(np.mean(loss))}
@@ -141,10 +135,9 @@ def _save_errors(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        text = str(error)
-        if any(t in text for t in ("No space left", "ENOSPC", "Disk quota")):
-            text = "the disk is full; free some space and rerun to resume"
-        line = text.strip().split("\n", 1)[0][:300]
+        line = str(error).strip().split("\n", 1)[0][:300]
+        if any(t in str(error) for t in ("No space left", "ENOSPC", "Disk quota")):
+            line = "the disk is full; free some space and rerun to resume"
         raise DataError(
             f"{folder}: failed to save a checkpoint; earlier checkpoints are intact: "
             f"{line}"

@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,29 +62,10 @@ def train_runs(
 ) -> tuple[nnx.GraphDef, TrainState]:
     """Train all runs at once; no run depends on the others.
 
-    A run whose loss is not finite keeps its state from before; the others continue.
-
-    Parameters
-    ----------
-    build : `build(rngs=...)` makes the model
-    windows : examples that are gathered from the features
-    features : of training and held-out clips, in which the rows of the runs count
-    settings : shared settings
-    runs : own settings of each run
-    mesh : of `make_mesh`
-    checkpoints : saved to and resumed from; None: nowhere
-    group : runs that a device steps together; None: automatic
-    profile : folder for a JAX profile of one dispatch
-
-    Returns
-    -------
-    graph, state : `nnx.merge(graph, params, fixed)` is the model of one run; leaves of
-        the state have the run as first axis, and are on every device
-
-    Raises
-    ------
-    Diverged : no run is left
-    Interrupted : `log.stop_requested`; the state was saved before
+    `nnx.merge(graph, params, fixed)` is the model of one run; leaves of the state have
+    the run as first axis, and are on every device. A run whose loss is not finite keeps
+    its state from before; `Diverged` if none is left. After `log.stop_requested` the
+    state is saved and `Interrupted` raised.
     """
     plan = make_plan(settings, runs, windows.per_clip(features.train.shape[1]))
     graph, state = init_runs(build, settings, runs, features.standardisers)
@@ -109,18 +91,17 @@ def train_runs(
                 start = time.perf_counter()
                 with _profiled(profile, progress.dispatches):
                     state = advance(state, plans, features.train, n)
-                    metrics = jax.device_get(collect(Metrics.of(state)))
+                    metrics = jax.device_get(collect(Metrics(*state[:4])))
                 step += n
-                seconds = progress.show(step, metrics, start)
-                n = max(1, round(n * DISPATCH / seconds))
+                progress.show(step, metrics)
+                n = max(1, round(n * DISPATCH / (time.perf_counter() - start)))
                 due = checkpoints is not None and checkpoints.due(step)
                 n, due, stop = agree(n, due, log.stop_requested())
                 val_loss = None
                 if step == epoch_end:
-                    start = time.perf_counter()
                     if plan.n_validation.any():
                         val_loss = collect(validate(state, plans, features.held_out))
-                    progress.record(step, val_loss, start)
+                    progress.record(val_loss)
                 if checkpoints and (
                     due or stop or step == last or checkpoints.better(val_loss)
                 ):
@@ -130,6 +111,7 @@ def train_runs(
     return graph, collect(state)
 
 
+@cache
 def _collector(mesh: Mesh, n_runs: int) -> Callable[[Any], Any]:
     """A function that puts arrays [run, ...] on every device, without padding."""
     return jax.jit(
@@ -139,41 +121,28 @@ def _collector(mesh: Mesh, n_runs: int) -> Callable[[Any], Any]:
 
 
 class Metrics(NamedTuple):
-    """Values of all runs that the host reads after a dispatch."""
+    """The first fields of a state, which the host reads after a dispatch."""
 
     step: Any
     alive: Any
     loss_sum: Any
     epoch_loss: Any
 
-    @classmethod
-    def of(cls, state: TrainState) -> "Metrics":
-        """The fields of a state."""
-        return cls(*(getattr(state, name) for name in cls._fields))
-
 
 class Progress:
-    """The bar, warnings and metrics rows of a training.
-
-    An epoch is one of the run with the most steps.
-    """
+    """Bar, warnings and metrics rows; an epoch is one of the run with most steps."""
 
     def __init__(
         self, runs: Sequence[Run], plan: Plan, batch_size: int, step: int, unit: str
     ) -> None:
-        self.runs = runs
-        self.plan = plan
-        self.batch_size = batch_size
-        self.unit = unit
+        self.runs, self.plan, self.batch_size, self.unit = runs, plan, batch_size, unit
         longest = np.argmax(plan.total)
         self.n_steps, self.last = int(plan.n_steps[longest]), int(plan.total[longest])
-        self.start = time.perf_counter()
+        self.start, self.to_first_step = time.perf_counter(), 0.0
         self.first = self._examples(step)  # of earlier processes
-        self.step = step
-        self.dispatches = 0
-        self.busy = self.to_first_step = 0.0
-        self.metrics: Metrics
+        self.step, self.dispatches = step, 0
         self.alive = np.ones(len(runs), bool)
+        self.metrics: Metrics
 
     def _examples(self, step: int) -> int:
         """Examples that all runs have seen at this step."""
@@ -194,13 +163,11 @@ class Progress:
         with log.bar(name, examples, self.unit) as self.advance:
             yield
 
-    def show(self, step: int, metrics: Metrics, start: float) -> float:
-        """Move the bar, warn of runs that diverged; seconds since `start`."""
-        now = time.perf_counter()
-        if not self.dispatches:
-            self.to_first_step = now - self.start
+    def show(self, step: int, metrics: Metrics) -> None:
+        """Move the bar; warn of runs that diverged, `Diverged` if none is left."""
+        seconds = time.perf_counter() - self.start
+        self.to_first_step = self.to_first_step or seconds
         self.dispatches += 1
-        self.busy += now - start
         alive = metrics.alive
         for run in np.flatnonzero(self.alive & ~alive).tolist():
             log.warning(
@@ -213,29 +180,26 @@ class Progress:
             raise Diverged(
                 f"every run diverged (seeds {seeds}): try a smaller train.learning_rate"
             )
-        losses = loss_so_far(metrics, self.plan, self.batch_size)
+        loss = np.mean(loss_so_far(metrics, self.plan, self.batch_size)[alive])
         done, last = self._examples(step), self._examples(self.last)
-        left = (now - self.start) * (last - done) / max(done - self.first, 1)
-        text = f"loss {np.mean(losses[alive]):.4g}, {left:.0f} s left in all, "
+        left = seconds * (last - done) / max(done - self.first, 1)
+        text = f"loss {loss:.4g}, {left:.0f} s left in all, "
         self.advance(done - self._examples(self.step), text)
         self.step, self.metrics, self.alive = step, metrics, alive
-        return now - start
 
-    def record(self, step: int, val_loss: Array | None, start: float) -> None:
+    def record(self, val_loss: Array | None) -> None:
         """Write a metrics row at the end of an epoch."""
-        now = time.perf_counter()
-        self.busy += now - start
-        seconds = now - self.start
+        seconds = time.perf_counter() - self.start
+        done = self._examples(self.step) - self.first
         log.record(
-            epoch=step // self.n_steps,
-            step=step,
+            epoch=self.step // self.n_steps,
+            step=self.step,
             seeds=[run.seed for run in self.runs],
             train_loss=_finite(self.metrics.epoch_loss),
             val_loss=None if val_loss is None else _finite(val_loss),
             seconds=round(seconds, 3),
             seconds_to_first_step=round(self.to_first_step, 3),
-            examples_per_second=round((self._examples(step) - self.first) / seconds),
-            host_share=round(1 - self.busy / seconds, 4),
+            examples_per_second=round(done / seconds),
             device_bytes=_peak_memory(),
         )
 

@@ -14,41 +14,31 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from mimii_jax.errors import ConfigError
+from mimii_jax.errors import require
 
 RUN, DATA = "run", "data"
 
 
 def make_mesh(n_runs: int, run: int | None = None, data: int | None = None) -> Mesh:
-    """A mesh for this many runs.
+    """A mesh of `run` rows with `data` devices each; None or 0: automatic.
 
     By default it has every accelerator: as many rows as there are runs, if that divides
     the devices. The virtual devices of a CPU are the same cores: by default one of each
     process is used.
-
-    Parameters
-    ----------
-    n_runs : > 0
-    run, data : devices along each axis; None or 0: automatic
-
-    Raises
-    ------
-    ConfigError : more devices than JAX has
     """
     devices = jax.devices()
     if devices[0].platform == "cpu" and not (run or data):
         first = {device.process_index: device for device in reversed(devices)}
         devices = [first[process] for process in sorted(first)]
     limit = len(devices) // data if data else min(n_runs, len(devices))
-    rows = run or max(
-        (n for n in range(1, limit + 1) if not len(devices) % n), default=0
-    )
+    divisors = (n for n in range(1, limit + 1) if not len(devices) % n)
+    rows = run or max(divisors, default=0)
     columns = data or (len(devices) // rows if rows else 0)
-    if not 0 < rows * columns <= len(devices):
-        raise ConfigError(
-            f"mesh.run={run}, mesh.data={data}: JAX has {len(devices)} devices; leave "
-            "one of the two at its default"
-        )
+    require(
+        0 < rows * columns <= len(devices),
+        f"mesh.run={run}, mesh.data={data}: JAX has {len(devices)} devices; leave one "
+        "of the two at its default",
+    )
     grid = np.array(devices[: rows * columns]).reshape(rows, columns)
     return Mesh(grid, (RUN, DATA), axis_types=(AxisType.Auto,) * 2)
 
@@ -80,23 +70,14 @@ def join_processes(coordinator: str, count: int, index: int) -> None:
     """Join the other processes of this job, if it has any.
 
     Under SLURM, Open MPI or Kubernetes JAX finds them; elsewhere all three are given.
-
-    Parameters
-    ----------
-    coordinator : "host:port" of process 0, or "" to look for a cluster
-    count, index : number of processes, and the index of this one
-
-    Raises
-    ------
-    ConfigError : only some of the three are given, or index is not below count
     """
     if coordinator or count or index >= 0:
-        if not (coordinator and 0 <= index < count):
-            raise ConfigError(
-                f"--coordinator_address='{coordinator}', --num_processes={count}, "
-                f"--process_id={index}: give all three, with process_id from 0 to "
-                "num_processes - 1"
-            )
+        require(
+            bool(coordinator) and 0 <= index < count,
+            f"--coordinator_address='{coordinator}', --num_processes={count}, "
+            f"--process_id={index}: give all three, with process_id from 0 to "
+            "num_processes - 1",
+        )
         jax.distributed.initialize(coordinator, count, index)
     elif started_by_scheduler():
         jax.distributed.initialize()

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int, Shaped
 
-from mimii_jax.errors import ConfigError
+from mimii_jax.errors import require
 from mimii_jax.features.windows import Standardiser
 
 PER_RUN = frozenset({"epochs", "learning_rate"})  # settings in which runs may differ
@@ -62,16 +62,9 @@ def training_sets(
     kinds: Sequence[str],
     n_own: int | None = None,
 ) -> list[TrainingSet]:
-    """Training sets of these kinds, in their order.
+    """Training sets of these kinds; of a single machine ID only `ALL` and `EXTRA`.
 
-    With a single machine ID only `ALL` and `EXTRA` have rows.
-
-    Parameters
-    ----------
-    train_ids, held_out_ids : str [shape=(clip,)], machine ID of each clip
-    kinds : of `TRAINING_SETS`
-    n_own : recorded clips; the training clips after them are simulated and only
-        `EXTRA` has them. None: all clips are recorded
+    Training clips from `n_own` on are simulated; only `EXTRA` has them.
     """
     own = train_ids[:n_own]
     ids = np.unique(own).tolist()
@@ -108,10 +101,10 @@ class CheckpointPolicy:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and not value > 0:
-                raise ConfigError(
-                    f"checkpoint.{name}={value}: must be positive; None turns it off"
-                )
+            require(
+                value is None or value > 0,
+                f"checkpoint.{name}={value}: must be positive; None turns it off",
+            )
 
 
 class Augment(Protocol):
@@ -150,15 +143,13 @@ class Settings:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
             value = getattr(self, name)
-            if not value > 0:
-                raise ConfigError(f"train.{name}={value}: must be positive")
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(
-                f"train.schedule='{self.schedule}': must be one of "
-                f"{', '.join(SCHEDULES)}"
-            )
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"train.warmup={self.warmup}: must be in [0, 1)")
+            require(value > 0, f"train.{name}={value}: must be positive")
+        require(
+            self.schedule in SCHEDULES,
+            f"train.schedule='{self.schedule}': must be one of {', '.join(SCHEDULES)}",
+        )
+        message = f"train.warmup={self.warmup}: must be in [0, 1)"
+        require(0 <= self.warmup < 1, message)
 
     def of(self, run: Run) -> "Settings":
         """The settings of one run."""
@@ -185,20 +176,16 @@ class Settings:
         def within(path: Sequence[Any], part: str) -> bool:
             return f"{'.'.join(map(str, path))}.".startswith(f"{part}.")
 
-        paths = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
-        for part in self.freeze:
-            if not any(within(path, part) for path in paths):
-                parts = ", ".join(sorted({str(path[0]) for path in paths}))
-                raise ConfigError(
-                    f"train.freeze={self.freeze}: the model has no part {part}; its "
-                    f"parts: {parts}"
-                )
-
         def trained(path: Sequence[Any], value: Any) -> bool:
             frozen = any(within(path, part) for part in self.freeze)
             return isinstance(value, nnx.Param) and not frozen
 
+        where = f"train.freeze={self.freeze}"
+        paths = [path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param))]
+        parts = ", ".join(sorted({str(path[0]) for path in paths}))
+        for part in self.freeze:
+            known = any(within(path, part) for path in paths)
+            require(known, f"{where}: the model has no {part}; its parts: {parts}")
         graph, params, fixed = nnx.split(model, trained, ...)
-        if not jax.tree.leaves(params):
-            raise ConfigError(f"train.freeze={self.freeze}: leaves nothing to train")
+        require(bool(jax.tree.leaves(params)), f"{where}: leaves nothing to train")
         return graph, params, fixed

@@ -22,16 +22,7 @@ def permute(
 ) -> Int[Array, " batch"]:
     """The examples at these positions of an epoch; a bijection of range(n_examples).
 
-    Parameters
-    ----------
-    key : u32 [shape=(2,)], data of a run's random key
-    epoch : int [shape=()], each has another order
-    n_examples : int [shape=()], in [1, 2^31)
-    position : int [shape=(batch,)], in [0, n_examples)
-
-    Returns
-    -------
-    example : i32 [shape=(batch,)], in [0, n_examples)
+    Every epoch has another order; `n_examples` is less than 2^31.
     """
     rounds = ROUNDS * epoch.astype(np.uint32) + jnp.arange(ROUNDS, dtype=np.uint32)
     keys = _mix(key[0] ^ _mix(key[1] ^ _mix(rounds)))

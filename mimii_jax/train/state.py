@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float32, Int, UInt32
 
-from mimii_jax.errors import ConfigError
+from mimii_jax.errors import ConfigError, require
 from mimii_jax.features.windows import Standardiser
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.mesh import RUN, put, replicated
@@ -68,8 +68,8 @@ def init_runs(
                 raise ConfigError(f"{name}: runs can't differ in it; train separately")
             state.fixed[name][...] = jnp.float32(run.changes[name])
         if run.pretrained:
-            for variables in (state.params, state.fixed):
-                _set_params(variables, run.pretrained)
+            _set_params(state.params, run.pretrained)
+            _set_params(state.fixed, run.pretrained)
         states.append(state)
     return graph, jax.tree.map(lambda *leaves: np.stack(leaves), *states)
 
@@ -110,17 +110,16 @@ def _initialiser(
 
 
 def _set_params(variables: Any, pretrained: Pretrained) -> None:
-    """Replace parameters by pretrained ones; ConfigError if they don't fit."""
+    """Replace parameters by pretrained ones."""
     for path, variable in nnx.to_flat_state(variables):
         if isinstance(variable, nnx.Param):
             value = pretrained.params.get(path)
-            if value is None or value.shape != variable.shape:
-                found = "missing" if value is None else f"of shape {value.shape}"
-                raise ConfigError(
-                    f"init_from: {'.'.join(map(str, path))} is {found} in the "
-                    f"pretrained model, {variable.shape} here; give both the same "
-                    "detector fields"
-                )
+            require(
+                value is not None and value.shape == variable.shape,
+                f"init_from: {'.'.join(map(str, path))} has the shape {variable.shape} "
+                f"here, {getattr(value, 'shape', None)} in the pretrained model; give "
+                "both the same detector fields",
+            )
             variable[...] = jnp.asarray(value)
 
 

@@ -6,7 +6,7 @@ share each batch. Examples are gathered from the features inside the step.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -15,13 +15,15 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, get_abstract_mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float32, Int, UInt32
+from jaxtyping import Array, Bool, Float32, Int
 
 from mimii_jax.features.windows import Windows
 from mimii_jax.train.mesh import DATA, RUN
 from mimii_jax.train.runs import Settings
 from mimii_jax.train.shuffle import permute
 from mimii_jax.train.state import OPTIMIZER, Plan, TrainState
+
+Features = Float32[Array, "clip frame bin"]
 
 
 def one_step(
@@ -30,11 +32,12 @@ def one_step(
     settings: Settings,
     state: TrainState,
     plan: Plan,
-    features: Float32[Array, "clip frame bin"],
+    features: Features,
 ) -> TrainState:
     """One optimiser step of one run; no change once it is done or has diverged."""
-    epoch, at = state.step // plan.n_steps, state.step % plan.n_steps
-    index, mask = batch_of(windows, settings, state.key, epoch, at, plan, features)
+    at = state.step % plan.n_steps
+    per_clip = windows.per_clip(features.shape[1])
+    index, mask = batch_of(settings.batch_size, per_clip, state, plan)
     x = state.standardiser.apply(windows.gather(features, index))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     count = jnp.sum(mask)
@@ -49,12 +52,11 @@ def one_step(
     updates, opt_state = OPTIMIZER.update(grads, state.opt_state)
     rate = settings.rate(state.step, plan.total, plan.peak_lr)
     loss_sum = jnp.where(at == 0, 0, state.loss_sum) + loss * count
+    mean = loss_sum / plan.n_examples
     new = state._replace(
         step=state.step + 1,
         loss_sum=loss_sum,
-        epoch_loss=jnp.where(
-            at == plan.n_steps - 1, loss_sum / plan.n_examples, state.epoch_loss
-        ),
+        epoch_loss=jnp.where(at == plan.n_steps - 1, mean, state.epoch_loss),
         params=jax.tree.map(lambda p, update: p - rate * update, state.params, updates),
         opt_state=opt_state,
     )
@@ -65,21 +67,16 @@ def one_step(
 
 
 def batch_of(
-    windows: Windows,
-    settings: Settings,
-    key: UInt32[Array, "2"],
-    epoch: Array,
-    at: Array,
-    plan: Plan,
-    features: Float32[Array, "clip frame bin"],
+    batch_size: int, per_clip: int, state: TrainState, plan: Plan
 ) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
-    """Examples of the batch at a step of an epoch, and which of them aren't padding."""
+    """Examples of a run's next batch, and which of them aren't padding."""
     n_devices = get_abstract_mesh().shape.get(DATA, 1)
-    batch = jnp.arange(-(-settings.batch_size // n_devices) * n_devices)
-    position = at * settings.batch_size + batch
-    mask = (batch < settings.batch_size) & (position < plan.n_examples)
-    index = permute(key, epoch, plan.n_examples, jnp.where(mask, position, 0))
-    per_clip = windows.per_clip(features.shape[1])
+    batch = jnp.arange(-(-batch_size // n_devices) * n_devices)
+    epoch, at = state.step // plan.n_steps, state.step % plan.n_steps
+    position = at * batch_size + batch
+    mask = (batch < batch_size) & (position < plan.n_examples)
+    position = jnp.where(mask, position, 0)
+    index = permute(state.key, epoch, plan.n_examples, position)
     index = plan.clips[index // per_clip] * per_clip + index % per_clip
     if n_devices > 1:
         index, mask = lax.with_sharding_constraint((index, mask), P(DATA))
@@ -87,14 +84,26 @@ def batch_of(
 
 
 def group_size(mesh: Mesh, n_runs: int) -> int:
-    """Runs that a device steps together.
+    """Runs that a device steps together: all of its runs.
 
-    On a CPU one, whose state stays in the cache; elsewhere all runs of the device.
+    On a CPU one, whose state stays in the cache.
     """
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return 1 if on_cpu else -(-n_runs // mesh.shape[RUN])
 
 
+def _over_rows(mesh: Mesh, *shared: P) -> Callable[..., Any]:
+    """Decorator: each row of the mesh has its share of the states and plans."""
+    return partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(P(RUN), P(RUN), *shared),
+        out_specs=P(RUN),
+        axis_names={RUN},
+    )
+
+
+@cache
 def compile_steps(
     graph: nnx.GraphDef, windows: Windows, settings: Settings, mesh: Mesh, group: int
 ) -> Callable[..., TrainState]:
@@ -106,14 +115,8 @@ def compile_steps(
     step = one if group == 1 else jax.vmap(one, in_axes=(0, 0, None))
 
     @partial(jax.jit, donate_argnums=0)
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(P(RUN), P(RUN), P(), P()),
-        out_specs=P(RUN),
-        axis_names={RUN},
-    )
-    def steps(state: TrainState, plan: Plan, features: Array, n: Array) -> TrainState:
+    @_over_rows(mesh, P(), P())
+    def steps(state: TrainState, plan: Plan, features: Features, n: Array) -> Any:
         def step_group(i: Array, states: TrainState) -> TrainState:
             def read(leaf: Array) -> Array:
                 found = lax.dynamic_slice_in_dim(leaf, i * group, group)
@@ -138,6 +141,7 @@ def compile_steps(
     return steps
 
 
+@cache
 def compile_validation(
     graph: nnx.GraphDef, windows: Windows, mesh: Mesh, group: int
 ) -> Callable[..., Float32[Array, " run"]]:
@@ -147,14 +151,8 @@ def compile_validation(
     """
 
     @jax.jit
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(P(RUN), P(RUN), P()),
-        out_specs=P(RUN),
-        axis_names={RUN},
-    )
-    def validate(state: TrainState, plan: Plan, features: Array) -> Array:
+    @_over_rows(mesh, P())
+    def validate(state: TrainState, plan: Plan, features: Features) -> Array:
         per_clip = windows.per_clip(features.shape[1])
 
         def of_run(run: tuple[TrainState, Plan]) -> Array:
