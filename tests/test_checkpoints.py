@@ -1,14 +1,13 @@
 """Checkpoints: whole or not at all, the latest that can be read, any mesh."""
 
 import contextlib
-import json
 import shutil
 import subprocess
 
 import jax
 import numpy as np
 import pytest
-from training import DIFFERENT, leaves, train_on
+from training import DIFFERENT, epochs, leaves, together, train_on
 
 from mimii_jax import log
 from mimii_jax.errors import DataError
@@ -38,9 +37,10 @@ def train_in(folder, stop_at=None, mesh=(1, 1), metrics=None, **changes):
 
         saved.due = stop_when_there
     try:
-        return train_on(runs=DIFFERENT, mesh=mesh, checkpoints=saved, metrics=metrics)[
-            1
-        ]
+        _, state = train_on(
+            runs=DIFFERENT, mesh=mesh, checkpoints=saved, metrics=metrics
+        )
+        return state
     finally:
         saved.close()
 
@@ -48,28 +48,22 @@ def train_in(folder, stop_at=None, mesh=(1, 1), metrics=None, **changes):
 @pytest.mark.parametrize("stop_at", [1, 3])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(stop_at, tmp_path, capsys):
     """All runs of it, of which some are done when others are not."""
-    whole = train_in(tmp_path / "whole")
     metrics = tmp_path / "metrics.jsonl"
     with pytest.raises(log.Interrupted):
         train_in(tmp_path, stop_at=stop_at, metrics=metrics)
     assert max(steps(tmp_path)) >= stop_at
     resumed = train_in(tmp_path, metrics=metrics)
-    for a, b in zip(leaves(resumed), leaves(whole), strict=True):
+    for a, b in zip(leaves(resumed), leaves(together()), strict=True):
         np.testing.assert_array_equal(a, b)
     assert f"Resuming from {tmp_path / 'checkpoints'}" in capsys.readouterr().out
-    lines = metrics.read_text().splitlines()
-    rows = map(json.loads, lines)
-    assert [row["epoch"] for row in rows] == [1, 2]
+    assert [row["epoch"] for row in epochs(metrics)] == [1, 2]
 
 
-@pytest.mark.parametrize("meshes", [((8, 1), (1, 1)), ((1, 1), (2, 4))])
-def test_a_checkpoint_restores_on_another_mesh(meshes, tmp_path):
-    first, second = meshes
+def test_a_checkpoint_restores_on_another_mesh(tmp_path):
     with pytest.raises(log.Interrupted):
-        train_in(tmp_path, stop_at=2, mesh=first)
-    resumed = train_in(tmp_path, mesh=second)
-    whole = train_in(tmp_path / "whole")
-    for a, b in zip(leaves(resumed), leaves(whole), strict=True):
+        train_in(tmp_path, stop_at=2, mesh=(3, 1))
+    resumed = train_in(tmp_path, mesh=(1, 2))
+    for a, b in zip(leaves(resumed), leaves(together()), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
 
 
@@ -116,14 +110,11 @@ def damage(path, how):
     elif how == "emptied":
         for file in files:
             file.write_bytes(b"")
-    elif how == "without data":
-        shutil.rmtree(path / "state" / "d", ignore_errors=True)
-        shutil.rmtree(path / "state" / "ocdbt.process_0", ignore_errors=True)
     else:
         shutil.rmtree(path / "state")
 
 
-@pytest.mark.parametrize("how", ["truncated", "emptied", "without data", "partial"])
+@pytest.mark.parametrize("how", ["truncated", "emptied", "partial"])
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(how, tmp_path, capsys):
     save_some(tmp_path, {10: None, 20: None})
     damage(tmp_path / "checkpoints" / "20", how)
@@ -158,9 +149,7 @@ def test_it_is_time_to_save_after_steps_and_after_minutes(tmp_path, monkeypatch)
         one.close()
 
 
-def test_what_cannot_be_written_is_one_line_and_leaves_the_last_one(
-    tmp_path, monkeypatch
-):
+def test_what_cannot_be_written_leaves_the_last_one(tmp_path, monkeypatch):
     """A full disk, as the system reports it."""
     save_some(tmp_path, {10: None})
     saved = checkpoints(tmp_path)

@@ -48,13 +48,8 @@ def test_epochs_and_keys_have_orders_of_their_own():
         for other in range(one):
             # Two shuffles agree in one place on average.
             assert np.sum(orders[one] == orders[other]) < 8
-    np.testing.assert_array_equal(order(500), orders[0])
-
-
-def test_positions_do_not_depend_on_what_else_is_asked():
-    whole = order(700)
-    few = at(key_of(0), jnp.int32(0), jnp.int32(700), jnp.array([699, 3]))
-    np.testing.assert_array_equal(few, whole[[699, 3]])
+    few = at(key_of(0), jnp.int32(0), jnp.int32(500), jnp.array([499, 3]))
+    np.testing.assert_array_equal(few, orders[0][[499, 3]])  # whatever else is asked
 
 
 def test_every_example_is_as_likely_at_every_position():

@@ -1,5 +1,10 @@
 """A small training for the tests: five clips of eleven frames of two bins."""
 
+import json
+import tempfile
+from functools import cache
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,6 +91,27 @@ def train_on(
         )
     finally:
         log.close_metrics()
+
+
+@cache
+def alone(i):
+    """State and validation loss of one of `DIFFERENT`, trained alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "metrics.jsonl"
+        _, state = train_on(runs=DIFFERENT[i : i + 1], metrics=path)
+        (val_loss,) = epochs(path)[-1]["val_loss"] or [None]
+    return state, val_loss
+
+
+@cache
+def together():
+    """The state of `DIFFERENT`, trained on one device."""
+    return train_on(runs=DIFFERENT)[1]
+
+
+def epochs(path):
+    """Rows of a metrics file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def order_of(key, epoch, n):
