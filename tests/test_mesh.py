@@ -49,7 +49,7 @@ def test_what_is_spread_is_padded_with_runs_of_no_steps(mesh, group):
 
 @pytest.mark.parametrize(
     ("mesh", "group"),
-    [((1, 1), 1), ((1, 1), 2), ((1, 1), 3), ((4, 1), None), ((2, 3), None)],
+    [((1, 1), 1), ((1, 1), 2), ((1, 1), 3), ((2, 3), None)],
 )
 def test_a_run_among_several_equals_the_run_alone(mesh, group, tmp_path):
     """In all fields of its state, though the others have other clips and epochs.
@@ -65,7 +65,8 @@ def test_a_run_among_several_equals_the_run_alone(mesh, group, tmp_path):
         assert one.step[0] == n_steps
         for a, b in zip(leaves(many), leaves(one), strict=True):
             np.testing.assert_allclose(a[i : i + 1], b, rtol=1e-4, atol=1e-6)
-        assert epochs(path)[-1]["val_loss"][i] == pytest.approx(val_loss, rel=1e-4)
+        losses = np.array([epochs(path)[-1]["val_loss"][i], val_loss], float)
+        np.testing.assert_allclose(*losses, rtol=1e-4)  # None: without validation
 
 
 def test_a_run_among_several_starts_from_the_same_bits_as_alone():

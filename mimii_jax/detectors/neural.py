@@ -141,9 +141,8 @@ class NeuralDetector:
         try:
             n_samples = int(json.loads(path.read_bytes())["n_samples"])
         except (OSError, ValueError, KeyError) as error:
-            raise DataError(
-                f"{path}: unreadable ({error}); train with this config first"
-            ) from error
+            text = f"{path}: unreadable ({error}); train with this config first"
+            raise DataError(text) from error
         checkpoints = Checkpoints(folder, self.checkpoint)
         fitted = self._restore(n_samples, len(runs), checkpoints)
         checkpoints.close()
@@ -151,14 +150,13 @@ class NeuralDetector:
             raise DataError(f"{folder}: no readable checkpoint; train again")
         if not self.scoring.needs_fit:
             return fitted
-        path = folder / self._backend_file
+        backend, path = self.scoring.backend, folder / self._backend_file
         require(
             path.exists(),
-            f"scoring.backend='{self.scoring.backend}': {path} is missing; "
-            "train in this workdir with this scoring (no model is trained again)",
+            f"scoring.backend='{backend}': {path} is missing; train in this workdir "
+            "with this scoring (no model is trained again)",
         )
-        banks = load_banks(self.scoring.backend, path, len(runs))
-        return replace(fitted, banks=banks)
+        return replace(fitted, banks=load_banks(backend, path, len(runs)))
 
     @property
     def scoring_windows(self) -> Windows:
@@ -170,15 +168,15 @@ class NeuralDetector:
         """Name of the file of the back-end, one per scoring."""
         pooling = self.scoring.pooling
         numbers = {"top_k": pooling.top_k, "gwrp": pooling.gwrp_r}
-        parts = [
+        parts = (
             self.scoring.backend,
             "per_id" if self.scoring.per_id else "",
             pooling.name,
-            str(numbers.get(pooling.name, "")),
+            numbers.get(pooling.name, ""),
             f"hop_{self.scoring_hop}",
-            *(str(self.model.fields.get(name, "")) for name in SCORING_FIELDS),
-        ]
-        return f"{'_'.join(filter(None, parts))}.npz"
+            *(self.model.fields.get(name, "") for name in SCORING_FIELDS),
+        )
+        return f"{'_'.join(filter(None, map(str, parts)))}.npz"
 
     def _shape(self, n_samples: int) -> tuple[int, int]:
         """Frames and bins of a clip."""
@@ -227,8 +225,10 @@ class NeuralDetector:
         """Extract features and train."""
         mesh = make_mesh(len(runs), *self.mesh)
         with log.bar("features", len(train) + len(held_out)) as advance:
-            own = replicate(self._extract(train, advance), mesh)
-            others = replicate(self._extract(held_out, advance), mesh)
+            own, others = (
+                self._extract(train, advance),
+                self._extract(held_out, advance),
+            )
         standardisers = [Standardiser.identity(own.shape[2])] * len(runs)
         if self.standardise:
             mean, variance = clip_moments(own)
@@ -240,7 +240,7 @@ class NeuralDetector:
         graph, state = train_runs(
             self._build(train.audio.shape[1]),
             self.windows,
-            Features(own, others, standardisers),
+            Features(replicate(own, mesh), replicate(others, mesh), standardisers),
             self.settings,
             runs,
             mesh,
