@@ -106,9 +106,9 @@ class MLPVAE(VAE):
     ) -> None:
         require_widths("hidden", hidden, latent)
         layer: Any = {"dtype": dtype, "rngs": rngs}
-        self.encoder = _dense((prod(shape), *hidden), layer)
+        self.encoder = nnx.List(_dense((prod(shape), *hidden), layer))
         super().__init__(shape[0], hidden[-1], latent, kl_weight, **layer)
-        self.decoder = _dense((latent, *reversed(hidden)), layer)
+        self.decoder = nnx.List(_dense((latent, *reversed(hidden)), layer))
         self.output = nnx.Linear(hidden[0], prod(shape), **layer)
 
     def encode(self, x: Float[Array, "batch ..."]) -> tuple[Latent, Latent]:
@@ -149,10 +149,10 @@ class MLPAE(Autoencoder):
         require(scale > 0, f"detector.scale={scale}: must be positive")
         layer: Any = {"dtype": dtype, "rngs": rngs}
         mirrored = tuple(reversed(hidden))
-        self.encoder = _dense((prod(shape), *hidden), layer)
+        self.encoder = nnx.List(_dense((prod(shape), *hidden), layer))
         self.encoder_norms = nnx.List(nnx.LayerNorm(n, **layer) for n in hidden)
         self.bottleneck = nnx.Linear(hidden[-1], latent, **layer)
-        self.decoder = _dense((latent, *mirrored), layer)
+        self.decoder = nnx.List(_dense((latent, *mirrored), layer))
         self.decoder_norms = nnx.List(nnx.LayerNorm(n, **layer) for n in mirrored)
         self.output = nnx.Linear(hidden[0], prod(shape), **layer)
         self.n_frames, self.offset, self.scale = shape[0], offset, scale
@@ -184,6 +184,6 @@ def require_widths(field: str, widths: Sequence[int], latent: int) -> None:
     )
 
 
-def _dense(widths: Sequence[int], layer: dict[str, Any]) -> nnx.List[nnx.Linear]:
+def _dense(widths: Sequence[int], layer: dict[str, Any]) -> list[nnx.Linear]:
     """Dense layers from each width to the next."""
-    return nnx.List(nnx.Linear(*sizes, **layer) for sizes in pairwise(widths))
+    return [nnx.Linear(*sizes, **layer) for sizes in pairwise(widths)]
