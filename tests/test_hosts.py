@@ -92,21 +92,6 @@ def test_two_processes_train_what_one_does(
     assert files["one"] == files["two"]
 
 
-def test_a_lone_process_id_is_one_line():
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "mimii_jax.main"),
-            *("--config=configs/controls.py", "--num_processes=2"),
-        ],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: --coordinator_address='', --num_processes=2")
-    assert len(done.stderr.splitlines()) == 1
-
-
 SCHEDULERS = {
     "SLURM": {"SLURM_STEP_NUM_TASKS": "2"},
     "Open MPI": {"OMPI_COMM_WORLD_SIZE": "2"},

@@ -79,6 +79,7 @@ def read(
     on_bad_file: str = "error",
     labels: Labels | None = None,
     test_normals: int | None = 100,
+    decode: bool = True,
 ) -> Clips:
     """Read the recordings of one machine type.
 
@@ -92,6 +93,7 @@ def read(
     labels : (machine type, name) -> label of clips whose name has none
     test_normals : normal test clips per ID in the MIMII layout, which has no split;
         None: as many as anomalous ones
+    decode : False checks the headers of the files alone; clips have no samples
 
     Returns
     -------
@@ -105,7 +107,8 @@ def read(
         files = _draw_split(files, ids, test_normals)
         files = [file for file in files if file.split in splits]
     chosen = [file for file in files if not ids or file.machine_id in ids]
-    samples, _, unusable = audio.load([file.path for file in chosen], SAMPLE_RATE)
+    paths = [file.path for file in chosen]
+    samples, _, unusable = audio.load(paths, SAMPLE_RATE, decode=decode)
     bad = found.bad | unusable
     if bad:
         _report_bad(folder, bad, len(chosen) + len(found.bad), on_bad_file)
