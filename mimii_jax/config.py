@@ -79,7 +79,7 @@ def build(config: Config) -> Experiment:
     ------
     ConfigError : names the field
     """
-    sets = tuple(config.get("training_sets", ("all",)))
+    sets = tuple(config.training_sets)
     require(bool(sets), "training_sets=(): name at least one, such as 'all'")
     for kind in sets:
         _choice("training_sets", kind, (*MATRIX, EXTRA))
@@ -91,7 +91,7 @@ def build(config: Config) -> Experiment:
     if name != CONTROLS_ONLY:
         scoring = config.scoring.to_dict()
         detector = _build_detector(config, front_end, scoring)
-        for label, changes in config.get("scorings", {}).items():
+        for label, changes in config.scorings.items():
             changed = scoring | dict(changes)
             for key in changes:
                 known = key in scoring
