@@ -156,7 +156,7 @@ class NeuralDetector:
             f"scoring.backend='{backend}': {path} is missing; train in this workdir "
             "with this scoring (no model is trained again)",
         )
-        return replace(fitted, banks=load_banks(backend, path, len(runs)))
+        return replace(fitted, banks=load_banks(self.scoring, path, len(runs)))
 
     @property
     def scoring_windows(self) -> Windows:
@@ -362,12 +362,7 @@ class FittedNeural:
         def of(i: int, run: Run) -> Banks:
             vectors = [of_train[i][run.clips], of_held_out[i][run.validation]]
             ids = [train.machine_id[run.clips], held_out.machine_id[run.validation]]
-            return Banks.fit(
-                scoring.backend,
-                np.concatenate(vectors),
-                np.concatenate(ids),
-                scoring.per_id,
-            )
+            return Banks.fit(scoring, np.concatenate(vectors), np.concatenate(ids))
 
         return [of(i, run) for i, run in enumerate(runs)]
 
