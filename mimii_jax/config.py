@@ -11,8 +11,8 @@ import jax.numpy as jnp
 from mimii_jax.dataset import Dataset
 from mimii_jax.defaults import flatten
 from mimii_jax.detectors.backends import Pooling, Scoring
-from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.banks import Scoring as BankScoring
+from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.functionals import Functionals
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int16
+from jaxtyping import Array, Float32, Int16
 
 from mimii_jax.features.front_ends import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, Linear
 from mimii_jax.features.stft import decibels, mel_spectrogram
@@ -39,7 +39,7 @@ MODULATION_FLOOR = 0.1  # dB^2: well below the modulation of noise
 
 def statistics(
     series: Float32[Array, "frame column"],
-) -> Float32[Array, " statistic*column"]:
+) -> Float32[Array, " statistic"]:
     """Statistics over time, by name in `STATISTICS`; all columns of a statistic.
 
     The 20th and 80th percentiles are interpolated linearly, as NumPy's. The mean
@@ -117,7 +117,7 @@ def describe(
         sample_rate=sample_rate,
         n_fft=n_fft,
         n_mels=LEVEL_BANDS,
-        fmin=0,
+        fmin=0.0,
         fmax=sample_rate / 2,
     )
     series = [level, centroid[:, 0], bandwidth, skewness, flatness, rolloff, flux]
