@@ -160,7 +160,7 @@ class NeuralDetector:
                 f"scoring.backend='{self.scoring.backend}': {path} is missing; "
                 "train in this workdir with this scoring (no model is trained again)"
             )
-        banks = load_banks(self.scoring.backend, path, len(runs))
+        banks = load_banks(self.scoring, path, len(runs))
         return replace(fitted, banks=banks)
 
     @property
@@ -361,12 +361,7 @@ class FittedNeural:
             vectors = [of_train[i][run.clips], of_held_out[i][run.validation]]
             ids = [train.machine_id[run.clips], held_out.machine_id[run.validation]]
             banks.append(
-                Banks.fit(
-                    scoring.backend,
-                    np.concatenate(vectors),
-                    np.concatenate(ids),
-                    scoring.per_id,
-                )
+                Banks.fit(scoring, np.concatenate(vectors), np.concatenate(ids))
             )
         return banks
 
