@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from mimii_jax.dataset import Dataset
 from mimii_jax.defaults import flatten
 from mimii_jax.detectors.backends import Pooling, Scoring
+from mimii_jax.detectors.banks import Scoring as BankScoring
 from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
+from mimii_jax.detectors.functionals import Functionals
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import require
 from mimii_jax.features.augment import build_augment
@@ -30,7 +32,7 @@ MODELS: dict[str, Any] = {
     "conv_vae": ConvVAE,
     "transformer": Transformer,
 }
-CONTROLS_ONLY = "controls"
+CONTROLS_ONLY, FUNCTIONALS = "controls", "functionals"
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
@@ -84,7 +86,7 @@ def build(config: Config) -> Experiment:
     for kind in sets:
         _choice("training_sets", kind, (*MATRIX, EXTRA))
     name = config.detector.name
-    _choice("detector.name", name, {CONTROLS_ONLY, *ESTIMATORS, *MODELS})
+    _choice("detector.name", name, {CONTROLS_ONLY, FUNCTIONALS, *ESTIMATORS, *MODELS})
     front_end = _build_front_end(config)
     scorings: dict[str, Detector] = {}
     detector = None
@@ -139,6 +141,12 @@ def _build_detector(
     pooling = Pooling(
         scoring.pop("pooling"), scoring.pop("top_k"), scoring.pop("gwrp_r")
     )
+    if name == FUNCTIONALS:
+        own["fused"] = tuple(scoring.pop("groups"))
+        banks = _construct("scoring", BankScoring, scoring | {"pooling": pooling})
+        return _construct(
+            "detector", Functionals, own | {"front_end": front_end, "scoring": banks}
+        )
     windows = Windows(config.windows.width, config.windows.hop)
     standardise = config.features.standardise
     if name in ESTIMATORS:
