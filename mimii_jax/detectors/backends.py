@@ -6,12 +6,9 @@ entry of `BACKENDS`. `Banks` keeps one per machine ID, and fuses several.
 """
 
 import warnings
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from io import BytesIO
-from pathlib import Path
 from typing import Any, Protocol
 
 import jax.numpy as jnp
@@ -25,8 +22,8 @@ from sklearn.svm import OneClassSVM
 
 from mimii_jax.detectors import distances
 from mimii_jax.detectors.distances import Bank, Columns, Mixture, in_chunks
-from mimii_jax.errors import ConfigError, DataError, require
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.errors import ConfigError, require
+from mimii_jax.results.fusion import z_scores
 
 ArrayLike = Array | np.ndarray
 POOLINGS = ("mean", "max", "top_k", "gwrp")
@@ -76,6 +73,7 @@ class Scoring:
     # "mean", the pooled error; or the distance of the pooled errors per bin from those
     # of normal clips: another of `BACKENDS`, or several, "a+b": mean of their z-scores
     backend: str = "mean"
+    representation: str = "error"  # method of a model: vectors of a clip's segments
     # whether a clip is compared with the normal clips of its machine ID alone
     per_id: bool = True
     pooling: Pooling = Pooling()
@@ -114,10 +112,9 @@ class Scoring:
         return self.backend != "mean"
 
     def summary(self, error: Float[Array, "segment bin"]) -> Float[Array, " column"]:
-        """Vector of a clip for the back-end: its pooled error, or that of each bin."""
-        if self.backend == "mean":
-            return self.pooling(jnp.mean(error, axis=-1))[None]
-        return self.pooling(error.T)
+        """Pool over segments: first the mean over bins, then each bin."""
+        mean = self.pooling(jnp.mean(error, axis=-1))[None]
+        return jnp.concatenate([mean, self.pooling(error.T)])
 
 
 Vectors = Float[np.ndarray, "clip column"]
@@ -293,12 +290,6 @@ BACKENDS: dict[str, Callable[[Vectors, Scoring], Backend]] = {
 }
 
 
-def z_scores(scores: ClipScores, normal: ClipScores) -> ClipScores:
-    """Scores in units of half the 16-84 % range of normal ones, from their median."""
-    low, middle, high = np.percentile(normal, [16, 50, 84])
-    return (scores - middle) / ((high - low) / 2 or 1.0)
-
-
 @dataclass(frozen=True, eq=False)
 class Fused:
     """The back-ends of one bank."""
@@ -411,23 +402,3 @@ class Banks:
     ) -> list[tuple[Fused | None, Bool[np.ndarray, " clip"]]]:
         groups = [(bank, machine_id == one) for one, bank in self.by_id.items()]
         return [*groups, (None, ~np.isin(machine_id, list(self.by_id)))]
-
-
-def save_banks(banks: list[Banks], path: Path) -> None:
-    """Save the vectors of every run's banks."""
-    arrays: dict[str, Any] = {}
-    for run, bank in enumerate(banks):
-        arrays |= {f"{run}/vectors": bank.vectors, f"{run}/id": bank.machine_id}
-    file = BytesIO()
-    np.savez(file, **arrays)
-    replace_file(path, file.getvalue())
-
-
-def load_banks(scoring: Scoring, path: Path, n_runs: int) -> list[Banks]:
-    """Fit again to what `save_banks` saved."""
-    try:
-        with file_errors(path), path.open("rb") as file, np.load(file) as arrays:
-            saved = [(arrays[f"{i}/vectors"], arrays[f"{i}/id"]) for i in range(n_runs)]
-    except (ValueError, LookupError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: damaged ({error}); train again") from error
-    return [Banks.fit(scoring, *of_run) for of_run in saved]

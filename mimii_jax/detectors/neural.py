@@ -19,8 +19,9 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int16
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
-from mimii_jax.detectors.backends import Banks, Scoring, load_banks, save_banks
+from mimii_jax.detectors.backends import Banks, Scoring
 from mimii_jax.detectors.detector import Explanation
+from mimii_jax.detectors.vectors import FOLDER, NormalScores, NormalVectors, kept
 from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.features.front_ends import (
     CLIPS_PER_TRANSFER,
@@ -103,6 +104,11 @@ class NeuralDetector:
 
     def check(self, n_samples: int) -> None:
         """Raise ConfigError if the settings don't fit clips of this length."""
+        name, model = self.scoring.representation, self.model.model
+        require(
+            hasattr(model, name),
+            f"scoring.representation='{name}': {model.__name__} has no such method",
+        )
         self._abstract(n_samples, 1)
         make_mesh(1, *self.mesh)
 
@@ -128,12 +134,19 @@ class NeuralDetector:
         finally:
             if checkpoints:
                 checkpoints.close()
-        if not self.scoring.needs_fit:
-            return fitted
-        banks = fitted.fit_banks(train, held_out, runs)
-        if folder and jax.process_index() == 0:
-            save_banks(banks, folder / self._backend_file)
-        return replace(fitted, banks=banks)
+        fitted = replace(fitted, folder=folder)
+        path = folder and folder / FOLDER / f"{self._vectors}.npz"
+        if path and path.exists() and jax.process_count() == 1:
+            return fitted.fit_backend(NormalVectors.load(path, len(runs)))
+        vectors = [
+            fitted.summarise(clips, self.scoring, "normal clips")
+            for clips in (train, held_out)
+        ]
+        joined = np.concatenate(vectors, axis=1)
+        normal = NormalVectors.of(joined, train, held_out, runs)
+        if path:
+            normal.save(path)
+        return fitted.fit_backend(normal)
 
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedNeural":
         """Read the latest checkpoint of the same runs."""
@@ -148,15 +161,16 @@ class NeuralDetector:
         checkpoints.close()
         if not fitted:
             raise DataError(f"{folder}: no readable checkpoint; train again")
-        if not self.scoring.needs_fit:
-            return fitted
-        backend, path = self.scoring.backend, folder / self._backend_file
+        fitted = replace(fitted, folder=folder)
+        path = folder / FOLDER / f"{self._vectors}.npz"
+        if path.exists():
+            return fitted.fit_backend(NormalVectors.load(path, len(runs)))
         require(
-            path.exists(),
-            f"scoring.backend='{backend}': {path} is missing; train in this workdir "
-            "with this scoring (no model is trained again)",
+            not self.scoring.needs_fit,
+            f"scoring.backend='{self.scoring.backend}': {path} is missing; train in "
+            "this workdir with this scoring (no model is trained again)",
         )
-        return replace(fitted, banks=load_banks(self.scoring, path, len(runs)))
+        return fitted
 
     @property
     def scoring_windows(self) -> Windows:
@@ -164,19 +178,18 @@ class NeuralDetector:
         return replace(self.windows, hop=self.scoring_hop)
 
     @property
-    def _backend_file(self) -> str:
-        """Name of the file of the back-end, one per scoring."""
+    def _vectors(self) -> str:
+        """Name of what a clip's vectors depend on, besides model and audio."""
         pooling = self.scoring.pooling
         numbers = {"top_k": pooling.top_k, "gwrp": pooling.gwrp_r}
         parts = (
-            self.scoring.backend,
-            "per_id" if self.scoring.per_id else "",
+            self.scoring.representation,
             pooling.name,
             numbers.get(pooling.name, ""),
             f"hop_{self.scoring_hop}",
             *(self.model.fields.get(name, "") for name in SCORING_FIELDS),
         )
-        return f"{'_'.join(filter(None, map(str, parts)))}.npz"
+        return "_".join(filter(None, map(str, parts)))
 
     def _shape(self, n_samples: int) -> tuple[int, int]:
         """Frames and bins of a clip."""
@@ -265,7 +278,9 @@ class FittedNeural:
     graph: nnx.GraphDef
     models: Models
     alive: Bool[np.ndarray, " run"]  # False for a run that diverged
-    banks: Sequence[Banks] | None = None  # of each run; None: the summary is the score
+    normal: NormalVectors | None = None
+    banks: Sequence[Banks] | None = None  # of each run; None: the mean is the score
+    folder: Path | None = None  # where vectors of clips are kept
 
     @classmethod
     def of(
@@ -276,29 +291,50 @@ class FittedNeural:
         return cls(detector, graph, models, np.asarray(state.alive))
 
     def represent(self, clips: Clips) -> Float32[np.ndarray, "run clip segment column"]:
-        """Squared errors per segment and bin."""
-        return self.summarise(clips, None, "errors")
+        """Vectors of every segment, such as squared errors per bin."""
+        return self.summarise(clips, None, "vectors")
 
     def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
         """Anomaly scores; NaN for a run that diverged."""
-        summaries = self.summarise(clips, self.detector.scoring, "scoring")
-        scores = summaries[:, :, 0]
+        scoring, key = self.detector.scoring, self.detector._vectors
+        vectors = kept(
+            self.folder, key, clips, lambda: self.summarise(clips, scoring, "scoring")
+        )
+        scores = vectors[:, :, 0]
         if self.banks:
-            pairs = zip(self.banks, summaries, strict=True)
+            pairs = zip(self.banks, vectors[:, :, 1:], strict=True)
             scores = np.stack([bank.score(x, clips.machine_id) for bank, x in pairs])
         return np.where(self.alive[:, None], scores, np.nan)
+
+    def fit_backend(self, normal: NormalVectors) -> "FittedNeural":
+        """Fit the back-end of each run to its normal clips."""
+        banks = None
+        if self.detector.scoring.needs_fit:
+            columns = replace(normal, vectors=normal.vectors[:, :, 1:])
+            banks = columns.banks(self.detector.scoring)
+        return replace(self, normal=normal, banks=banks)
+
+    def normal_scores(self) -> list[NormalScores]:
+        """Scores of each run's normal clips, left out of the bank or the training."""
+        if not self.normal:
+            return []
+        if not self.banks:
+            return [self.normal.held_out_mean(run) for run in range(len(self.alive))]
+        return [
+            self.normal.scores(run, bank.normal_scores())
+            for run, bank in enumerate(self.banks)
+        ]
 
     def summarise(
         self, clips: Clips, scoring: Scoring | None, task: str
     ) -> Float32[np.ndarray, "run clip ..."]:
-        """`Scoring.summary` of every clip under every run; None: its errors."""
+        """`Scoring.summary` of every clip under every run; None: of its segments."""
         mesh = make_mesh(1, *self.detector.mesh)
         models = put(self.models, replicated(mesh))
         windows = self.detector.scoring_windows
         group = group_size(mesh, len(self.alive))
-        program = _compile(
-            self.graph, self.detector.front_end, windows, scoring, group, mesh
-        )
+        front_end, name = self.detector.front_end, self.detector.scoring.representation
+        program = _compile(self.graph, front_end, windows, name, scoring, group, mesh)
         # Chunks of one shape, padded with silence; every device has the same share.
         at_once, n_clips = clips_at_once(windows), max(len(clips), 1)
         per_device = min(CLIPS_PER_TRANSFER, -(-n_clips // mesh.size))
@@ -347,25 +383,6 @@ class FittedNeural:
         track = np.reshape(tracks, (len(clips), len(seconds)))
         return Explanation(features, expected, error, seconds, track)
 
-    def fit_banks(
-        self, train: Clips, held_out: Clips, runs: Sequence[Run]
-    ) -> list[Banks]:
-        """Fit each run's back-end to all its normal clips; zeros if it diverged."""
-        scoring = self.detector.scoring
-        of_train, of_held_out = (
-            np.nan_to_num(
-                self.summarise(clips, scoring, "normal clips"), posinf=0.0, neginf=0.0
-            )
-            for clips in (train, held_out)
-        )
-
-        def of(i: int, run: Run) -> Banks:
-            vectors = [of_train[i][run.clips], of_held_out[i][run.validation]]
-            ids = [train.machine_id[run.clips], held_out.machine_id[run.validation]]
-            return Banks.fit(scoring, np.concatenate(vectors), np.concatenate(ids))
-
-        return [of(i, run) for i, run in enumerate(runs)]
-
     def pretrained(self) -> list[Pretrained]:
         """The trained models of all runs, to initialise others with."""
         params = {
@@ -395,6 +412,7 @@ def _compile(
     graph: nnx.GraphDef,
     front_end: FrontEnd,
     windows: Windows,
+    representation: str,
     scoring: Scoring | None,
     group: int,
     mesh: Mesh,
@@ -415,9 +433,9 @@ def _compile(
 
             def of_run(run: Models) -> Array:
                 model = nnx.merge(graph, run.params, run.fixed)
-                error = model.error(run.standardiser.apply(x))
-                error = error.reshape(-1, error.shape[-1])  # [segment bin]
-                return scoring.summary(error) if scoring else error
+                vectors = getattr(model, representation)(run.standardiser.apply(x))
+                vectors = vectors.reshape(-1, vectors.shape[-1])  # [segment column]
+                return scoring.summary(vectors) if scoring else vectors
 
             return lax.map(of_run, models, batch_size=group if group > 1 else None)
 

@@ -1,0 +1,133 @@
+"""Vectors of clips, kept beside a fitted model: another back-end needs no model."""
+
+import hashlib
+import zipfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import NamedTuple, Self
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Shaped
+
+from mimii_jax.data.clips import Clips
+from mimii_jax.detectors.backends import Banks, Scoring
+from mimii_jax.errors import DataError
+from mimii_jax.files import file_errors, replace_file
+from mimii_jax.train.runs import Run
+
+FOLDER = "vectors"  # in a fit's folder
+
+
+class NormalScores(NamedTuple):
+    """Scores of a run's normal clips, each as if the model had not seen it."""
+
+    name: Shaped[np.ndarray, " clip"]
+    machine_id: Shaped[np.ndarray, " clip"]
+    score: Float[np.ndarray, " clip"]
+
+
+@dataclass(frozen=True, eq=False)
+class NormalVectors:
+    """Vectors of all normal clips under every run."""
+
+    vectors: Float32[np.ndarray, "run clip column"]
+    machine_id: Shaped[np.ndarray, " clip"]
+    name: Shaped[np.ndarray, " clip"]
+    held_out: Bool[np.ndarray, " clip"]  # from every training
+    used: Bool[np.ndarray, "run clip"]  # by the run, to train or to validate
+
+    @classmethod
+    def of(
+        cls,
+        vectors: Float32[np.ndarray, "run clip column"],
+        train: Clips,
+        held_out: Clips,
+        runs: Sequence[Run],
+    ) -> Self:
+        """Vectors of the training clips, then of those held out."""
+        n, used = len(train), np.zeros((len(runs), len(train) + len(held_out)), bool)
+        for row, run in zip(used, runs, strict=True):
+            row[run.clips] = True
+            row[n + run.validation] = True
+        return cls(
+            # Those of a run that diverged are of no use, but must be finite.
+            np.nan_to_num(vectors, posinf=0.0, neginf=0.0),
+            np.concatenate([train.machine_id, held_out.machine_id]),
+            np.concatenate([train.name, held_out.name]),
+            np.arange(used.shape[1]) >= n,
+            used,
+        )
+
+    @classmethod
+    def load(cls, path: Path, n_runs: int) -> Self:
+        """Read what `save` wrote for as many runs."""
+        try:
+            with file_errors(path), path.open("rb") as file, np.load(file) as arrays:
+                found = cls(**arrays)
+        except (ValueError, TypeError, zipfile.BadZipFile) as error:
+            raise DataError(f"{path}: damaged ({error}); remove it and rerun") from None
+        if len(found.used) != n_runs:
+            raise DataError(f"{path}: {len(found.used)} runs instead of {n_runs}")
+        return found
+
+    def save(self, path: Path) -> None:
+        """Write an npz file."""
+        file = BytesIO()
+        np.savez(file, **asdict(self))
+        _write(path, file)
+
+    def banks(self, scoring: Scoring) -> list[Banks]:
+        """Fit the back-end of each run to all its normal clips."""
+        return [
+            Banks.fit(scoring, vectors[used], self.machine_id[used])
+            for vectors, used in zip(self.vectors, self.used, strict=True)
+        ]
+
+    def scores(self, run: int, score: Float[np.ndarray, " clip"]) -> NormalScores:
+        """Label the scores of the clips that a run used."""
+        used = self.used[run]
+        return NormalScores(self.name[used], self.machine_id[used], score)
+
+    def held_out_mean(self, run: int) -> NormalScores:
+        """First column of the clips held out; of all where none were."""
+        used = self.used[run]
+        rows = used & self.held_out if (used & self.held_out).any() else used
+        score = self.vectors[run, rows, 0].astype(np.float64)
+        return NormalScores(self.name[rows], self.machine_id[rows], score)
+
+
+def kept(
+    folder: Path | None, key: str, clips: Clips, compute: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """Array of these clips: read if it was computed before, for the same audio."""
+    if not folder:
+        return compute()
+    path = folder / FOLDER / f"{key}_{_digest(clips)}.npy"
+    alone = jax.process_count() == 1  # several must agree on what they compute
+    if alone and path.exists():
+        try:
+            with file_errors(path):
+                return np.load(path)
+        except (ValueError, EOFError):
+            path.unlink()
+    array, file = compute(), BytesIO()
+    np.save(file, array)
+    _write(path, file)
+    return array
+
+
+def _digest(clips: Clips) -> str:
+    """Hash of audio and sample rate."""
+    digest = hashlib.blake2b(str((clips.audio.shape, clips.sample_rate)).encode())
+    digest.update(np.ascontiguousarray(clips.audio))
+    return digest.hexdigest()[:16]
+
+
+def _write(path: Path, file: BytesIO) -> None:
+    if jax.process_index() == 0:
+        with file_errors(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, file.getvalue())
