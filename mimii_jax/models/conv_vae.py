@@ -13,7 +13,8 @@ from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
 from mimii_jax.errors import require
-from mimii_jax.models.mlp import VAE, Latent, require_widths
+from mimii_jax.models.likelihood import SQUARED, n_heads
+from mimii_jax.models.mlp import VAE, Heads, Latent, require_widths
 from mimii_jax.models.model import Examples, Segments
 
 Image = Float[Array, "batch frame bin channel"]
@@ -43,6 +44,7 @@ class ConvVAE(VAE):
         segment: int | None,  # frames that are judged at once; None: the whole example
         latent: int,
         kl_weight: float,
+        likelihood: str = SQUARED,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -66,11 +68,14 @@ class ConvVAE(VAE):
             for (fine, coarse), n in widths
         )
         self.top = (*self.sizes[-1], channels[-1])
-        super().__init__(shape[0], prod(self.top), latent, kl_weight, **layer)
+        super().__init__(
+            shape[0], prod(self.top), latent, kl_weight, likelihood, **layer
+        )
         self.from_latent = nnx.Linear(latent, prod(self.top), **layer)
+        first = (n_heads(likelihood), channels[0]), prod(strides[0])
         self.decoder = nnx.List(
             Convolution(coarse, fine * n, kernel_blocks, after, **layer)
-            for (fine, coarse), n in reversed(widths)
+            for (fine, coarse), n in reversed([first, *widths[1:]])
         )
 
     def encode(self, x: Examples) -> tuple[Latent, Latent]:
@@ -80,19 +85,18 @@ class ConvVAE(VAE):
             y = nnx.relu(layer(to_blocks(y, stride)))
         return self.posterior(y.reshape(len(y), -1))
 
-    def decode(self, z: Latent) -> Examples:
-        """Mean of the decoder's Gaussian."""
+    def decode(self, z: Latent) -> Heads:
+        """Mean of the decoder's Gaussian, and its log variance if that is learned."""
         y = self.from_latent(z).reshape(len(z), *self.top)
         levels = zip(self.decoder, self.strides[::-1], self.sizes[-2::-1], strict=True)
         for layer, stride, size in levels:
             y = from_blocks(layer(nnx.relu(y)), stride, size)
-        return y[..., 0].astype(jnp.float32)
+        return jnp.moveaxis(y, -1, 1).astype(jnp.float32)
 
-    def error(self, x: Examples) -> Segments:
-        """Squared error of the reconstruction, mean over the frames of each segment."""
-        squares = (x - self.predict(x)) ** 2
+    def by_segment(self, x: Examples) -> Segments:
+        """Mean over the frames of each segment."""
         starts = range(self.segment, self.n_frames, self.segment)
-        parts = jnp.split(squares, np.array(starts, int), axis=1)
+        parts = jnp.split(x, np.array(starts, int), axis=1)
         return jnp.stack([jnp.mean(part, axis=1) for part in parts], axis=1)
 
     def segment_centres(self) -> Float[np.ndarray, " segment"]:

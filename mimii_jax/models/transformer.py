@@ -13,14 +13,18 @@ from jaxtyping import Array, DTypeLike, Float, Int
 
 from mimii_jax.errors import require
 from mimii_jax.models.attention import DecoderLayer, EncoderLayer, KVCache
+from mimii_jax.models.likelihood import (
+    GAUSSIAN,
+    SQUARED,
+    log_variance,
+    n_heads,
+    require_gaussian,
+    require_likelihood,
+    surprise,
+)
 from mimii_jax.models.model import Examples, Segments
 
 ATTENTIONS = CAUSAL, LEAKY = ("causal", "leaky")
-TEACHER_FORCED, AUTOREGRESSIVE, FORECAST = DECODINGS = (
-    "teacher_forced",
-    "autoregressive",
-    "forecast",
-)
 Patches = Float[Array, "batch patch feature"]
 Predicted = Float[Array, "batch scored feature"]
 Vectors = Float[Array, "batch position feature"]
@@ -34,13 +38,15 @@ class Transformer(nnx.Module):
 
     Patches v1 ... v(n-1) go into the encoder and into the decoder, whose outputs are
     v2 ... vn. Every attention is causal: the prediction of v(t+1) depends on v1 ... vt
-    and nothing else. `decoding` says what the scored patches are predicted from:
+    and nothing else. `horizon` says from what a patch is predicted when it is scored:
 
-    - "teacher_forced": encoder and decoder get the true patches, as in training
-    - "autoregressive": the encoder gets the true patches; the decoder gets v1, then
-      its own predictions
-    - "forecast": both get the first `context` patches, then the predictions; only the
-      patches after the context are scored
+    - 1: from all true patches before it, as in training
+    - h: up to h patches are generated one by one after a true prefix, v1 ... vt; then
+      the prefix grows by these h true patches
+    - None: the whole clip is generated, as in the first report: the encoder gets the
+      true patches, the decoder v1 and then its own predictions
+
+    With `likelihood="gaussian"` the network predicts a variance of each number, too.
 
     "leaky" attention is the wiring of the first report, in which encoder and
     cross-attention see the whole input, including every target but the last. `dtype` is
@@ -59,8 +65,8 @@ class Transformer(nnx.Module):
         heads: int,
         feed_forward: int,  # width of the hidden layer of the feed-forward networks
         attention: str,
-        decoding: str,
-        context: int,
+        likelihood: str = SQUARED,
+        horizon: int | None = 1,  # patches
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
@@ -70,7 +76,12 @@ class Transformer(nnx.Module):
             f"detector.attention='{attention}': must be one of {', '.join(ATTENTIONS)}",
         )
         n_patches = _count_patches(n_frames, patch, stride)
-        _check_decoding(decoding, context, attention, n_patches)
+        require_likelihood(likelihood)
+        require(
+            horizon is None or horizon == 1 or (horizon > 1 and attention == CAUSAL),
+            f"scoring.horizon={horizon}: must be positive, or None; above 1 only with "
+            "detector.attention='causal', since a leaky encoder sees later patches",
+        )
         sizes = {"width": width, "heads": heads, "feed_forward": feed_forward}
         depths = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
         for field, n in (sizes | depths).items():
@@ -83,12 +94,13 @@ class Transformer(nnx.Module):
             patch * n_bins,
             n_patches - 1,
             attention == CAUSAL,
+            n_heads=n_heads(likelihood),
             **(sizes | depths),
             dtype=dtype,
             rngs=rngs,
         )
         self.patch, self.stride, self.n_patches = patch, stride, n_patches
-        self.decoding, self.context = decoding, context
+        self.likelihood, self.horizon = likelihood, horizon
 
     def patches(self, x: Examples) -> Patches:
         """Frames of each patch in one vector."""
@@ -98,33 +110,59 @@ class Transformer(nnx.Module):
         return cut(starts).reshape(len(x), self.n_patches, -1)
 
     def loss(self, x: Examples, key: Array) -> Float[Array, " batch"]:
-        """Mean squared error of predictions from true patches; the key isn't used."""
+        """Loss of predictions from true patches; the key isn't used.
+
+        The mean squared error; or the negative log-likelihood, each number weighted by
+        its standard deviation, without which the large variances are hardly learned
+        (beta-NLL with beta .5, Seitzer et al. 2022).
+        """
         del key
         patches = self.patches(x)
         predicted = self.network.teacher_forced(patches[:, :-1])
-        return jnp.mean((predicted - patches[:, 1:]) ** 2, axis=(1, 2))
+        terms = self._squares(predicted, patches)
+        if self.likelihood == GAUSSIAN:
+            deviation = jnp.exp(0.5 * log_variance(predicted[..., patches.shape[2] :]))
+            terms = self._surprise(predicted, patches) * lax.stop_gradient(deviation)
+        return jnp.mean(terms, axis=(1, 2))
 
     def decode(self, patches: Patches) -> Predicted:
-        """Predictions of the scored patches, which are the last ones."""
-        if self.decoding == TEACHER_FORCED:
+        """Predictions of all patches but the first; also their log variances."""
+        if self.horizon == 1:
             return self.network.teacher_forced(patches[:, :-1])
-        if self.decoding == AUTOREGRESSIVE:
+        if self.horizon is None:
             return self.network.autoregress(patches[:, :-1])
-        return self.network.forecast(patches[:, :-1], self.context)
+        return self.network.generate(patches[:, :-1], self.horizon)
 
     def error(self, x: Examples) -> Segments:
         """Squared error of each scored patch, mean over its frames."""
         patches = self.patches(x)
-        predicted = self.decode(patches)
-        squares = (predicted - patches[:, -predicted.shape[1] :]) ** 2
+        squares = self._squares(self.decode(patches), patches)
         return jnp.mean(self._by_frame(squares), axis=2)
+
+    def nll(self, x: Examples) -> Segments:
+        """Negative log-likelihood of each scored patch in nats, mean over its frames.
+
+        Without its constant, log(2 pi) / 2.
+        """
+        require_gaussian(self.likelihood)
+        patches = self.patches(x)
+        surprise = self._surprise(self.decode(patches), patches)
+        return jnp.mean(self._by_frame(surprise), axis=2)
+
+    def latent(self, x: Examples) -> Segments:
+        """Output of the decoder's last layer at each true patch but the last."""
+        vectors = self.network.embed_positions(self.patches(x)[:, :-1])
+        hidden = self.network.hidden(vectors, self.network.encode(vectors))
+        return hidden.astype(jnp.float32)
 
     def predict(self, x: Examples) -> Examples:
         """Predicted frames; NaN where nothing is predicted.
 
         Overlapping patches contribute their new frames only.
         """
-        predicted = self._by_frame(self.decode(self.patches(x)))
+        patches = self.patches(x)
+        predicted = self.decode(patches)[..., : patches.shape[2]]
+        predicted = self._by_frame(predicted)
         new = predicted[:, :, self.patch - self.stride :]
         new = new.reshape(len(x), -1, x.shape[2])
         end = self.patch + (self.n_patches - 1) * self.stride
@@ -133,8 +171,15 @@ class Transformer(nnx.Module):
 
     def segment_centres(self) -> Float[np.ndarray, " segment"]:
         """Middle of each scored patch, in frames from the example's start."""
-        first = self.context if self.decoding == FORECAST else 1
-        return self.stride * np.arange(first, self.n_patches) + self.patch / 2
+        return self.stride * np.arange(1, self.n_patches) + self.patch / 2
+
+    def _squares(self, predicted: Predicted, patches: Patches) -> Array:
+        return (predicted[..., : patches.shape[2]] - patches[:, 1:]) ** 2
+
+    def _surprise(self, predicted: Predicted, patches: Patches) -> Array:
+        n_features = patches.shape[2]
+        residual = patches[:, 1:] - predicted[..., :n_features]
+        return surprise(residual, predicted[..., n_features:])
 
     def _by_frame(self, patches: Predicted) -> Array:
         return patches.reshape(*patches.shape[:2], self.patch, -1)
@@ -152,6 +197,7 @@ class EncoderDecoder(nnx.Module):
         n_positions: int,
         causal: bool,
         *,
+        n_heads: int = 1,  # outputs per number
         width: int,
         heads: int,
         feed_forward: int,
@@ -169,7 +215,8 @@ class EncoderDecoder(nnx.Module):
             DecoderLayer(*sizes, **layer) for _ in range(decoder_layers)
         )
         self.decoder_norm = nnx.LayerNorm(width, **layer)
-        self.output = nnx.Linear(width, n_features, **layer)
+        self.output = nnx.Linear(width, n_heads * n_features, **layer)
+        self.n_features = n_features
         self.n_positions, self.width, self.heads = n_positions, width, heads
         self.causal, self.dtype = causal, layer["dtype"]
 
@@ -193,10 +240,14 @@ class EncoderDecoder(nnx.Module):
 
     def decode(self, x: Embedded, memory: Float[Array, "batch key width"]) -> Vectors:
         """Predictions of the vectors after those of x."""
+        return self._predict(self.hidden(x, memory))
+
+    def hidden(self, x: Embedded, memory: Float[Array, "batch key width"]) -> Embedded:
+        """Output of the decoder's last layer."""
         for layer in self.decoder:
             x = layer.cross(layer.attend(x, True), memory, self.causal)
             x = layer.feed(x)
-        return self._predict(x)
+        return x
 
     def autoregress(self, vectors: Vectors) -> Vectors:
         """Predictions from the encoder's true vectors and the decoder's predictions."""
@@ -206,34 +257,55 @@ class EncoderDecoder(nnx.Module):
         def step(carry: Any, at: Array) -> tuple[Any, Array]:
             caches, vector = carry
             x = self.embed_positions(vector[:, None], at)
-            vector, caches = self._decode_at(x, caches, memories, at)
-            return (caches, vector), vector
+            found, caches = self._decode_at(x, caches, memories, at)
+            return (caches, found[:, : self.n_features]), found
 
         start = self._empty_caches(len(self.decoder), vectors), vectors[:, 0]
         _, predicted = lax.scan(step, start, jnp.arange(self.n_positions))
         return jnp.moveaxis(predicted, 0, 1)
 
-    def forecast(self, vectors: Vectors, context: int) -> Predicted:
-        """Predictions after the first `context` vectors, from these alone."""
+    def generate(self, vectors: Vectors, horizon: int) -> Predicted:
+        """Predictions from true vectors and the last predictions, fewer than `horizon`.
+
+        Encoder and decoder get the same.
+        """
+        true = self._prefill(vectors)
 
         def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
-            (encoder, memories, decoder), vector = carry
-            at, true = inputs
-            vector = jnp.where(at < context, true, vector)
+            caches, vector = carry
+            at, now = inputs
+            # Every `horizon` positions all that is known becomes true again.
+            again = at % horizon == 0
+            vector = jnp.where(again, now, vector)
+            encoder, memories, decoder = jax.tree.map(
+                lambda known, own: jnp.where(again, known, own), true, caches
+            )
             x = self.embed_positions(vector[:, None], at)
             memory, encoder = self._encode_at(x, encoder, at)
             memories = [
                 cache.update(layer.cross_attention.project_kv(memory), at)
                 for layer, cache in zip(self.decoder, memories, strict=True)
             ]
-            vector, decoder = self._decode_at(x, decoder, memories, at)
-            return ((encoder, memories, decoder), vector), vector
+            found, decoder = self._decode_at(x, decoder, memories, at)
+            return ((encoder, memories, decoder), found[:, : self.n_features]), found
 
-        depths = len(self.encoder), len(self.decoder), len(self.decoder)
-        caches = tuple(self._empty_caches(depth, vectors) for depth in depths)
         inputs = jnp.arange(self.n_positions), jnp.moveaxis(vectors, 1, 0)
-        _, predicted = lax.scan(step, (caches, vectors[:, 0]), inputs)
-        return jnp.moveaxis(predicted[context - 1 :], 0, 1)
+        _, predicted = lax.scan(step, (true, vectors[:, 0]), inputs)
+        return jnp.moveaxis(predicted, 0, 1)
+
+    def _prefill(self, vectors: Vectors) -> tuple[Caches, Caches, Caches]:
+        """KV caches of the true vectors: encoder, cross-attention, decoder."""
+        x = start = self.embed_positions(vectors)
+        encoder, memories, decoder = [], [], []
+        for layer in self.encoder:
+            encoder.append(layer.self_attention.project_kv(layer.self_norm(x)))
+            x = layer.feed(layer.attend(x, self.causal))
+        memory, x = self.encoder_norm(x), start
+        for layer in self.decoder:
+            memories.append(layer.cross_attention.project_kv(memory))
+            decoder.append(layer.self_attention.project_kv(layer.self_norm(x)))
+            x = layer.feed(layer.cross(layer.attend(x, True), memory, self.causal))
+        return encoder, memories, decoder
 
     def _encode_at(self, x: Array, caches: Caches, at: Index) -> tuple[Array, Caches]:
         """Output of the encoder at one position, and the caches with it."""
@@ -291,24 +363,3 @@ def _count_patches(n_frames: int, patch: int, stride: int) -> int:
         "or features.hop",
     )
     return n_patches
-
-
-def _check_decoding(
-    decoding: str, context: int, attention: str, n_patches: int
-) -> None:
-    require(
-        decoding in DECODINGS,
-        f"scoring.decoding='{decoding}': must be one of {', '.join(DECODINGS)}",
-    )
-    if decoding != FORECAST:
-        return
-    require(
-        attention == CAUSAL,
-        "scoring.decoding='forecast': needs detector.attention='causal', since a leaky "
-        "encoder sees later patches",
-    )
-    require(
-        0 < context < n_patches,
-        f"scoring.context={context}: must be from 1 to {n_patches - 1}, since a clip "
-        f"has {n_patches} patches",
-    )
