@@ -1,7 +1,7 @@
 """Augmentations: bounds, identities, what stays, fresh draws, runs that differ."""
 
 import json
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +46,14 @@ def augment(name, **values):
     return build_augment({"names": (name,), name: ALWAYS[name] | values})
 
 
+compiled = cache(jax.jit)
+
+
 def applied(augment, x=X, key=KEYS[0], n=None):
     values = {name: jnp.float32(value) for name, value in augment.values.items()}
-    return np.asarray(jax.jit(augment)(values, key, x, n or len(x)))
+    # Floats are arguments: augmentations that differ in them share a program.
+    program = compiled(augment.changed(dict.fromkeys(values, 0.0)))
+    return np.asarray(program(values, key, x, n or len(x)))
 
 
 def strengths(name, value):
@@ -89,7 +94,7 @@ def test_draws_are_of_the_key_and_of_each_example(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (3, 2)])
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
 def test_no_strength_and_no_shape_makes_it_fail(name, shape):
     most = strengths(name, 1.0 if name == "mixup" else 1e6)
     x = jax.random.normal(jax.random.key(1), (4, *shape))
@@ -153,11 +158,6 @@ def test_masks_blank_whole_frames_and_bins(fill):
         np.testing.assert_array_equal(masked, frames[:, None] | bins[None])
         assert frames.sum() <= 5
         assert bins.sum() <= 3
-
-
-def test_without_masks_of_a_kind_there_are_none():
-    none = augment("spec_augment", time_masks=0, frequency_masks=0)
-    np.testing.assert_array_equal(applied(none), X)
 
 
 @pytest.mark.parametrize("size", [5.0, 1e6])
@@ -235,11 +235,11 @@ def test_mixup_keeps_the_mean_of_the_examples_that_count():
         ("blur", {}, "augment.blur: .* spec_augment"),
         ("gain", {"level": 1.0}, "augment.gain.level: .* probability, strength"),
         ("gain", {"probability": 2.0}, "augment.gain.probability=2.0: .* 0 to 1"),
-        ("noise", {"strength": -1}, "augment.noise.strength=-1.0: .* 0 or more"),
+        ("noise", {"strength": -1}, "augment.noise.strength=-1.0: .* from 0"),
         ("noise", {"strength": np.nan}, "augment.noise.strength=nan"),
         ("noise", {"strength": "1"}, "augment.noise.strength='1': .* float"),
         ("mixup", {"strength": 1.5}, "augment.mixup.strength=1.5: .* 0 to 1"),
-        ("cutout", {"holes": -1}, "augment.cutout.holes=-1: .* 0 or more"),
+        ("cutout", {"holes": -1}, "augment.cutout.holes=-1: .* from 0"),
         ("cutout", {"holes": 1.5}, "augment.cutout.holes=1.5: .* int"),
         ("spec_augment", {"fill": "max"}, "augment.spec_augment.fill=max: .* mean"),
     ],
@@ -264,24 +264,15 @@ def settings(names, **changes):
 
 
 def test_runs_that_differ_in_their_masks_equal_the_runs_alone():
-    changes = [{}, {"spec_augment.time_width": 0.0}, {"noise.strength": 0.1}]
-    runs = [Run(seed, np.arange(5), changes=own) for seed, own in enumerate(changes)]
-    names = ("spec_augment", "warp", "noise", "mixup")
-    _, many = train_on(runs=runs, settings=settings(names))
-    for i, run in enumerate(runs):
-        # A change of the run is what it would be in the settings.
-        alone = settings(names, **run.changes)
-        _, one = train_on(runs=[Run(run.seed, run.clips)], settings=alone)
-        for a, b in zip(leaves(many), leaves(one), strict=True):
-            np.testing.assert_allclose(a[i : i + 1], b, rtol=1e-4, atol=1e-6)
-
-
-def test_a_change_of_masks_changes_what_is_learned():
-    """The same seed twice: only their masks differ."""
-    none = {"spec_augment.time_width": 0.0}
-    runs = [Run(0, np.arange(5), changes=changes) for changes in ({}, none)]
-    _, state = train_on(runs=runs, settings=settings(("spec_augment",)))
-    first, second = leaves(state.params)[0]
+    """A change of the run is what it would be in the settings."""
+    changes = {"spec_augment.time_width": 0.0, "noise.strength": 0.1}
+    runs = [Run(0, np.arange(5)), Run(0, np.arange(5), changes=changes)]
+    names = ("spec_augment", "noise", "mixup")
+    _, both = train_on(runs=runs, settings=settings(names))
+    _, alone = train_on(runs=runs[:1], settings=settings(names, **changes))
+    for a, b in zip(leaves(both), leaves(alone), strict=True):
+        np.testing.assert_allclose(a[1:], b, rtol=1e-4, atol=1e-6)
+    first, second = leaves(both.params)[0]
     assert not np.allclose(first, second, rtol=1e-3)
 
 

@@ -78,12 +78,10 @@ def test_the_literature_variant_has_its_sizes():
 @pytest.mark.parametrize(
     ("shape", "strides", "kernel_blocks"),
     [
-        ((32, 16), TWO, 2),
         ((33, 16), TWO, 2),  # a remainder of one frame
         ((7, 5), TWO, 3),
         ((7, 5), ((1, 2), (3, 4)), 1),
         ((1, 1), TWO, 2),
-        ((313, 128), ((8, 8), (8, 8)), 2),
     ],
 )
 def test_any_size_is_encoded_and_decoded(shape, strides, kernel_blocks):
@@ -101,17 +99,18 @@ def test_any_size_is_encoded_and_decoded(shape, strides, kernel_blocks):
     assert np.all(np.any(np.asarray(gradient) != 0, axis=0))  # every pixel counts
 
 
-@pytest.mark.parametrize(
-    ("segment", "bounds"), [(None, [0, 7]), (3, [0, 3, 6, 7]), (9, [0, 7])]
-)
-def test_the_error_of_a_segment_is_the_mean_of_its_frames(segment, bounds):
-    model, frames = vae((7, 5), segment=segment), vae((7, 5), segment=1)
+def test_the_error_of_a_segment_is_the_mean_of_its_frames():
+    bounds = {None: [0, 7], 3: [0, 3, 6, 7], 9: [0, 7], 1: range(8)}
+    models = {segment: vae((7, 5), segment=segment) for segment in bounds}
     x = jax.random.normal(jax.random.key(1), (2, 7, 5))
-    error, each = jax.jit(model.error)(x), np.asarray(jax.jit(frames.error)(x))
-    parts = [each[:, a:b].mean(1) for a, b in itertools.pairwise(bounds)]
-    np.testing.assert_allclose(error, np.stack(parts, axis=1), rtol=1e-6)
-    middles = [(a + b) / 2 for a, b in itertools.pairwise(bounds)]
-    np.testing.assert_array_equal(model.segment_centres(), middles)
+    found = jax.jit(lambda x: [model.error(x) for model in models.values()])(x)
+    each = np.asarray(found[-1])
+    for (segment, own), error in zip(bounds.items(), found, strict=True):
+        pairs = list(itertools.pairwise(own))
+        parts = [each[:, a:b].mean(1) for a, b in pairs]
+        np.testing.assert_allclose(error, np.stack(parts, axis=1), rtol=1e-5)
+        middles = [(a + b) / 2 for a, b in pairs]
+        np.testing.assert_array_equal(models[segment].segment_centres(), middles)
 
 
 def test_sizes_of_levels_are_rounded_up():
@@ -143,7 +142,7 @@ def test_a_convolution_over_blocks_is_a_strided_one():
 
 
 @pytest.mark.parametrize("n_out", [2, 4])
-@pytest.mark.parametrize(("size", "before"), [(1, 0), (2, 0), (2, 1), (3, 1), (4, 0)])
+@pytest.mark.parametrize(("size", "before"), [(1, 0), (2, 1), (4, 0)])
 def test_the_convolution_for_a_cpu_and_its_gradients_are_those_of_jax(
     size, before, n_out
 ):
@@ -162,44 +161,24 @@ def test_the_convolution_for_a_cpu_and_its_gradients_are_those_of_jax(
         np.testing.assert_allclose(mine, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_what_is_learned_from_can_be_reconstructed():
-    """Two images and two latent numbers: a few steps halve the loss."""
-    model = vae((9, 6), channels=(8, 8))
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-    x = jnp.sign(jax.random.normal(jax.random.key(3), (2, 9, 6)))
-    key = jax.random.key(0)
-
-    @jax.jit
-    @jax.value_and_grad
-    def loss(params):
-        return jnp.mean(nnx.merge(graph, params, rest).loss(x, key))
-
-    first, _ = loss(params)
-    for _ in range(60):
-        _, grads = loss(params)
-        params = jax.tree.map(lambda p, g: p - 0.01 * g, params, grads)
-    assert loss(params)[0] < first / 2
-
-
 @pytest.mark.parametrize(
-    "fields",
+    ("field", "value"),
     [
-        {"channels": ()},
-        {"channels": (3, 0)},
-        {"strides": ((2, 2),)},
-        {"strides": ((2, 2), (2, 0))},
-        {"strides": ((2, 2), (2,))},
-        {"kernel_blocks": 0},
-        {"segment": 0},
+        ("channels", ()),
+        ("channels", (3, 0)),
+        ("strides", ((2, 2),)),
+        ("strides", ((2, 2), (2, 0))),
+        ("kernel_blocks", 0),
+        ("segment", 0),
     ],
 )
-def test_bad_sizes_are_refused(fields):
-    with pytest.raises(ConfigError, match=f"detector.{next(iter(fields))}=.*positive"):
-        vae((8, 8), **fields)
+def test_bad_sizes_are_refused(field, value):
+    with pytest.raises(ConfigError, match=f"detector.{field}=.*positive"):
+        vae((8, 8), **{field: value})
 
 
-@pytest.mark.parametrize("variant", ["default", "literature", "reference", "quick"])
-def test_every_variant_trains_two_steps_when_shrunk_and_scores(
+@pytest.mark.parametrize("variant", ["literature", "reference"])
+def test_windows_and_whole_clips_train_two_steps_when_shrunk_and_score(
     variant, recordings, tmp_path, no_figures
 ):
     config = conv_vae.get_config(variant)
@@ -207,7 +186,8 @@ def test_every_variant_trains_two_steps_when_shrunk_and_scores(
     config.data.root = str(recordings)
     config.features.n_mels = 16
     config.windows.width = config.windows.width and 9
-    config.detector.channels, config.detector.latent = (2, 3, 2, 3, 2), 2
+    config.detector.channels, config.detector.latent = (2, 3), 2
+    config.detector.strides = config.detector.strides[:2]
     config.train.epochs, config.train.batch_size = 2, 1000
     config.eval.bootstrap = 0
     trained(config, tmp_path / "run")

@@ -64,16 +64,19 @@ def librosa_linear(wave, f):
     return level[:, (hertz >= f.fmin) & (hertz <= (f.fmax or f.sample_rate / 2))]
 
 
+compute = jax.jit(lambda front_end, wave: front_end(wave), static_argnums=0)
+
+
 def assert_same_decibels(ours, expected):
     assert ours.shape == expected.shape
     assert ours.dtype == np.float32
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("length", [1025, 2048, 2049, 2175, 2176, 160000, 160001])
+@pytest.mark.parametrize("length", [1025, 2048, 2175, 2176, 160001])
 def test_log_mel_equals_librosa_at_any_length(length):
     wave = noise(length)
-    assert_same_decibels(jax.jit(OFFICIAL)(wave), librosa_log_mel(wave, OFFICIAL))
+    assert_same_decibels(compute(OFFICIAL, wave), librosa_log_mel(wave, OFFICIAL))
 
 
 def test_a_clip_of_ten_seconds_has_the_official_shape():
@@ -94,9 +97,8 @@ def test_a_clip_of_ten_seconds_has_the_official_shape():
 )
 def test_log_mel_equals_librosa_with_other_settings(change):
     front_end = replace(OFFICIAL, **change)
-    for length in (8000, 12347):
-        wave = noise(length, seed=length)
-        assert_same_decibels(jax.jit(front_end)(wave), librosa_log_mel(wave, front_end))
+    wave = noise(12347)
+    assert_same_decibels(compute(front_end, wave), librosa_log_mel(wave, front_end))
 
 
 @pytest.mark.parametrize(
@@ -112,14 +114,13 @@ def test_log_mel_equals_librosa_with_other_settings(change):
 )
 def test_linear_equals_librosa(change):
     front_end = replace(LINEAR, **change)
-    for length in (2049, 8000):
-        wave = noise(length, seed=length)
-        ours, expected = jax.jit(front_end)(wave), librosa_linear(wave, front_end)
-        assert ours.shape[1] == len(front_end.frequencies)
-        # A bin that the noise leaves nearly empty has few digits in float32.
-        heard = expected > expected.max() - 50
-        assert heard.mean() > 0.99
-        assert_same_decibels(ours * heard, expected * heard)
+    wave = noise(8001)
+    ours, expected = compute(front_end, wave), librosa_linear(wave, front_end)
+    assert ours.shape[1] == len(front_end.frequencies)
+    # A bin that the noise leaves nearly empty has few digits in float32.
+    heard = expected > expected.max() - 50
+    assert heard.mean() > 0.99
+    assert_same_decibels(ours * heard, expected * heard)
 
 
 def test_a_real_recording_equals_librosa(real_sample):
@@ -133,7 +134,7 @@ def test_full_scale_is_that_of_16_bits():
     """The most negative sample is -1, as soundfile and librosa read it."""
     audio = np.full((1, 2000), -32768, np.int16)
     ours = extract(OFFICIAL, audio, np.arange(1), lambda n: None)[0]
-    np.testing.assert_array_equal(ours, OFFICIAL(jnp.full(2000, -1.0)))
+    np.testing.assert_array_equal(ours, compute(OFFICIAL, jnp.full(2000, -1.0)))
 
 
 def test_a_sine_of_one_bin_has_the_power_of_its_window():
@@ -145,17 +146,11 @@ def test_a_sine_of_one_bin_has_the_power_of_its_window():
 
 @pytest.mark.parametrize("front_end", [OFFICIAL, LINEAR], ids=["log_mel", "linear"])
 def test_digital_silence_is_the_floor(front_end):
-    levels = front_end(jnp.zeros(3000))
+    levels = np.asarray(compute(front_end, jnp.zeros(3000)))
     expected = 10 * np.log10(np.finfo(np.float64).eps)
-    assert np.all(np.asarray(levels) == np.asarray(levels)[0, 0])
+    assert np.all(levels == levels[0, 0])
     np.testing.assert_allclose(levels, expected, rtol=1e-6)
-
-
-def test_no_front_end_is_below_the_floor():
-    quiet = noise(3000, level=1e-9)
-    for front_end in (OFFICIAL, LINEAR):
-        floor = np.asarray(front_end(jnp.zeros(3000))).min()
-        assert np.asarray(front_end(quiet)).min() >= floor
+    assert np.min(compute(front_end, noise(3000, level=1e-9))) >= levels[0, 0]
 
 
 def test_frequencies_are_those_of_librosa():
@@ -165,7 +160,7 @@ def test_frequencies_are_those_of_librosa():
     np.testing.assert_allclose(band, [1000, 1015.625, 1031.25])
 
 
-@pytest.mark.parametrize("length", [512, 513, 1023, 1024, 5000])
+@pytest.mark.parametrize("length", [512, 1023, 1024])
 def test_raw_frames_are_the_wave_itself(length):
     wave = noise(length)
     frames = jax.jit(RAW)(wave)
@@ -183,16 +178,14 @@ def test_a_wave_shorter_than_a_frame_is_an_error():
 def test_a_clip_too_short_for_reflection_is_an_error(length):
     with pytest.raises(ConfigError, match=f"n_fft=1024: a clip of {length} samples"):
         OFFICIAL(noise(length))
-    assert OFFICIAL(noise(513)).shape == (2, 128)
+    assert jax.eval_shape(OFFICIAL, noise(513)).shape == (2, 128)
 
 
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
     [
-        *itertools.product(
-            [OFFICIAL, LINEAR], ["sample_rate", "n_fft", "hop"], [0, -1]
-        ),
-        *itertools.product([RAW], ["sample_rate", "hop"], [0, -1]),
+        *itertools.product([LINEAR], ["sample_rate", "n_fft", "hop"], [0, -1]),
+        *itertools.product([RAW], ["sample_rate", "hop"], [0]),
         (OFFICIAL, "n_mels", 0),
         (OFFICIAL, "fmin", -1.0),
         (OFFICIAL, "fmin", 8000.0),
@@ -212,8 +205,8 @@ def test_a_band_between_two_bins_is_refused():
 
 @pytest.mark.parametrize(
     "n_rows",
-    [1, CLIPS_IN_CACHE + 1, CLIPS_PER_TRANSFER - 1]
-    + [k * CLIPS_PER_TRANSFER + extra for k in (1, 2) for extra in (0, 1)],
+    [1, CLIPS_IN_CACHE + 1, CLIPS_PER_TRANSFER]
+    + [k * CLIPS_PER_TRANSFER + 1 for k in (1, 2)],
 )
 def test_extracting_rows_equals_one_by_one_bit_for_bit(n_rows):
     rng = np.random.default_rng(n_rows)

@@ -1,7 +1,7 @@
 """Dense autoencoders: sizes, losses and errors."""
 
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ SHAPE = (3, 4)
 AE = {"hidden": (6, 5), "latent": 2, "offset": -3.0, "scale": 2.0}
 
 
+@cache
 def vae(kl_weight=1.0):
     return MLPVAE(
         SHAPE, hidden=(16, 8), latent=3, kl_weight=kl_weight, rngs=nnx.Rngs(0)
@@ -32,16 +33,18 @@ def flat(x):
     return x.reshape(len(x), -1)
 
 
+@partial(jax.jit, static_argnums=0)
 def errors(model, x):
-    return np.asarray(jax.jit(model.error)(x))
+    return model.error(x)
 
 
 def mse(model, x):
     return np.mean(errors(model, x), axis=(1, 2))
 
 
+@partial(jax.jit, static_argnums=0)
 def losses(model, x, key):
-    return np.asarray(jax.jit(model.loss)(x, key))
+    return model.loss(x, key)
 
 
 def as_configured(config):
@@ -79,13 +82,15 @@ def test_the_autoencoder_has_the_official_widths():
 
 def test_the_loss_of_the_vae_is_the_negative_evidence_lower_bound():
     """By hand: unit-variance Gaussian decoder, one draw, closed-form divergence."""
-    model, x, key = vae(), batch(), jax.random.key(1)
+    model, x, key = vae(0.3), batch(), jax.random.key(1)
     mean, log_variance = jax.jit(model.encode)(flat(x))
     sd = jnp.exp(log_variance / 2)
     z = mean + sd * jax.random.normal(key, mean.shape)
     squares = jnp.sum((flat(x) - jax.jit(model.decode)(z)) ** 2, axis=1) / 2
     divergence = jnp.sum(-jnp.log(sd) + (sd**2 + mean**2) / 2 - 0.5, axis=1)
-    np.testing.assert_allclose(losses(model, x, key), squares + divergence, rtol=1e-5)
+    expected = squares + 0.3 * divergence
+    np.testing.assert_allclose(losses(model, x, key), expected, rtol=1e-5)
+    assert not np.any(losses(model, x, jax.random.key(2)) == losses(model, x, key))
 
 
 def test_the_divergence_equals_its_monte_carlo_estimate():
@@ -99,29 +104,6 @@ def test_the_divergence_equals_its_monte_carlo_estimate():
     spread = samples.std(0) / np.sqrt(len(samples))
     assert np.all(np.abs(samples.mean(0) - divergence) < 5 * spread)
     assert np.all(divergence > 20 * spread)  # so that the comparison says something
-
-
-def test_the_kl_weight_is_a_factor():
-    x, key = batch(), jax.random.key(1)
-    loss = [losses(vae(weight), x, key) for weight in (0.0, 0.1, 1.0)]
-    np.testing.assert_allclose(loss[1] - loss[0], 0.1 * (loss[2] - loss[0]), rtol=1e-4)
-
-
-def test_without_posterior_variance_loss_and_error_are_one_reconstruction():
-    model = vae(kl_weight=0.0)
-    model.log_variance.kernel[...] = jnp.zeros_like(model.log_variance.kernel[...])
-    model.log_variance.bias[...] = jnp.full(3, -200.0)
-    x = batch()
-    loss = losses(model, x, jax.random.key(1))
-    np.testing.assert_allclose(loss, 12 / 2 * mse(model, x), rtol=1e-6)
-    np.testing.assert_array_equal(loss, losses(model, x, jax.random.key(2)))
-
-
-def test_the_loss_of_the_vae_depends_on_its_key_and_the_error_has_none():
-    model, x = vae(), batch()
-    keys = jax.random.split(jax.random.key(0))
-    assert not np.any(losses(model, x, keys[0]) == losses(model, x, keys[1]))
-    np.testing.assert_array_equal(errors(model, x), errors(model, x))
 
 
 def test_the_autoencoder_by_hand():

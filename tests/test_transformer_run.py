@@ -20,6 +20,7 @@ def small(root, **features):
     c.features.hop, c.features.n_mels = 512, 8
     c.features.update(features)
     c.detector.width, c.detector.heads, c.detector.feed_forward = 8, 2, 16
+    c.detector.encoder_layers = c.detector.decoder_layers = 1
     c.detector.patch = c.detector.stride = 4
     c.scoring.context = 3
     c.eval.bootstrap = 20
@@ -43,11 +44,10 @@ def of_detector(workdir):
 
 def test_a_trained_model_scores_in_every_way(recordings, causal):
     scores = {"autoregressive": of_detector(causal).score}
-    for decoding in ("autoregressive", "teacher_forced", "forecast"):
+    for decoding in ("teacher_forced", "forecast"):
         config = small(recordings)
         config.scoring.decoding = decoding
-        printed, folder = again(config, causal)
-        assert ("identical" in printed) == (decoding == "autoregressive")
+        _, folder = again(config, causal)
         scores[decoding] = of_detector(folder).score
     assert not np.any(scores["autoregressive"] == scores["teacher_forced"])
     assert not np.any(scores["autoregressive"] == scores["forecast"])
@@ -98,15 +98,8 @@ def test_the_mean_of_a_track_is_the_score_of_its_clip(
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("scoring", "context", 9, "scoring.context=9: must be from 1 to 7"),
-        ("detector", "patch", 40, "detector.patch=40.*32 frames are too few"),
-        ("detector", "attention", "leaky", "scoring.decoding='forecast': needs"),
-        (
-            "features",
-            "hop",
-            20000,
-            "features.hop=20000: a clip of 16000 samples is shorter",
-        ),
+        ("scoring", "context", 9, "scoring.context=9: .* 1 to 7"),
+        ("features", "hop", 20000, "features.hop=20000: .* 16000 samples"),
     ],
 )
 def test_what_does_not_fit_the_clips_is_one_line(

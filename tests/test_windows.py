@@ -29,9 +29,11 @@ def test_the_standardiser_has_the_statistics_of_numpy():
 
 def test_standardised_features_have_mean_zero_and_variance_one():
     features = 3 * jax.random.normal(jax.random.key(0), (5, 20, 6)) - 60
-    standard = np.asarray(standardiser_of(features).apply(features), np.float64)
+    fitted = standardiser_of(features)
+    standard = np.asarray(fitted.apply(features), np.float64)
     np.testing.assert_allclose(standard.mean((0, 1)), 0, atol=1e-5)
     np.testing.assert_allclose(standard.std((0, 1)), 1, rtol=1e-5)
+    np.testing.assert_allclose(fitted.undo(fitted.apply(features)), features, rtol=1e-5)
 
 
 def test_clips_of_different_level_count_into_the_scale():
@@ -73,7 +75,7 @@ def test_a_window_that_does_not_fit_is_an_error():
     assert Windows(5).per_clip(5) == 1
     with pytest.raises(ConfigError, match=r"windows.width=5: clips have 4 frames"):
         Windows(5).per_clip(4)
-    with pytest.raises(ConfigError, match=r"windows.width=0: .* None"):
+    with pytest.raises(ConfigError, match=r"windows.width=0: must be positive"):
         Windows(0)
     with pytest.raises(ConfigError, match=r"windows.hop=0: must be positive"):
         Windows(5, 0)

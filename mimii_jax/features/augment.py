@@ -2,11 +2,8 @@
 
 Augmentations act on what the model sees: `gain.strength` and `noise.strength` are in
 standard deviations of a bin where features are standardised, else in dB. Widths are in
-frames and bins. Whatever the numbers are, the shape stays and finite stays finite; a
-probability or a strength of 0 changes no bit.
-
-Floats may differ between runs without another compilation; counts and `fill` are
-compiled in.
+frames and bins. A probability or a strength of 0 changes no bit. Floats may differ
+between runs without another compilation; counts and `fill` are compiled in.
 """
 
 from collections.abc import Mapping
@@ -47,18 +44,17 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         names = {kind: name for name, kind in AUGMENTATIONS.items()}
-        section = names.get(type(self), type(self).__name__)
-        for field in fields(self):
-            value = getattr(self, field.name)
-            setting = f"augment.{section}.{field.name}={value}"
+        section = names[type(self)]
+        for field, value in vars(self).items():
             if isinstance(value, str):
-                require(value in FILLS, f"{setting}: must be one of {', '.join(FILLS)}")
-            elif not isinstance(value, Array):  # a traced one was checked before
-                share = field.name.endswith("probability") or section == "mixup"
-                require(
-                    0 <= value <= (1 if share else LARGEST),
-                    f"{setting}: must be {'from 0 to 1' if share else '0 or more'}",
-                )
+                valid, limit = value in FILLS, f"one of {', '.join(FILLS)}"
+            elif isinstance(value, Array):  # traced, and checked before
+                continue
+            elif field.endswith("probability") or section == "mixup":
+                valid, limit = 0 <= value <= 1, "from 0 to 1"
+            else:
+                valid, limit = 0 <= value <= LARGEST, f"from 0 to {LARGEST:g}"
+            require(valid, f"augment.{section}.{field}={value}: must be {limit}")
 
 
 @dataclass(frozen=True)
@@ -76,11 +72,10 @@ class SpecAugment(Augmentation):
         """Augment one example."""
         use, time_key, frequency_key = jax.random.split(key, 3)
         frames = bands(time_key, x.shape[0], self.time_width, self.time_masks)
-        bins = bands(
-            frequency_key, x.shape[1], self.frequency_width, self.frequency_masks
-        )
-        masked = frames[:, None] | bins[None, :]
-        masked &= jax.random.bernoulli(use, self.probability)
+        width, n = self.frequency_width, self.frequency_masks
+        bins = bands(frequency_key, x.shape[1], width, n)
+        used = jax.random.bernoulli(use, self.probability)
+        masked = (frames[:, None] | bins[None]) & used
         fill = jnp.mean(x) if self.fill == MEAN else jnp.zeros((), x.dtype)
         return jnp.where(masked, fill, x)
 
@@ -132,9 +127,7 @@ class Warp(Augmentation):
         )
         used = jax.random.uniform(use, (3,)) < probability
         moved, scaled, rotated = used.astype(x.dtype)
-        most = jnp.stack(
-            [jnp.asarray(self.move_time), jnp.asarray(self.move_frequency)]
-        )
+        most = jnp.stack([self.move_time, self.move_frequency])
         move = moved * most * _symmetric(move_key, 2)
         factor = jnp.exp(scaled * jnp.log1p(self.scale) * _symmetric(scale_key, 1)[0])
         angle = jnp.deg2rad(rotated * self.rotate * _symmetric(rotate_key, 1)[0])
@@ -243,21 +236,21 @@ def build_augment(section: Mapping[str, Any]) -> Augment | None:
             name in AUGMENTATIONS,
             f"augment.{name}: unknown; choose from {', '.join(AUGMENTATIONS)}",
         )
-    parts = []
-    for name in section["names"]:
-        kind = AUGMENTATIONS[name]
-        defaults = {field.name: field.default for field in fields(kind)}
-        values: dict[str, Any] = {}
-        for field, value in section.get(name, {}).items():
-            full = f"augment.{name}.{field}"
-            expected = ", ".join(defaults)
-            require(field in defaults, f"{full}: unknown; expected {expected}")
-            of = type(defaults[field])
-            numeric = isinstance(value, (int, of))
-            require(numeric, f"{full}={value!r}: must be of type {of.__name__}")
-            values[field] = of(value)
-        parts.append((name, kind(**values)))
+    parts = [(name, _build(name, section.get(name, {}))) for name in section["names"]]
     return Augment(tuple(parts)) if parts else None
+
+
+def _build(name: str, values: Mapping[str, Any]) -> Augmentation:
+    defaults = {f.name: f.default for f in fields(AUGMENTATIONS[name])}
+    own: dict[str, Any] = {}
+    for field, value in values.items():
+        full, expected = f"augment.{name}.{field}", ", ".join(defaults)
+        require(field in defaults, f"{full}: unknown; expected {expected}")
+        kind = type(defaults[field])
+        valid = isinstance(value, (int, kind))
+        require(valid, f"{full}={value!r}: must be of type {kind.__name__}")
+        own[field] = kind(value)
+    return AUGMENTATIONS[name](**own)
 
 
 def bands(key: Array, size: int, width: Number, n: int) -> Bool[Array, " size"]:

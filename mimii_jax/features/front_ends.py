@@ -13,7 +13,12 @@ from jax import lax
 from jaxtyping import Array, Float, Float32, Int, Int16
 
 from mimii_jax.errors import require
-from mimii_jax.features.stft import decibels, mel_spectrogram, power_spectrogram
+from mimii_jax.features.stft import (
+    decibels,
+    mel_filters,
+    mel_spectrogram,
+    power_spectrogram,
+)
 
 # Clips per step of the mapped front end: few enough that spectra stay in the cache.
 CLIPS_IN_CACHE = 4
@@ -42,28 +47,20 @@ class FrontEnd(Protocol):
 
 @dataclass(frozen=True)
 class Linear:
-    """Power spectrogram in dB on the FFT's bins from fmin to fmax, both included.
+    """Power spectrogram in dB on the FFT's bins from fmin to fmax, both included."""
 
-    Attributes
-    ----------
-    sample_rate : int > 0, in Hz
-    n_fft, hop : int > 0, in samples
-    fmin, fmax : float, band limits in Hz; fmax None is half the sample rate
-    """
-
-    sample_rate: int
-    n_fft: int
+    sample_rate: int  # in Hz
+    n_fft: int  # in samples
     hop: int
-    fmin: float
-    fmax: float | None
+    fmin: float  # in Hz
+    fmax: float | None  # None: half the sample rate
 
     def __post_init__(self) -> None:
         _require_positive(self, "sample_rate", "n_fft", "hop")
-        nyquist = self.sample_rate / 2
         band = f"features.fmin={self.fmin}, features.fmax={self.fmax}"
         require(
-            0 <= self.fmin < self.top <= nyquist,
-            f"{band}: must be 0 <= fmin < fmax <= {nyquist:g} Hz",
+            0 <= self.fmin < self.top <= self.sample_rate / 2,
+            f"{band}: must be 0 <= fmin < fmax <= {self.sample_rate / 2:g} Hz",
         )
         require(
             len(self.frequencies) > 0,
@@ -78,8 +75,7 @@ class Linear:
     @property
     def frequencies(self) -> Float[np.ndarray, " bin"]:
         """Centre of each bin, in Hz."""
-        bins = np.fft.rfftfreq(self.n_fft, 1 / self.sample_rate)
-        return bins[self._band]
+        return np.fft.rfftfreq(self.n_fft, 1 / self.sample_rate)[self._band]
 
     @property
     def _band(self) -> slice:
@@ -98,14 +94,9 @@ class Linear:
 
 @dataclass(frozen=True)
 class LogMel(Linear):
-    """Log-mel spectrogram in dB: as `Linear`, through mel filters.
+    """Log-mel spectrogram in dB: as `Linear`, through mel filters."""
 
-    Attributes
-    ----------
-    n_mels : int > 0, filters between the band limits
-    """
-
-    n_mels: int
+    n_mels: int  # between the band limits
 
     def __post_init__(self) -> None:
         _require_positive(self, "n_mels")
@@ -119,15 +110,10 @@ class LogMel(Linear):
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
         """Log-mel spectrogram of one clip, in dB."""
-        mel = mel_spectrogram(
-            self.power(wave),
-            sample_rate=self.sample_rate,
-            n_fft=self.n_fft,
-            n_mels=self.n_mels,
-            fmin=self.fmin,
-            fmax=self.top,
+        filters = mel_filters(
+            self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.top
         )
-        return decibels(mel)
+        return decibels(mel_spectrogram(self.power(wave), filters))
 
 
 @dataclass(frozen=True)
@@ -135,15 +121,10 @@ class Raw:
     """The waveform itself, cut into frames of `hop` samples that don't overlap.
 
     A bin is a sample of the frame; samples at the end that fill no frame are left out.
-
-    Attributes
-    ----------
-    sample_rate : int > 0, in Hz
-    hop : int > 0, in samples
     """
 
-    sample_rate: int
-    hop: int
+    sample_rate: int  # in Hz
+    hop: int  # in samples
 
     def __post_init__(self) -> None:
         _require_positive(self, "sample_rate", "hop")
@@ -151,7 +132,6 @@ class Raw:
     @property
     def frequencies(self) -> None:
         """None: samples are no frequencies."""
-        return
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
         """Frames of one clip, in [-1, 1]."""
@@ -172,20 +152,10 @@ def extract(
     rows: Int[np.ndarray, " row"],
     advance: Callable[[int], None],
 ) -> Float32[Array, "row frame bin"]:
-    """Features of the chosen clips, as one array on the device.
+    """Features of the chosen clips, at least one, as one array on the device.
 
     Audio crosses to the device as int16, in chunks; only the features are ever whole.
-
-    Parameters
-    ----------
-    front_end : one of `FRONT_ENDS`
-    audio : i16 [shape=(clip, time)], full scale is 32768
-    rows : int [shape=(row,)], which clips, at least one
-    advance : called after each chunk with the number of its clips
-
-    Returns
-    -------
-    features : f32 [shape=(row, frame, bin)]
+    `advance` is called after each chunk with the number of its clips.
     """
     chunk = min(CLIPS_PER_TRANSFER, len(rows))
     wave = jax.ShapeDtypeStruct(audio.shape[1:], np.float32)
@@ -228,5 +198,5 @@ def map_clips(
 
 def _require_positive(front_end: Linear | Raw, *fields: str) -> None:
     for field in fields:
-        value = getattr(front_end, field)
-        require(value > 0, f"features.{field}={value}: must be positive")
+        n = getattr(front_end, field)
+        require(n > 0, f"features.{field}={n}: must be positive")

@@ -20,6 +20,7 @@ from mimii_jax.errors import require
 FLOOR = float(np.finfo(np.float64).eps)
 # The mel filter bank is multiplied in this many bands.
 MEL_BANDS = 4
+Filters = list[tuple[int, np.ndarray]]  # first FFT bin, filters [frequency mel]
 
 
 def power_spectrogram(
@@ -39,11 +40,6 @@ def power_spectrogram(
     Returns
     -------
     power : f32 [shape=(1 + time // hop, 1 + n_fft // 2)]
-
-    Raises
-    ------
-    ConfigError
-        If the wave is too short to be padded by reflection.
     """
     require(
         wave.shape[0] > n_fft // 2,
@@ -65,19 +61,13 @@ def decibels(power: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def mel_spectrogram(
-    power: Float32[Array, "frame frequency"],
-    *,
-    sample_rate: int,
-    n_fft: int,
-    n_mels: int,
-    fmin: float,
-    fmax: float,
+    power: Float32[Array, "frame frequency"], filters: Filters
 ) -> Float32[Array, "frame mel"]:
-    """Power spectrogram through Slaney's mel filters, from fmin to fmax in Hz."""
+    """Power spectrogram through mel filters."""
     mel = [
         # highest: a GPU would otherwise round the inputs to 10 bits (TF32).
         jnp.dot(power[:, first : first + len(part)], part, precision="highest")
-        for first, part in _mel_bands(sample_rate, n_fft, n_mels, fmin, fmax)
+        for first, part in filters
     ]
     return jnp.concatenate(mel, axis=1)
 
@@ -90,22 +80,16 @@ def _hann(n_fft: int) -> np.ndarray:
 
 
 @cache
-def _mel_bands(
+def mel_filters(
     sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
-) -> list[tuple[int, np.ndarray]]:
-    """Slaney's filter bank in bands of neighbouring filters: first FFT bin, filters.
+) -> Filters:
+    """Slaney's filter bank in bands of neighbouring filters.
 
     A filter is zero outside its triangle: in four bands of the default filters, only a
     quarter of the products remains.
     """
-    filters = librosa.filters.mel(
-        sr=sample_rate,
-        n_fft=n_fft,
-        n_mels=n_mels,
-        fmin=fmin,
-        fmax=fmax,
-        dtype=np.float64,
-    )
+    band = {"n_mels": n_mels, "fmin": fmin, "fmax": fmax}
+    filters = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, dtype=np.float64, **band)
     filters = np.ascontiguousarray(filters.T, np.float32)
     bands = []
     for part in np.array_split(filters, min(MEL_BANDS, n_mels), axis=1):

@@ -11,15 +11,11 @@ from jaxtyping import Array, Float, Float32, Int
 
 from mimii_jax.errors import require
 
+Moment = Float[np.ndarray, "clip bin"]
+
 
 class Standardiser(NamedTuple):
-    """Shift and scale per bin; a pytree, saved with the model.
-
-    Attributes
-    ----------
-    mean : f32 [shape=(bin,)], in dB
-    scale : f32 [shape=(bin,)], positive, in dB
-    """
+    """Shift and scale per bin; a pytree, saved with the model."""
 
     mean: Float32[Array, " bin"]
     scale: Float32[Array, " bin"]
@@ -30,15 +26,10 @@ class Standardiser(NamedTuple):
         return cls(jnp.zeros(n_bins), jnp.ones(n_bins))
 
     @classmethod
-    def of_moments(
-        cls,
-        mean: Float[np.ndarray, "clip bin"],
-        variance: Float[np.ndarray, "clip bin"],
-    ) -> "Standardiser":
+    def of_moments(cls, mean: Moment, variance: Moment) -> "Standardiser":
         """Mean and standard deviation per bin; a bin that never changes gets scale 1.
 
-        The statistics of all clips are combined on the host in float64: a float32 sum
-        over all frames would lose digits.
+        In float64 on the host: a float32 sum over all frames would lose digits.
         """
         total = np.mean(variance + (mean - mean.mean(0)) ** 2, axis=0)
         scale = np.where(total > 0, np.sqrt(total), 1.0)
@@ -55,9 +46,7 @@ class Standardiser(NamedTuple):
         return standard * self.scale.reshape(shape) + self.mean.reshape(shape)
 
 
-def clip_moments(
-    features: Float32[Array, "clip frame bin"],
-) -> tuple[Float[np.ndarray, "clip bin"], Float[np.ndarray, "clip bin"]]:
+def clip_moments(features: Float32[Array, "clip frame bin"]) -> tuple[Moment, Moment]:
     """Mean and variance over the frames of each clip, for `of_moments`; float64."""
     mean, variance = _clip_moments(features)
     return np.asarray(mean, np.float64), np.asarray(variance, np.float64)
@@ -76,11 +65,8 @@ class Windows:
     hop: int = 1  # frames from one window to the next
 
     def __post_init__(self) -> None:
-        require(
-            self.width is None or self.width > 0,
-            f"windows.width={self.width}: must be positive; None is the whole clip",
-        )
-        require(self.hop > 0, f"windows.hop={self.hop}: must be positive")
+        for field, n in (("width", self.width), ("hop", self.hop)):
+            require(n is None or n > 0, f"windows.{field}={n}: must be positive")
 
     def width_in(self, n_frames: int) -> int:
         """Frames of a window in clips of `n_frames`; ConfigError if none fits."""

@@ -40,16 +40,13 @@ class Attention(nnx.Module):
     go through cuDNN's fused kernel (not tried yet); everything else is `in_blocks`.
     """
 
-    def __init__(
-        self, width: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> None:
-        self.query = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, heads: int, dtype: DTypeLike, **rngs: Any) -> None:
+        layer = {"dtype": dtype, **rngs}
+        self.query = nnx.Linear(width, width, **layer)
         # No bias: softmax ignores that of the keys, so that Adam would walk it on
         # rounding errors, and the output's bias covers that of the values.
-        self.key_value = nnx.Linear(
-            width, 2 * width, use_bias=False, dtype=dtype, rngs=rngs
-        )
-        self.output = nnx.Linear(width, width, dtype=dtype, rngs=rngs)
+        self.key_value = nnx.Linear(width, 2 * width, use_bias=False, **layer)
+        self.output = nnx.Linear(width, width, **layer)
         self.heads = heads
         self.fused = jax.default_backend() == "gpu" and dtype == jnp.bfloat16
 
@@ -75,11 +72,9 @@ class Attention(nnx.Module):
         mask = None
         if last is not None:
             mask = (jnp.arange(cache.key.shape[2]) <= last)[None, None, None]
+        query = self._by_head(self.query(x))
         found = jax.nn.dot_product_attention(
-            self._by_head(self.query(x)),
-            *map(_swapped, cache),
-            mask=mask,
-            implementation="xla",
+            query, *map(_swapped, cache), mask=mask, implementation="xla"
         )
         return self.output(found.reshape(x.shape))
 
@@ -118,11 +113,9 @@ def in_blocks(query: Heads, cache: KVCache, causal: bool) -> Heads:
 class FeedForward(nnx.Module):
     """Two dense layers with ReLU between them, at each position."""
 
-    def __init__(
-        self, width: int, hidden: int, *, dtype: DTypeLike, rngs: nnx.Rngs
-    ) -> None:
-        self.hidden = nnx.Linear(width, hidden, dtype=dtype, rngs=rngs)
-        self.output = nnx.Linear(hidden, width, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, **layer: Any) -> None:
+        self.hidden = nnx.Linear(width, hidden, **layer)
+        self.output = nnx.Linear(hidden, width, **layer)
 
     def __call__(self, x: Sequence) -> Sequence:
         """Transform each position."""

@@ -18,6 +18,7 @@ from mimii_jax.models.model import Examples, Segments
 
 Image = Float[Array, "batch frame bin channel"]
 Filtered = Float[Array, "batch frame bin filter"]
+Blocks = Float[Array, "batch row column pixels"]
 Kernel = Float[Array, "size size channel filter"]
 
 
@@ -30,56 +31,45 @@ class ConvVAE(VAE):
     transpose, without the dilated input of its gradient, for which XLA's CPU backend is
     slow. An image of any size will do: it is padded with zeros to a multiple of the
     strides, level by level, and the decoder's output is cut to each level's size.
-
-    Parameters
-    ----------
-    shape : of an example, (frames, bins)
-    channels : of each level, from the image to the latent space
-    strides : of each level, a pair along frames and bins
-    kernel_blocks : blocks that a filter covers along each axis; 1: no overlap
-    segment : frames that are judged at once; None: the whole example
-    latent, kl_weight, dtype : as for `VAE`
     """
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int],  # frames, bins
         *,
-        channels: Sequence[int],
-        strides: Sequence[Sequence[int]],
-        kernel_blocks: int,
-        segment: int | None,
+        channels: Sequence[int],  # of each level, from the image to the latent space
+        strides: Sequence[Sequence[int]],  # of each level, along frames and bins
+        kernel_blocks: int,  # blocks that a filter covers along an axis; 1: no overlap
+        segment: int | None,  # frames that are judged at once; None: the whole example
         latent: int,
         kl_weight: float,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         require_widths("channels", channels, latent)
+        pairs = all(len(pair) == 2 and min(pair) > 0 for pair in strides)
         require(
-            len(strides) == len(channels)
-            and all(len(pair) == 2 and min(pair) > 0 for pair in strides),
+            pairs and len(strides) == len(channels),
             f"detector.strides={tuple(strides)}: must be two positive integers for "
             f"each of the {len(channels)} channels",
         )
-        for field, value in (("kernel_blocks", kernel_blocks), ("segment", segment)):
-            require(
-                value is None or value > 0,
-                f"detector.{field}={value}: must be positive",
-            )
+        for field, n in (("kernel_blocks", kernel_blocks), ("segment", segment)):
+            require(n is None or n > 0, f"detector.{field}={n}: must be positive")
         self.segment = shape[0] if segment is None else segment
         self.strides = tuple(map(tuple, strides))
         self.sizes = level_sizes((shape[0], shape[1]), self.strides)
         widths = list(zip(pairwise((1, *channels)), map(prod, strides), strict=True))
         before, after = (kernel_blocks - 1) // 2, kernel_blocks // 2
+        layer: Any = {"dtype": dtype, "rngs": rngs}
         self.encoder = nnx.List(
-            Convolution(fine * n, coarse, kernel_blocks, before, dtype, rngs)
+            Convolution(fine * n, coarse, kernel_blocks, before, **layer)
             for (fine, coarse), n in widths
         )
         self.top = (*self.sizes[-1], channels[-1])
-        super().__init__(shape[0], prod(self.top), latent, kl_weight, dtype, rngs)
-        self.from_latent = nnx.Linear(latent, prod(self.top), dtype=dtype, rngs=rngs)
+        super().__init__(shape[0], prod(self.top), latent, kl_weight, **layer)
+        self.from_latent = nnx.Linear(latent, prod(self.top), **layer)
         self.decoder = nnx.List(
-            Convolution(coarse, fine * n, kernel_blocks, after, dtype, rngs)
+            Convolution(coarse, fine * n, kernel_blocks, after, **layer)
             for (fine, coarse), n in reversed(widths)
         )
 
@@ -134,23 +124,18 @@ class Convolution(nnx.Module):
 
     def __call__(self, x: Image) -> Filtered:
         """Apply the convolution."""
-        x, kernel, bias = (
-            jnp.asarray(a, self.dtype) for a in (x, self.kernel[...], self.bias[...])
-        )
-        on_cpu = jax.default_backend() == "cpu"
-        run: Any = convolve_on_cpu if on_cpu else convolve
-        return run(x, kernel, self.before) + bias.reshape(1, 1, 1, -1)
+        run = convolve_on_cpu if jax.default_backend() == "cpu" else convolve
+        kernel, bias = self.kernel[...], self.bias[...].reshape(1, 1, 1, -1)
+        x, kernel, bias = (jnp.asarray(a, self.dtype) for a in (x, kernel, bias))
+        return run(x, kernel, self.before) + bias
 
 
 def convolve(x: Image, kernel: Kernel, before: int) -> Filtered:
     """Convolution of the same size, with `before` rows and columns of zeros first."""
-    padding = (before, len(kernel) - 1 - before)
+    padding = [(before, len(kernel) - 1 - before)] * 2
+    layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
-        x,
-        kernel,
-        (1, 1),
-        (padding, padding),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        x, kernel, (1, 1), padding, dimension_numbers=layout
     )
 
 
@@ -198,14 +183,11 @@ def level_sizes(
     """Size of the image at each level, from the input to the top."""
     sizes = [size]
     for frames, bins in strides:
-        size = (-(-size[0] // frames), -(-size[1] // bins))
-        sizes.append(size)
+        sizes.append((-(-sizes[-1][0] // frames), -(-sizes[-1][1] // bins)))
     return tuple(sizes)
 
 
-def to_blocks(
-    image: Image, stride: Sequence[int]
-) -> Float[Array, "batch row column pixels"]:
+def to_blocks(image: Image, stride: Sequence[int]) -> Blocks:
     """Blocks of pixels side by side, each a vector; zeros fill the last ones."""
     batch, frames, bins, channels = image.shape
     f, b = stride
@@ -215,11 +197,7 @@ def to_blocks(
     return blocks.swapaxes(2, 3).reshape(batch, rows, columns, f * b * channels)
 
 
-def from_blocks(
-    blocks: Float[Array, "batch row column pixels"],
-    stride: Sequence[int],
-    size: Sequence[int],
-) -> Image:
+def from_blocks(blocks: Blocks, stride: Sequence[int], size: Sequence[int]) -> Image:
     """Image of these blocks, cut to its size."""
     batch, rows, columns, _ = blocks.shape
     f, b = stride

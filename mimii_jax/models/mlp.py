@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from itertools import pairwise
 from math import prod
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,28 +41,20 @@ class VAE(Autoencoder):
     A subclass builds its encoder, calls this initialiser, builds its decoder, and
     defines `encode` and `decode`.
 
-    Parameters
-    ----------
-    n_frames : of an example
-    width : of the encoder's last layer
-    latent : dimensions of the latent space
-    kl_weight : weight of the KL divergence to the prior, against the reconstruction
-        term; 1 gives the evidence lower bound
-    dtype : of the layers' arithmetic; parameters, latent noise and losses are float32
+    `dtype` is that of the layers' arithmetic; parameters, noise and losses are float32.
     """
 
     def __init__(
         self,
         n_frames: int,
-        width: int,
+        width: int,  # of the encoder's last layer
         latent: int,
-        kl_weight: float,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        kl_weight: float,  # of the divergence to the prior; 1: evidence lower bound
+        **layer: Any,
     ) -> None:
         self.n_frames = n_frames
-        self.mean = nnx.Linear(width, latent, dtype=dtype, rngs=rngs)
-        self.log_variance = nnx.Linear(width, latent, dtype=dtype, rngs=rngs)
+        self.mean = nnx.Linear(width, latent, **layer)
+        self.log_variance = nnx.Linear(width, latent, **layer)
         self.kl_weight = RunVariable(jnp.float32(kl_weight))
 
     def encode(self, x: Float[Array, "batch ..."]) -> tuple[Latent, Latent]:
@@ -99,29 +92,24 @@ class MLPVAE(VAE):
     """Gaussian encoder and decoder of ReLU layers; the decoder mirrors the encoder.
 
     With `hidden=(400, 400)`, `latent=20` over 5 frames of 128: 858,280 parameters.
-
-    Parameters
-    ----------
-    shape : of an example, (frames, bins)
-    hidden : widths of the encoder's layers, from the input to the latent space
-    latent, kl_weight, dtype : as for `VAE`
     """
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int],  # frames, bins
         *,
-        hidden: Sequence[int],
+        hidden: Sequence[int],  # widths from the input to the latent space
         latent: int,
         kl_weight: float,
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         require_widths("hidden", hidden, latent)
-        self.encoder = nnx.List(_dense((prod(shape), *hidden), dtype, rngs))
-        super().__init__(shape[0], hidden[-1], latent, kl_weight, dtype, rngs)
-        self.decoder = nnx.List(_dense((latent, *reversed(hidden)), dtype, rngs))
-        self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
+        layer: Any = {"dtype": dtype, "rngs": rngs}
+        self.encoder = nnx.List(_dense((prod(shape), *hidden), layer))
+        super().__init__(shape[0], hidden[-1], latent, kl_weight, **layer)
+        self.decoder = nnx.List(_dense((latent, *reversed(hidden)), layer))
+        self.output = nnx.Linear(hidden[0], prod(shape), **layer)
 
     def encode(self, x: Float[Array, "batch ..."]) -> tuple[Latent, Latent]:
         """Mean and log variance of the posterior."""
@@ -144,35 +132,29 @@ class MLPAE(Autoencoder):
     statistics beside the parameters. The fixed `offset` and `scale` do what it does for
     decibels, which are far from zero: without them training hardly moves. The
     bottleneck is linear, since most of a few ReLUs could be dead.
-
-    Parameters
-    ----------
-    shape : of an example, (frames, bins)
-    hidden : widths of the encoder's layers; the decoder mirrors them
-    latent : width of the bottleneck
-    offset, scale : the layers see (x - offset) / scale, in units of x; scale > 0
     """
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int],  # frames, bins
         *,
-        hidden: Sequence[int],
-        latent: int,
+        hidden: Sequence[int],  # widths of the encoder; the decoder mirrors them
+        latent: int,  # width of the bottleneck
         offset: float,
-        scale: float,
+        scale: float,  # the layers see (x - offset) / scale
         dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         require_widths("hidden", hidden, latent)
         require(scale > 0, f"detector.scale={scale}: must be positive")
+        layer: Any = {"dtype": dtype, "rngs": rngs}
         mirrored = tuple(reversed(hidden))
-        self.encoder = nnx.List(_dense((prod(shape), *hidden), dtype, rngs))
-        self.encoder_norms = nnx.List(_norms(hidden, dtype, rngs))
-        self.bottleneck = nnx.Linear(hidden[-1], latent, dtype=dtype, rngs=rngs)
-        self.decoder = nnx.List(_dense((latent, *mirrored), dtype, rngs))
-        self.decoder_norms = nnx.List(_norms(mirrored, dtype, rngs))
-        self.output = nnx.Linear(hidden[0], prod(shape), dtype=dtype, rngs=rngs)
+        self.encoder = nnx.List(_dense((prod(shape), *hidden), layer))
+        self.encoder_norms = nnx.List(nnx.LayerNorm(n, **layer) for n in hidden)
+        self.bottleneck = nnx.Linear(hidden[-1], latent, **layer)
+        self.decoder = nnx.List(_dense((latent, *mirrored), layer))
+        self.decoder_norms = nnx.List(nnx.LayerNorm(n, **layer) for n in mirrored)
+        self.output = nnx.Linear(hidden[0], prod(shape), **layer)
         self.n_frames, self.offset, self.scale = shape[0], offset, scale
 
     def loss(self, x: Examples, key: Array) -> Float[Array, " batch"]:
@@ -194,24 +176,14 @@ class MLPAE(Autoencoder):
 
 def require_widths(field: str, widths: Sequence[int], latent: int) -> None:
     """Raise ConfigError unless there are layers, all of positive width."""
-    every = (*widths, latent)
+    positive = all(isinstance(n, int) and n > 0 for n in (*widths, latent))
     require(
-        bool(widths) and all(isinstance(width, int) and width > 0 for width in every),
+        bool(widths) and positive,
         f"detector.{field}={tuple(widths)}, detector.latent={latent}: must be positive "
         f"integers, with at least one layer",
     )
 
 
-def _dense(widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs) -> list[nnx.Linear]:
+def _dense(widths: Sequence[int], layer: dict[str, Any]) -> list[nnx.Linear]:
     """Dense layers from each width to the next."""
-    return [
-        nnx.Linear(n_in, n_out, dtype=dtype, rngs=rngs)
-        for n_in, n_out in pairwise(widths)
-    ]
-
-
-def _norms(
-    widths: Sequence[int], dtype: DTypeLike, rngs: nnx.Rngs
-) -> list[nnx.LayerNorm]:
-    """Layer normalisation for each width."""
-    return [nnx.LayerNorm(width, dtype=dtype, rngs=rngs) for width in widths]
+    return [nnx.Linear(*sizes, **layer) for sizes in pairwise(widths)]

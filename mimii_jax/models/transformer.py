@@ -16,7 +16,7 @@ from mimii_jax.models.attention import DecoderLayer, EncoderLayer, KVCache
 from mimii_jax.models.model import Examples, Segments
 
 ATTENTIONS = CAUSAL, LEAKY = ("causal", "leaky")
-DECODINGS = TEACHER_FORCED, AUTOREGRESSIVE, FORECAST = (
+TEACHER_FORCED, AUTOREGRESSIVE, FORECAST = DECODINGS = (
     "teacher_forced",
     "autoregressive",
     "forecast",
@@ -25,6 +25,7 @@ Patches = Float[Array, "batch patch feature"]
 Predicted = Float[Array, "batch scored feature"]
 Vectors = Float[Array, "batch position feature"]
 Embedded = Float[Array, "batch position width"]
+Index = Int[Array, ""]
 Caches = list[KVCache]  # one per layer
 
 
@@ -41,32 +42,22 @@ class Transformer(nnx.Module):
     - "forecast": both get the first `context` patches, then the predictions; only the
       patches after the context are scored
 
-    Parameters
-    ----------
-    shape : of an example, (frames, bins)
-    patch, stride : frames of a patch, and from one patch to the next; frames at the end
-        that fill no patch are left out
-    width : of the layers' sequences
-    encoder_layers, decoder_layers, heads : number of each
-    feed_forward : width of the hidden layer of the feed-forward networks
-    attention : "causal"; or "leaky", the wiring of the first report, in which encoder
-        and cross-attention see the whole input, including every target but the last
-    decoding, context : see above
-    dtype : of the layers' arithmetic; parameters, softmax, predictions and losses are
-        float32
+    "leaky" attention is the wiring of the first report, in which encoder and
+    cross-attention see the whole input, including every target but the last. `dtype` is
+    that of the layers; parameters, softmax, predictions and losses are float32.
     """
 
     def __init__(
         self,
-        shape: Sequence[int],
+        shape: Sequence[int],  # frames, bins
         *,
-        patch: int,
-        stride: int,
-        width: int,
+        patch: int,  # frames; those at the end that fill no patch are left out
+        stride: int,  # frames from one patch to the next
+        width: int,  # of the layers' sequences
         encoder_layers: int,
         decoder_layers: int,
         heads: int,
-        feed_forward: int,
+        feed_forward: int,  # width of the hidden layer of the feed-forward networks
         attention: str,
         decoding: str,
         context: int,
@@ -80,15 +71,19 @@ class Transformer(nnx.Module):
         )
         n_patches = _count_patches(n_frames, patch, stride)
         _check_decoding(decoding, context, attention, n_patches)
+        sizes = {"width": width, "heads": heads, "feed_forward": feed_forward}
+        depths = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
+        for field, n in (sizes | depths).items():
+            require(n > 0, f"detector.{field}={n}: must be positive")
+        require(
+            width % heads == 0,
+            f"detector.width={width}: must be a multiple of detector.heads={heads}",
+        )
         self.network = EncoderDecoder(
             patch * n_bins,
             n_patches - 1,
-            width=width,
-            encoder_layers=encoder_layers,
-            decoder_layers=decoder_layers,
-            heads=heads,
-            feed_forward=feed_forward,
-            causal=attention == CAUSAL,
+            attention == CAUSAL,
+            **(sizes | depths),
             dtype=dtype,
             rngs=rngs,
         )
@@ -121,21 +116,17 @@ class Transformer(nnx.Module):
         """Squared error of each scored patch, mean over its frames."""
         patches = self.patches(x)
         predicted = self.decode(patches)
-        n_scored = predicted.shape[1]
-        squares = (predicted - patches[:, -n_scored:]) ** 2
-        by_frame = squares.reshape(len(x), n_scored, self.patch, x.shape[2])
-        return jnp.mean(by_frame, axis=2)
+        squares = (predicted - patches[:, -predicted.shape[1] :]) ** 2
+        return jnp.mean(self._by_frame(squares), axis=2)
 
     def predict(self, x: Examples) -> Examples:
         """Predicted frames; NaN where nothing is predicted.
 
         Overlapping patches contribute their new frames only.
         """
-        predicted = self.decode(self.patches(x))
-        n_scored = predicted.shape[1]
-        by_frame = predicted.reshape(len(x), n_scored, self.patch, x.shape[2])
-        new = by_frame[:, :, self.patch - self.stride :]
-        new = new.reshape(len(x), n_scored * self.stride, x.shape[2])
+        predicted = self._by_frame(self.decode(self.patches(x)))
+        new = predicted[:, :, self.patch - self.stride :]
+        new = new.reshape(len(x), -1, x.shape[2])
         end = self.patch + (self.n_patches - 1) * self.stride
         around = ((0, 0), (end - new.shape[1], x.shape[1] - end), (0, 0))
         return jnp.pad(new, around, constant_values=np.nan)
@@ -145,51 +136,42 @@ class Transformer(nnx.Module):
         first = self.context if self.decoding == FORECAST else 1
         return self.stride * np.arange(first, self.n_patches) + self.patch / 2
 
+    def _by_frame(self, patches: Predicted) -> Array:
+        return patches.reshape(*patches.shape[:2], self.patch, -1)
+
 
 class EncoderDecoder(nnx.Module):
     """Predicts v2 ... vn from v1 ... v(n-1), in one pass or one by one with KV caches.
 
-    Encoder and decoder share one projection of the vectors and their positions. Unless
-    `causal`, encoder and cross-attention see later positions, too.
+    Encoder and decoder share one projection of the vectors and their positions.
     """
 
     def __init__(
         self,
         n_features: int,
         n_positions: int,
+        causal: bool,
         *,
         width: int,
-        encoder_layers: int,
-        decoder_layers: int,
         heads: int,
         feed_forward: int,
-        causal: bool,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
+        encoder_layers: int,
+        decoder_layers: int,
+        **layer: Any,
     ) -> None:
-        sizes = {"width": width, "heads": heads, "feed_forward": feed_forward}
-        layers = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
-        for field, value in (sizes | layers).items():
-            require(value > 0, f"detector.{field}={value}: must be positive")
-        require(
-            width % heads == 0,
-            f"detector.width={width}: must be a multiple of detector.heads={heads}",
-        )
-        of: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.embed = nnx.Linear(n_features, width, **of)
+        sizes = width, heads, feed_forward
+        self.embed = nnx.Linear(n_features, width, **layer)
         self.encoder = nnx.List(
-            EncoderLayer(width, heads, feed_forward, **of)
-            for _ in range(encoder_layers)
+            EncoderLayer(*sizes, **layer) for _ in range(encoder_layers)
         )
-        self.encoder_norm = nnx.LayerNorm(width, **of)
+        self.encoder_norm = nnx.LayerNorm(width, **layer)
         self.decoder = nnx.List(
-            DecoderLayer(width, heads, feed_forward, **of)
-            for _ in range(decoder_layers)
+            DecoderLayer(*sizes, **layer) for _ in range(decoder_layers)
         )
-        self.decoder_norm = nnx.LayerNorm(width, **of)
-        self.output = nnx.Linear(width, n_features, **of)
+        self.decoder_norm = nnx.LayerNorm(width, **layer)
+        self.output = nnx.Linear(width, n_features, **layer)
         self.n_positions, self.width, self.heads = n_positions, width, heads
-        self.causal, self.dtype = causal, dtype
+        self.causal, self.dtype = causal, layer["dtype"]
 
     def teacher_forced(self, vectors: Vectors) -> Vectors:
         """Predictions from true vectors, at most `n_positions`, in one pass."""
@@ -232,10 +214,7 @@ class EncoderDecoder(nnx.Module):
         return jnp.moveaxis(predicted, 0, 1)
 
     def forecast(self, vectors: Vectors, context: int) -> Predicted:
-        """Predictions after the first `context` vectors, from these alone.
-
-        Encoder and decoder get the context, then their predictions.
-        """
+        """Predictions after the first `context` vectors, from these alone."""
 
         def step(carry: Any, inputs: tuple[Array, Array]) -> tuple[Any, Array]:
             (encoder, memories, decoder), vector = carry
@@ -256,9 +235,7 @@ class EncoderDecoder(nnx.Module):
         _, predicted = lax.scan(step, (caches, vectors[:, 0]), inputs)
         return jnp.moveaxis(predicted[context - 1 :], 0, 1)
 
-    def _encode_at(
-        self, x: Array, caches: Caches, at: Int[Array, ""]
-    ) -> tuple[Array, Caches]:
+    def _encode_at(self, x: Array, caches: Caches, at: Index) -> tuple[Array, Caches]:
         """Output of the encoder at one position, and the caches with it."""
         updated = []
         for layer, cache in zip(self.encoder, caches, strict=True):
@@ -268,7 +245,7 @@ class EncoderDecoder(nnx.Module):
         return self.encoder_norm(x), updated
 
     def _decode_at(
-        self, x: Array, caches: Caches, memories: Caches, at: Int[Array, ""]
+        self, x: Array, caches: Caches, memories: Caches, at: Index
     ) -> tuple[Array, Caches]:
         """Prediction from one position, and the caches with it."""
         updated = []
