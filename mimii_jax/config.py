@@ -14,7 +14,7 @@ from mimii_jax.detectors.backends import Pooling, Scoring
 from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
-from mimii_jax.errors import ConfigError
+from mimii_jax.errors import require
 from mimii_jax.features.augment import build_augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
@@ -45,10 +45,9 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         _choice("eval.split", self.split, SPLITS)
-        if self.bootstrap < 0:
-            raise ConfigError(f"eval.bootstrap={self.bootstrap}: must be 0 or more")
-        if not 0 < self.max_fpr <= 1:
-            raise ConfigError(f"eval.max_fpr={self.max_fpr}: must be above 0, up to 1")
+        n, rate = self.bootstrap, self.max_fpr
+        require(n >= 0, f"eval.bootstrap={n}: must be 0 or more")
+        require(0 < rate <= 1, f"eval.max_fpr={rate}: must be above 0, up to 1")
 
 
 @dataclass(frozen=True)
@@ -74,12 +73,11 @@ class Experiment:
 
 
 def build(config: Config) -> Experiment:
-    """Build the typed objects of a config.
-
-    Raises
-    ------
-    ConfigError : names the field
-    """
+    """Build the typed objects of a config; a `ConfigError` names the bad field."""
+    sets = tuple(config.training_sets)
+    require(bool(sets), "training_sets=(): name at least one, such as 'all'")
+    for kind in sets:
+        _choice("training_sets", kind, (*MATRIX, EXTRA))
     name = config.detector.name
     _choice("detector.name", name, {CONTROLS_ONLY, *ESTIMATORS, *MODELS})
     front_end = _build_front_end(config)
@@ -88,10 +86,11 @@ def build(config: Config) -> Experiment:
     if name != CONTROLS_ONLY:
         scoring = config.scoring.to_dict()
         detector = _build_detector(config, front_end, scoring)
-        for label, changes in config.get("scorings", {}).items():
+        for label, changes in config.scorings.items():
             changed = scoring | dict(changes)
-            if unknown := sorted(changed.keys() - scoring.keys()):
-                raise ConfigError(f"scorings.{label}.{unknown[0]}: unknown field")
+            for key in changes:
+                known = key in scoring
+                require(known, f"scorings.{label}.{key}: unknown field")
             scorings[label] = _build_detector(config, front_end, changed)
     return Experiment(
         name=name,
@@ -100,7 +99,7 @@ def build(config: Config) -> Experiment:
         detector=detector,
         scorings=scorings or ({"": detector} if detector else {}),
         seeds=_seeds(config.seeds),
-        training_sets=_training_sets(config.get("training_sets", ("all",))),
+        training_sets=sets,
         init_from=config.get("init_from", ""),
         eval=_construct("eval", Evaluation, config.eval),
         tensorboard=config.get("tensorboard", False),
@@ -141,11 +140,11 @@ def _build_detector(
         _choice("scoring.backend", scoring["backend"], ("mean",))
         estimator = _construct("detector", ESTIMATORS[name], own)
         return ClassicalDetector(estimator, front_end, windows, standardise, pooling)
-    if "train" not in config:
-        raise ConfigError(
-            f"detector.name='{name}': this config has no `train` section; start from a "
-            f"config of a neural detector"
-        )
+    require(
+        "train" in config,
+        f"detector.name='{name}': this config has no `train` section; start from a "
+        "config of a neural detector",
+    )
     training = config.train.to_dict()
     precision = training.pop("precision")
     training["augment"] = build_augment(config.augment.to_dict())
@@ -172,41 +171,26 @@ def _construct(section: str, kind: Any, values: Mapping[str, Any] | Config) -> A
     """Construct from a section; an unknown or missing field is a `ConfigError`."""
     values = dict(values)
     known = signature(kind).parameters
-    if unknown := sorted(values.keys() - known.keys()):
-        raise ConfigError(
-            f"{section}.{unknown[0]}: unknown field; expected {', '.join(known)}"
-        )
-    missing = [
-        name
-        for name, parameter in known.items()
-        if parameter.default is Parameter.empty and name not in values
-    ]
-    if missing:
-        raise ConfigError(f"{section}.{missing[0]}: missing in this config")
+    for name in values:
+        expected = ", ".join(known)
+        require(name in known, f"{section}.{name}: unknown field; expected {expected}")
+    for name, parameter in known.items():
+        given = name in values or parameter.default is not Parameter.empty
+        require(given, f"{section}.{name}: missing in this config")
     return kind(**values)
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
     values = tuple(seeds)
     known = all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in values)
-    if not known or not 0 < len(set(values)) == len(values):
-        raise ConfigError(
-            f"seeds={values}: must be one or more different integers >= 0"
-        )
+    require(
+        known and 0 < len(set(values)) == len(values),
+        f"seeds={values}: must be one or more different integers >= 0",
+    )
     return values
 
 
-def _training_sets(kinds: Any) -> tuple[str, ...]:
-    for kind in kinds:
-        _choice("training_sets", kind, (*MATRIX, EXTRA))
-    if not kinds:
-        raise ConfigError("training_sets=(): name at least one, such as 'all'")
-    return tuple(kinds)
-
-
 def _choice(field: str, name: Any, known: Any) -> Any:
-    if name not in known:
-        raise ConfigError(
-            f"{field}='{name}': must be one of {', '.join(sorted(known))}"
-        )
+    choices = ", ".join(sorted(known))
+    require(name in known, f"{field}='{name}': must be one of {choices}")
     return name

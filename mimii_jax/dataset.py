@@ -9,7 +9,7 @@ import numpy as np
 from mimii_jax import log
 from mimii_jax.data import dcase, layouts
 from mimii_jax.data.clips import Clips
-from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.slide_rail import simulate as slide_rail
 
 SIMULATED = "simulated"
@@ -34,44 +34,32 @@ class Dataset:
     validation_fraction: float
 
     def __post_init__(self) -> None:
+        def check(field: str, holds: bool, limit: str) -> None:
+            require(holds, f"data.{field}={getattr(self, field)!r}: {limit}")
+
         for field in ("ids", "machine_types"):
-            value = getattr(self, field)
-            if not all(isinstance(item, str) for item in value):
-                raise ConfigError(
-                    f"data.{field}={value}: must be strings, such as \"('00', '02')\""
-                )
-        if self.on_bad_file not in ("error", "skip"):
-            raise ConfigError(
-                f"data.on_bad_file='{self.on_bad_file}': must be 'error' or 'skip'"
-            )
-        if self.test_normals is not None and self.test_normals < 1:
-            raise ConfigError(
-                f"data.test_normals={self.test_normals}: must be at least 1, or None"
-            )
-        if not self.scale > 0:
-            raise ConfigError(f"data.scale={self.scale}: must be positive")
+            strings = all(isinstance(item, str) for item in getattr(self, field))
+            check(field, strings, "must be strings, such as \"('00', '02')\"")
+        known = self.on_bad_file in ("error", "skip")
+        check("on_bad_file", known, "must be 'error' or 'skip'")
+        some = self.test_normals is None or self.test_normals >= 1
+        check("test_normals", some, "must be at least 1, or None")
+        check("scale", self.scale > 0, "must be positive")
         for field in ("train_share", "test_share"):
-            if not 0 < getattr(self, field) <= 1:
-                raise ConfigError(
-                    f"data.{field}={getattr(self, field)}: must be above 0, up to 1"
-                )
-        if not 0 <= self.validation_fraction < 1:
-            raise ConfigError(
-                f"data.validation_fraction={self.validation_fraction}: must be in "
-                "[0, 1)"
-            )
+            check(field, 0 < getattr(self, field) <= 1, "must be above 0, up to 1")
+        fraction = self.validation_fraction
+        check("validation_fraction", 0 <= fraction < 1, "must be in [0, 1)")
         simulated = not self.root or self.evaluation == SIMULATED
-        if simulated and self.machine_types != ("slider",):
-            raise ConfigError(
-                f"data.machine_types={self.machine_types}: only 'slider' can be "
-                "simulated; name a folder of recordings with data.root"
-            )
-        unknown = sorted(set(self.ids) - set(slide_rail.COUNTS))
-        if not self.root and unknown:
-            raise ConfigError(
-                f"data.ids={self.ids}: no simulated slide rail {', '.join(unknown)}; "
-                f"choose from {', '.join(slide_rail.COUNTS)}"
-            )
+        check(
+            "machine_types",
+            not simulated or self.machine_types == ("slider",),
+            "only 'slider' can be simulated; name a folder of recordings as data.root",
+        )
+        check(
+            "ids",
+            bool(self.root) or set(self.ids) <= set(slide_rail.COUNTS),
+            f"choose simulated slide rails from {', '.join(slide_rail.COUNTS)}",
+        )
 
     @property
     def source(self) -> str:
@@ -96,15 +84,11 @@ class Dataset:
         lacks, are appended as the split "extra".
         """
         if self.root:
-            clips = self._read(self._root, machine_type, self.ids, splits)
-            shares = {"train": self.train_share, "test": self.test_share}
+            clips, scale = self._read(self._root, machine_type, self.ids, splits), 1.0
         else:
             scale = max(self.train_share, self.test_share)
             clips = self._simulate(self.ids or SIMULATED_IDS, scale, splits)
-            shares = {
-                "train": self.train_share / scale,
-                "test": self.test_share / scale,
-            }
+        shares = {"train": self.train_share / scale, "test": self.test_share / scale}
         clips = _share(clips, shares)
         if self.evaluation:
             clips = _append(clips, self._evaluation(machine_type, clips.ids))
@@ -113,18 +97,24 @@ class Dataset:
         return clips
 
     def check(self, machine_type: str) -> None:
-        """Raise `DataError` for files that `load` would refuse."""
+        """Raise `DataError` for files that `load` would refuse, by their headers."""
         if self.root:
-            self._read(self._root, machine_type, self.ids, ("train", "test"))
+            splits = ("train", "test")
+            self._read(self._root, machine_type, self.ids, splits, decode=False)
 
     @property
     def _root(self) -> Path:
         return Path(self.root).expanduser()
 
     def _read(
-        self, root: Path, machine_type: str, ids: Sequence[str], splits: Sequence[str]
+        self,
+        root: Path,
+        machine_type: str,
+        ids: Sequence[str],
+        splits: Sequence[str],
+        decode: bool = True,
     ) -> Clips:
-        log.info(f"{machine_type}: reading {root}")
+        log.info(f"{machine_type}: {'reading' if decode else 'checking'} {root}")
         labels = layouts.find_labels(root, self.labels)
         clips = dcase.read(
             root,
@@ -134,6 +124,7 @@ class Dataset:
             on_bad_file=self.on_bad_file,
             labels=labels,
             test_normals=self.test_normals,
+            decode=decode,
         )
         if count := sum((machine_type, name) in labels for name in clips.name):
             log.info(f"{machine_type}: {count} evaluation clips have published labels")

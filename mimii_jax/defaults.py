@@ -95,21 +95,16 @@ def require_variant(variant: str, known: tuple[str, ...]) -> None:
 
 def fill(saved: Mapping[str, Any]) -> tuple[ConfigDict, list[str]]:
     """Fill fields that an older config lacks; also their names and values."""
-    defaults = base_config()
+    config = base_config()
     if "train" in saved:
-        add_training(defaults)
-    config, assumed = ConfigDict(dict(saved)), []
-    with config.unlocked():
-        for name, default in flatten(defaults).items():
-            *sections, last = name.split(".")
-            section: Any = config
-            for part in sections:
-                if part not in section:
-                    section[part] = ConfigDict()
-                section = section[part]
-            if last not in section:
-                section[last] = default
-                assumed.append(f"{name}={default!r}")
+        add_training(config)
+    known = flatten(saved)
+    assumed = [
+        f"{name}={default!r}"
+        for name, default in flatten(config).items()
+        if name not in known
+    ]
+    config.update(saved)
     return config, assumed
 
 

@@ -15,7 +15,7 @@ from mimii_jax.config import Config, Experiment, build, differences
 from mimii_jax.data.clips import Clips, hold_out
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.detector import Fitted
-from mimii_jax.errors import ConfigError
+from mimii_jax.errors import ConfigError, require
 from mimii_jax.features.front_ends import extract
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.report.figures import write_figures
@@ -23,12 +23,7 @@ from mimii_jax.report.of_workdir import write_report
 from mimii_jax.report.tables import results_report
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate as evaluate_scores
-from mimii_jax.results.table import (
-    Scores,
-    read_scores,
-    select_split,
-    write_scores,
-)
+from mimii_jax.results.table import Scores, read_scores, select_split, write_scores
 from mimii_jax.train.loop import Diverged
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import ALL, EXTRA, Run, TrainingSet, training_sets
@@ -42,11 +37,8 @@ RUNS = "runs.json"  # beside the models: training set and seed of each
 def train(config: Config, path: Path) -> Scores:
     """Fit the config's detector, score the test clips, write workdir and report.
 
-    An interrupted training in the workdir is resumed.
-
-    Raises
-    ------
-    ConfigError, DataError : before anything is trained or written
+    An interrupted training in the workdir is resumed. Settings and files that can't be
+    used raise `ConfigError` or `DataError` before anything is written.
     """
     start = time.perf_counter()
     experiment = build(config)
@@ -111,17 +103,17 @@ def evaluate(config: Config | None, path: Path, out: Path) -> Scores:
 def _require_fit(experiment: Experiment, clips: Clips) -> None:
     """Refuse clips that the front end or the model doesn't fit."""
     rate = getattr(experiment.front_end, "sample_rate", clips.sample_rate)
-    if rate != clips.sample_rate:
-        raise ConfigError(
-            f"features.sample_rate={rate}: the clips have {clips.sample_rate} Hz"
-        )
+    require(
+        rate == clips.sample_rate,
+        f"features.sample_rate={rate}: the clips have {clips.sample_rate} Hz",
+    )
     n_samples = clips.audio.shape[1]
     wave = jax.ShapeDtypeStruct((n_samples,), np.float32)
     jax.eval_shape(experiment.front_end, wave)
     for detector in experiment.scorings.values():
         detector.check(n_samples)
-        if detector.one_process and jax.process_count() > 1:
-            raise ConfigError(f"detector.name='{experiment.name}': needs one process")
+        fits = jax.process_count() == 1 or not detector.one_process
+        require(fits, f"detector.name='{experiment.name}': needs one process")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,24 +123,6 @@ class _Stage:
     folder: Path
     sets: Sequence[str]  # name of each run's training set
     runs: Sequence[Run]
-
-    @classmethod
-    def of(
-        cls,
-        folder: Path,
-        sets: Sequence[TrainingSet],
-        seeds: Sequence[int],
-        pretrained: dict[int, Any],
-    ) -> "_Stage":
-        """Create one run per training set and seed."""
-        names, runs = [], []
-        for one in sets:
-            for seed in seeds:
-                start = pretrained.get(seed)
-                run = Run(seed, one.clips, one.validation, pretrained=start)
-                names.append(one.name)
-                runs.append(run)
-        return cls(folder, names, runs)
 
     @classmethod
     def read(cls, folder: Path, seeds: Sequence[int]) -> "_Stage":
@@ -185,7 +159,18 @@ def _fit(
         n_own=len(rows),
     )
 
-    def fit(stage: _Stage) -> tuple[_Stage, list[Fitted]]:
+    def fit(
+        name: str, sets: Sequence[TrainingSet], pretrained: dict[int, Any]
+    ) -> tuple[_Stage, list[Fitted]]:
+        pairs = [(one, seed) for one in sets for seed in experiment.seeds]
+        stage = _Stage(
+            workdir.checkpoints(clips.machine_type, name),
+            [one.name for one, _ in pairs],
+            [
+                Run(seed, one.clips, one.validation, pretrained=pretrained.get(seed))
+                for one, seed in pairs
+            ],
+        )
         if workdir.writes:
             stage.write()
         return stage, [
@@ -193,10 +178,9 @@ def _fit(
             for detector in experiment.scorings.values()
         ]
 
-    first = [one for one in sets if not one.tuned]
     pretrained = _pretrained(experiment, clips.machine_type)
-    folder = workdir.checkpoints(clips.machine_type)
-    stage, fitted = fit(_Stage.of(folder, first, experiment.seeds, pretrained))
+    first = [one for one in sets if not one.tuned]
+    stage, fitted = fit("", first, pretrained)
     yield stage, fitted
     tuned = [one for one in sets if one.tuned]
     models = fitted[0].pretrained()
@@ -204,10 +188,10 @@ def _fit(
         return
     triples = zip(stage.sets, stage.runs, models, strict=True)
     of_all = {run.seed: model for name, run, model in triples if name == ALL}
-    folder = workdir.checkpoints(clips.machine_type, FINE_TUNED)
-    _open_metrics(experiment, clips.machine_type, workdir, stage=folder.name)
+    name = workdir.checkpoints(clips.machine_type, FINE_TUNED).name
+    _open_metrics(experiment, clips.machine_type, workdir, stage=name)
     try:
-        yield fit(_Stage.of(folder, tuned, experiment.seeds, of_all))
+        yield fit(FINE_TUNED, tuned, of_all)
     except Diverged as error:
         log.warning(f"fine-tuning diverged: {error}")
 
@@ -228,10 +212,8 @@ def _train_machine(
 ) -> list[Scores]:
     """Fit and score one machine type."""
     workdir.add_clips(clips)
-    if not experiment.detector:
-        return _score_stages(experiment, (), clips.test, workdir)
     _open_metrics(experiment, clips.machine_type, workdir)
-    stages = _fit(experiment, clips, workdir)
+    stages = _fit(experiment, clips, workdir) if experiment.detector else ()
     try:
         return _score_stages(experiment, stages, clips.test, workdir)
     finally:
@@ -243,21 +225,16 @@ def _score_machine(
 ) -> list[Scores]:
     """Score one machine type with the fitted models of a workdir."""
     workdir.add_clips(clips.test)
-    folders = [
-        trained.checkpoints(clips.machine_type, stage) for stage in ("", FINE_TUNED)
-    ]
-    stages = (
-        (
-            stage,
-            [d.load(stage.folder, stage.runs) for d in experiment.scorings.values()],
-        )
-        for stage in (
-            _Stage.read(folder, experiment.seeds)
-            for folder in folders
-            if folder.is_dir()
-        )
-    )
-    return _score_stages(experiment, stages, clips.test, workdir)
+
+    def stages() -> Iterator[tuple[_Stage, list[Fitted]]]:
+        for name in ("", FINE_TUNED):
+            folder = trained.checkpoints(clips.machine_type, name)
+            if folder.is_dir():
+                stage = _Stage.read(folder, experiment.seeds)
+                detectors = experiment.scorings.values()
+                yield stage, [d.load(folder, stage.runs) for d in detectors]
+
+    return _score_stages(experiment, stages(), clips.test, workdir)
 
 
 def _score_stages(
@@ -267,14 +244,12 @@ def _score_stages(
     workdir: Workdir,
 ) -> list[Scores]:
     """Score the test clips by every stage, and by the controls."""
-    tables, explained = [], False
+    tables: list[Scores] = []
+    first = None
     for stage, fitted in stages:
-        if not explained:
-            _add_examples(experiment, fitted[0], test, workdir)
-            explained = True
+        first = first or fitted[0]
         tables += _score(experiment, stage, fitted, test)
-    if not explained:
-        _add_examples(experiment, None, test, workdir)
+    _add_examples(experiment, first, test, workdir)
     return [*tables, score_controls(test)]
 
 
@@ -300,25 +275,22 @@ def _pretrained(experiment: Experiment, machine_type: str) -> dict[int, Any]:
         return {}
     path = Path(experiment.init_from).expanduser()
     saved = build(Workdir(path).read_config())
-    if saved.front_end != experiment.front_end:
-        raise ConfigError(
-            f"init_from={path}: trained with {saved.front_end}, not "
-            f"{experiment.front_end}"
-        )
+    require(
+        saved.front_end == experiment.front_end,
+        f"init_from={path}: trained with {saved.front_end}, not {experiment.front_end}",
+    )
     folder = Workdir(path).checkpoints(machine_type)
     if not saved.detector or not folder.is_dir():
         raise ConfigError(f"init_from={path}: holds no model of {machine_type}")
     runs = [Run(seed, np.arange(0), np.arange(0)) for seed in saved.seeds]
     models = saved.detector.load(folder, runs).pretrained()
-    if not models:
-        raise ConfigError(f"init_from={path}: {saved.name} can't be fine-tuned")
+    require(bool(models), f"init_from={path}: {saved.name} can't be fine-tuned")
     by_seed = dict(zip(saved.seeds, models, strict=True))
     missing = [seed for seed in experiment.seeds if seed not in by_seed]
-    if missing and len(models) > 1:
-        raise ConfigError(
-            f"init_from={path}: has no model of seed {missing[0]}, but of "
-            f"{', '.join(map(str, saved.seeds))}"
-        )
+    require(
+        not missing or len(models) == 1,
+        f"init_from={path}: has models of seeds {saved.seeds}, not of {missing}",
+    )
     return {seed: by_seed.get(seed, models[0]) for seed in experiment.seeds}
 
 
@@ -334,19 +306,18 @@ def _add_examples(
     if front_end.frequencies is not None:
         arrays["frequency"] = front_end.frequencies
     why = fitted.explain(test[np.array(rows)]) if fitted else None
-    features = (
-        why.features
-        if why
-        else np.asarray(extract(front_end, test.audio, np.array(rows), lambda n: None))
-    )
+    if why:
+        per_clip = {
+            f: getattr(why, f) for f in ("features", "expected", "error", "track")
+        }
+    else:
+        features = extract(front_end, test.audio, np.array(rows), lambda n: None)
+        per_clip = {"features": np.asarray(features)}
     for i, row in enumerate(rows):
         name = example_name(test, row)
-        arrays[f"{name}/features"] = features[i]
+        arrays |= {f"{name}/{field}": values[i] for field, values in per_clip.items()}
         if why:
-            arrays[f"{name}/expected"] = why.expected[i]
-            arrays[f"{name}/error"] = why.error[i]
             arrays[f"{name}/seconds"] = why.seconds
-            arrays[f"{name}/track"] = why.track[i]
     workdir.add_examples(arrays)
 
 

@@ -121,31 +121,31 @@ def test_chunks_around_the_audio_are_passed_over(tmp_path):
 # many files
 
 
-def test_each_row_holds_its_own_file(tmp_path):
+def test_rows_close_up_where_files_are_left_out(tmp_path):
     paths = [put(tmp_path, f"{number}.wav", noise(number)) for number in range(40)]
-    samples, _ = load(*paths)
-    np.testing.assert_array_equal(samples, [noise(number) for number in range(40)])
-
-
-def test_a_length_that_the_first_looks_miss_is_still_the_usual_one(tmp_path):
-    paths = []
-    for number in range(90):
-        odd = number % (90 // 8 + 1) == 0  # where the reader looks first
-        length = 400 if odd else LENGTH
-        paths.append(put(tmp_path, f"{number}.wav", noise(number, length)))
+    for number in (0, 3, 4):
+        paths[number].write_bytes(b"RIFF")
+    put(tmp_path, "5.wav", noise(5, 400))
+    nan = np.full(LENGTH, np.nan)  # is found out when it is decoded
+    for number in (8, 39):
+        put(tmp_path, f"{number}.wav", nan, subtype="FLOAT")
     samples, bad = load(*paths)
-    assert list(bad) == [str(path) for path in paths[::12]]
-    right = [number for number in range(90) if number % 12]
+    assert set(bad) == {str(paths[number]) for number in (0, 3, 4, 5, 8, 39)}
+    right = [n for n in range(40) if str(paths[n]) not in bad]
     np.testing.assert_array_equal(samples, [noise(number) for number in right])
 
 
-def test_rows_close_up_where_files_are_left_out(tmp_path):
-    paths = [put(tmp_path, f"{number}.wav", noise(number)) for number in range(9)]
-    for number in (0, 3, 4, 8):
-        paths[number].write_bytes(b"RIFF")
-    samples, bad = load(*paths)
-    assert len(bad) == 4
-    np.testing.assert_array_equal(samples, [noise(n) for n in (1, 2, 5, 6, 7)])
+def test_headers_alone_find_what_is_truncated_or_of_another_length(
+    tmp_path, monkeypatch
+):
+    paths = [put(tmp_path, f"{number}.wav") for number in range(4)]
+    paths[0].write_bytes(paths[0].read_bytes()[:-1])
+    put(tmp_path, "1.wav", noise(0, 400))
+    monkeypatch.setattr(audio, "_decode", None)
+    samples, headers, bad = audio.load(list(map(str, paths)), RATE, decode=False)
+    assert samples.shape == (2, 0)
+    assert [header and header.frames for header in headers] == [None, 400, 800, 800]
+    assert set(bad) == {str(path) for path in paths[:2]}
 
 
 def test_no_files_and_none_that_can_be_used(tmp_path):
@@ -174,11 +174,10 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, format, subtype):
         other.write_bytes(whole[:size])
     samples, bad = load(*cut)
     assert len(samples) == 0
-    assert list(bad) == [str(other) for other in cut]
+    assert set(bad) == {str(other) for other in cut}
     if format != "FLAC":
-        reasons = list(bad.values())
-        assert reasons[0].startswith("empty")
-        assert all(reason.startswith("truncated") for reason in reasons[1:])
+        assert bad.pop(str(cut[0])).startswith("empty")
+        assert all(reason.startswith("truncated") for reason in bad.values())
 
 
 def test_a_file_without_its_last_chunks_is_refused(tmp_path):
@@ -265,12 +264,12 @@ def test_an_error_of_the_disk_is_a_reason(tmp_path):
 def test_clips_that_do_not_fit_in_memory_are_one_error(tmp_path):
     path = put(tmp_path, "x.wav")
     whole = path.read_bytes()
-    data = 10**9
+    data = 2 * 10**9
     sizes = struct.pack("<I", data + 36), struct.pack("<I", data)
     path.write_bytes(whole[:4] + sizes[0] + whole[8:40] + sizes[1])
     os.truncate(path, data + 44)  # takes no room on the disk
-    with pytest.raises(DataError, match=r"1000000 clips of 31250 s need 1000000.0 GB"):
-        audio.load([str(path)] * 10**6, RATE)
+    with pytest.raises(DataError, match=r"2000 clips of 62500 s need 4000.0 GB"):
+        audio.load([str(path)] * 2000, RATE)
 
 
 # writing

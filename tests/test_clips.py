@@ -40,14 +40,6 @@ def test_selection_by_mask_keeps_the_rows_together():
     assert (of_02.machine_type, of_02.sample_rate) == ("slider", 16000)
 
 
-def test_ids_and_counts():
-    clips = some_clips()
-    assert clips.ids == ["00", "02"]
-    assert clips.count("train", "00", NORMAL) == 2
-    assert clips.count("test", "00", NORMAL) == 0
-    assert clips.count("test", "00", ANOMALOUS) == 1
-
-
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.5, 0.99])
 def test_a_share_of_each_id_is_held_out(fraction):
     machine_id = np.array(["00"] * 20 + ["02"] * 7 + ["04"])

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from absl import app, flags
 from absl.testing import flagsaver
-from small_clips import small_clips
+from small_runs import small
 
 from mimii_jax import log, main, run
-from mimii_jax.data import dcase
 from mimii_jax.train.loop import Diverged
 
 # ml_collections loads a config file in a way that Python 3.15 will not have.
@@ -27,14 +26,6 @@ SMALL = (
     "--config.detector.latent=2",
     "--config.eval.bootstrap=20",
 )
-
-
-@pytest.fixture(scope="session")
-def recordings(tmp_path_factory):
-    """Root of a small data set of wav files."""
-    root = tmp_path_factory.mktemp("recordings")
-    dcase.write(small_clips(), root)
-    return root
 
 
 @pytest.fixture
@@ -74,6 +65,7 @@ def command(*arguments):
         ((), "--config"),
         (("--confg=x",), "confg.*Did you mean: config"),
         ((VAE, "extra"), "extra"),
+        ((VAE, "--num_processes=2"), "--coordinator_address='', --num_processes=2"),
         ((VAE, "--mode=nope"), "mode=nope"),
         (("--mode=evaluate",), "--workdir|--config"),
         (("--config=configs/nope.py",), "configs/nope.py"),
@@ -146,8 +138,6 @@ def test_flags_reach_the_run(call, monkeypatch, tmp_path):
 
 
 def test_a_workdir_alone_is_resumed_with_its_config(call, monkeypatch, tmp_path):
-    from small_runs import small
-
     config, seen = small(), []
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     monkeypatch.setattr(run, "train", lambda *a: seen.append(a))
@@ -165,20 +155,17 @@ def test_deterministic_kernels_are_a_flag_of_xla(call, monkeypatch):
     assert os.environ["XLA_FLAGS"] == f"{given} --xla_gpu_deterministic_ops=true"
 
 
-def test_without_a_workdir_there_is_a_dated_one_under_runs(call, monkeypatch):
-    seen = []
-    monkeypatch.setattr(run, "train", lambda config, workdir: seen.append(workdir))
-    assert call("--config=configs/controls.py")[0] == 0
-    assert re.fullmatch(r"runs/\d{4}(-\d\d){2}_(\d\d-){2}\d\d_controls", str(seen[0]))
-
-
-def test_a_new_folder_has_a_number_if_the_name_is_taken(call, monkeypatch, tmp_path):
+def test_a_workdir_is_dated_or_numbered_if_its_name_is_taken(
+    call, monkeypatch, tmp_path
+):
     seen = []
     monkeypatch.setattr(run, "train", lambda config, workdir: seen.append(workdir))
     for name in ("run", "run_2"):
         (tmp_path / name).mkdir()
     assert call(VAE, "--resume=never", f"--workdir={tmp_path / 'run'}")[0] == 0
-    assert seen == [tmp_path / "run_3"]
+    assert call("--config=configs/controls.py")[0] == 0
+    assert seen[0] == tmp_path / "run_3"
+    assert re.fullmatch(r"runs/\d{4}(-\d\d){2}_(\d\d-){2}\d\d_controls", str(seen[1]))
 
 
 @pytest.mark.slow

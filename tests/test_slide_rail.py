@@ -38,11 +38,6 @@ def test_counts_names_and_order(small):
     assert clips.sample_rate == 16_000
     assert clips.audio.shape == (22, 160_000)
     assert clips.split.tolist() == ["train"] * 14 + ["test"] * 8
-    for name, machine_id, label in zip(
-        clips.name, clips.machine_id, clips.label, strict=True
-    ):
-        assert name.startswith("anomaly" if label == ANOMALOUS else "normal")
-        assert f"_id_{machine_id}_" in name
 
 
 def test_every_kind_remains_at_the_smallest_scale():
@@ -78,13 +73,9 @@ def test_bytes_do_not_depend_on_processes_other_ids_or_scale(small, monkeypatch)
     assert len(small.clips) < slide_rail._SERIAL_BELOW <= len(whole)
     for identity, audio in by_identity(small).items():
         assert audio.tobytes() == whole[identity].tobytes()
-
-
-def test_clips_and_seeds_differ(small):
-    sounds = {audio.tobytes() for audio in small.clips.audio}
-    others = {audio.tobytes() for audio in simulate(seed=1).clips.audio}
-    assert len(sounds) == len(small.clips)
-    assert not sounds & others
+    assert len({audio.tobytes() for audio in whole.values()}) == len(whole)
+    other = simulate(scale=1e-6, seed=1).clips
+    assert not np.array_equal(other.audio[0], small.clips.audio[0])
 
 
 def test_faults_sound_inside_anomalous_clips_only(small):

@@ -43,20 +43,12 @@ class Header(NamedTuple):
     frames: int
 
 
-class _Reading(NamedTuple):
-    """One file: its header, why it can't be used, share of samples clipped."""
-
-    header: Header | None
-    reason: str = ""
-    clipped: float = 0.0
-
-
 class _Unusable(Exception):
     """The reason why a file can't be used, without its name."""
 
 
 def load(
-    paths: Sequence[str], rate: int
+    paths: Sequence[str], rate: int, *, decode: bool = True
 ) -> tuple[Int16[np.ndarray, "clip time"], list[Header | None], dict[str, str]]:
     """Read the first channel of the files that have the most frequent length.
 
@@ -65,50 +57,73 @@ def load(
 
     Returns
     -------
-    audio : i16 [shape=(clip, time)], the usable files in the order of `paths`
+    audio : i16 [shape=(clip, time)], the usable files in the order of `paths`; without
+        `decode` only the headers are read, and clips have no samples
     headers : of each path; None if it has none
     bad : path -> reason, the other files
     """
-    few = paths[:: len(paths) // 8 + 1]
-    guess = _usual_length([_read(path, rate, np.empty(0)) for path in few], rate)
-    audio, read = _read_all(paths, rate, guess)
-    usual = _usual_length(read, rate)
-    if usual != guess:
-        audio, read = _read_all(paths, rate, usual)
-    bad = {path: r.reason for path, r in zip(paths, read, strict=True) if r.reason}
-    good = [row for row, path in enumerate(paths) if path not in bad]
-    for to, row in enumerate(good):
-        if to != row:
-            audio[to] = audio[row]  # in place: memory may not hold a second copy
-    _warn_of_clipping([(read[row].clipped, paths[row]) for row in good])
-    return audio[: len(good)], [r.header for r in read], bad
-
-
-def _usual_length(read: Sequence[_Reading], rate: int) -> int:
-    """The most frequent length, 0 for none; the first one if several are."""
+    found = log.in_threads("checking", _header, paths, "files")
+    headers = [header if isinstance(header, Header) else None for header in found]
     counts = Counter(
-        r.header.frames for r in read if r.header and r.header.rate == rate
+        header.frames for header in headers if header and header.rate == rate
     )
-    return counts.most_common(1)[0][0] if counts else 0
-
-
-def _read_all(
-    paths: Sequence[str], rate: int, frames: int
-) -> tuple[np.ndarray, list[_Reading]]:
-    """An array with the files of length `frames` in their rows; `_read` of each."""
+    usual = counts.most_common(1)[0][0] if counts else 0
+    reasons = [_reason(header, rate, usual) for header in found]
+    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
+    chosen = [path for path in paths if path not in bad]
+    if not decode:
+        return np.empty((len(chosen), 0), np.int16), headers, bad
     try:
-        audio = np.empty((len(paths), frames), np.int16)
+        audio = np.empty((len(chosen), usual), np.int16)
     except MemoryError:
         raise DataError(
-            f"{os.path.dirname(paths[0])}: {len(paths)} clips of {frames / rate:g} s "
-            f"need {2e-9 * len(paths) * frames:.1f} GB of memory; choose fewer by "
+            f"{os.path.dirname(paths[0])}: {len(chosen)} clips of {usual / rate:g} s "
+            f"need {2e-9 * len(chosen) * usual:.1f} GB of memory; choose fewer by "
             "data.ids"
         ) from None
 
-    def read_row(row: int) -> _Reading:
-        return _read(paths[row], rate, audio[row])
+    def read(row: int) -> float | str:
+        try:
+            with _opened(chosen[row]) as file:
+                return _decode(file, audio[row])
+        except _Unusable as error:
+            return str(error)
 
-    return audio, log.in_threads("reading", read_row, range(len(paths)), "files")
+    clipped = []
+    for row, result in enumerate(
+        log.in_threads("reading", read, range(len(chosen)), "files")
+    ):
+        if isinstance(result, str):
+            bad[chosen[row]] = result
+            continue
+        if len(clipped) != row:  # in place: memory may not hold a second copy
+            audio[len(clipped)] = audio[row]
+        clipped.append((result, chosen[row]))
+    _warn_of_clipping(clipped)
+    return audio[: len(clipped)], headers, bad
+
+
+def _header(path: str) -> Header | str:
+    """The header of a complete file, or why it can't be used."""
+    try:
+        with _opened(path) as file:
+            return Header(file.samplerate, file.channels, file.frames)
+    except _Unusable as error:
+        return str(error)
+
+
+def _reason(header: Header | str, rate: int, usual: int) -> str:
+    """Why a file can't be used; "" if it can."""
+    if isinstance(header, str):
+        return header
+    if header.rate != rate:
+        return f"sampling rate {header.rate} Hz, expected {rate} Hz"
+    if header.frames != usual:
+        return (
+            f"wrong length: {header.frames} samples ({header.frames / rate:g} s), most "
+            f"files have {usual} ({usual / rate:g} s)"
+        )
+    return ""
 
 
 def _warn_of_clipping(clipped: Sequence[tuple[float, str]]) -> None:
@@ -120,24 +135,6 @@ def _warn_of_clipping(clipped: Sequence[tuple[float, str]]) -> None:
             f"scale (1.0), which are clipped; {path}: {share:.1%} of them. Divide all "
             "files by the same number"
         )
-
-
-def _read(path: str, rate: int, out: np.ndarray) -> _Reading:
-    """Fill `out` if the file has its length, and the right rate."""
-    header = None
-    try:
-        with _opened(path) as file:
-            header = Header(file.samplerate, file.channels, file.frames)
-            if header.rate != rate:
-                raise _Unusable(f"sampling rate {header.rate} Hz, expected {rate} Hz")
-            if header.frames != len(out):
-                raise _Unusable(
-                    f"wrong length: {header.frames} samples ({header.frames / rate:g} "
-                    f"s), most files have {len(out)} ({len(out) / rate:g} s)"
-                )
-            return _Reading(header, clipped=_decode(file, out))
-    except _Unusable as error:
-        return _Reading(header, str(error))
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def read(
     on_bad_file: str = "error",
     labels: Labels | None = None,
     test_normals: int | None = 100,
+    decode: bool = True,
 ) -> Clips:
     """Read the recordings of one machine type.
 
@@ -92,6 +93,7 @@ def read(
     labels : (machine type, name) -> label of clips whose name has none
     test_normals : normal test clips per ID in the MIMII layout, which has no split;
         None: as many as anomalous ones
+    decode : False checks the headers of the files alone; clips have no samples
 
     Returns
     -------
@@ -105,10 +107,18 @@ def read(
         files = _draw_split(files, ids, test_normals)
         files = [file for file in files if file.split in splits]
     chosen = [file for file in files if not ids or file.machine_id in ids]
-    samples, _, unusable = audio.load([file.path for file in chosen], SAMPLE_RATE)
+    paths = [file.path for file in chosen]
+    samples, _, unusable = audio.load(paths, SAMPLE_RATE, decode=decode)
     bad = found.bad | unusable
     if bad:
-        _report_bad(folder, bad, len(chosen) + len(found.bad), on_bad_file)
+        which = f"{len(bad)} of {len(chosen) + len(found.bad)} files are unusable"
+        if on_bad_file == "error":
+            raise DataError(
+                f"{folder}: {which}; repair or remove them, or skip them by "
+                "data.on_bad_file='skip':\n  " + "\n  ".join(_bad_lines(bad, folder))
+            )
+        lines = "; ".join(_bad_lines(bad, folder, at_most=3))
+        log.warning(f"{folder}: {which} and skipped ({lines})")
     chosen = [file for file in chosen if file.path not in bad]
     present = {file.machine_id for file in files if file.path not in bad}
     if missing := sorted(set(ids) - present):
@@ -221,20 +231,6 @@ def _ignored(names: Sequence[str]) -> str:
     return f"; {len(names)} other files, such as {names[0]}, don't end in .wav or .flac"
 
 
-def _report_bad(
-    folder: Path, bad: Mapping[str, str], count: int, on_bad_file: str
-) -> None:
-    """Raise `DataError` that names the unusable files, or warn of them."""
-    which = f"{len(bad)} of {count} files are unusable"
-    if on_bad_file == "error":
-        raise DataError(
-            f"{folder}: {which}; repair or remove them, or skip them by "
-            "data.on_bad_file='skip':\n  " + "\n  ".join(_bad_lines(bad, folder))
-        )
-    lines = _bad_lines(bad, folder, at_most=3)
-    log.warning(f"{folder}: {which} and skipped ({'; '.join(lines)})")
-
-
 def _bad_lines(bad: Mapping[str, str], folder: Path, at_most: int = 20) -> list[str]:
     """A line per unusable file, with the reason."""
     lines = [f"{os.path.relpath(p, folder)}: {why}" for p, why in sorted(bad.items())]
@@ -295,20 +291,15 @@ def _table(
         key = (file.machine_id, split, _TITLES[file.label])
         groups.setdefault(key, []).append(header)
     for key in sorted(groups, key=lambda k: (k[0], not k[1].startswith("train"), k)):
-        known = [header for header in groups[key] if header]
-        ranges = (
-            _range([header.frames / header.rate for header in known]),
-            _range([header.rate for header in known]),
-            _range([header.channels for header in known]),
-        )
+        known = [(h.frames / h.rate, h.rate, h.channels) for h in groups[key] if h]
+        ranges = [
+            f"{min(values):g} to {max(values):g}"
+            if len(set(values)) > 1
+            else f"{values[0]:g}"
+            for values in zip(*known, strict=True)
+        ]
         table.add_row(*key, str(len(groups[key])), *ranges)
     return table
-
-
-def _range(values: Sequence[float]) -> str:
-    """The common value, or the smallest and the largest."""
-    low, high = min(values, default=0), max(values, default=0)
-    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
