@@ -75,12 +75,7 @@ class Experiment:
 
 
 def build(config: Config) -> Experiment:
-    """Build the typed objects of a config.
-
-    Raises
-    ------
-    ConfigError : names the field
-    """
+    """Build the typed objects of a config; a `ConfigError` names the bad field."""
     sets = tuple(config.training_sets)
     require(bool(sets), "training_sets=(): name at least one, such as 'all'")
     for kind in sets:

@@ -24,12 +24,7 @@ def file_errors(path: Path | str) -> Iterator[None]:
 
 
 def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all: a temporary name, fsync, then rename.
-
-    Raises
-    ------
-    DataError : it can't be written, as on a full disk
-    """
+    """Write a file whole or not at all; raise `DataError`, as on a full disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     with file_errors(path):
         try:

@@ -109,12 +109,7 @@ _metrics = _Metrics()
 def open_metrics(
     path: Path, context: dict[str, Any], tensorboard: Path | None = None
 ) -> None:
-    """Let `record` append to a file; `context` becomes part of every row.
-
-    Raises
-    ------
-    ConfigError : TensorBoard is wanted, but tensorboardX isn't installed
-    """
+    """Let `record` append to a file; `context` becomes part of every row."""
     events = None
     if tensorboard and not console.quiet:
         try:

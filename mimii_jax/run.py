@@ -37,11 +37,8 @@ RUNS = "runs.json"  # beside the models: training set and seed of each
 def train(config: Config, path: Path) -> Scores:
     """Fit the config's detector, score the test clips, write workdir and report.
 
-    An interrupted training in the workdir is resumed.
-
-    Raises
-    ------
-    ConfigError, DataError : before anything is trained or written
+    An interrupted training in the workdir is resumed. Settings and files that can't be
+    used raise `ConfigError` or `DataError` before anything is written.
     """
     start = time.perf_counter()
     experiment = build(config)
