@@ -1,6 +1,6 @@
 """From a ConfigDict to typed objects, and the registry of what can be built."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from inspect import Parameter, signature
 from typing import Any
@@ -60,7 +60,9 @@ class Experiment:
     data: Dataset
     front_end: FrontEnd
     detector: Detector | None  # None: the controls alone
-    scorings: Mapping[str, Detector]  # with each of `scorings`; "": with `scoring`
+    # with every back-end and each of `scorings`, by what that adds to the name
+    scorings: Mapping[tuple[str, str], Detector]
+    companions: Mapping[str, Detector]  # to fuse with
     seeds: tuple[int, ...]
     training_sets: tuple[str, ...]
     init_from: str
@@ -83,29 +85,42 @@ def build(config: Config) -> Experiment:
     name = config.detector.name
     _choice("detector.name", name, {CONTROLS_ONLY, FUNCTIONALS, *ESTIMATORS, *MODELS})
     front_end = _build_front_end(config)
-    scorings: dict[str, Detector] = {}
-    detector = None
+    scorings = {}
     if name != CONTROLS_ONLY:
-        scoring = config.scoring.to_dict()
-        detector = _build_detector(config, front_end, scoring)
-        for label, changes in config.scorings.items():
-            changed = scoring | dict(changes)
-            for key in changes:
-                known = key in scoring
-                require(known, f"scorings.{label}.{key}: unknown field")
-            scorings[label] = _build_detector(config, front_end, changed)
+        for suffix, label, scoring in _scorings(config):
+            scorings[suffix, label] = _build_detector(config, front_end, scoring)
+    for companion in config.fuse_with:
+        _choice("fuse_with", companion, (FUNCTIONALS,))
     return Experiment(
         name=name,
         data=_construct("data", Dataset, config.data),
         front_end=front_end,
-        detector=detector,
-        scorings=scorings or ({"": detector} if detector else {}),
+        detector=next(iter(scorings.values()), None),
+        scorings=scorings,
+        companions={
+            one: default_functionals(config.features.sample_rate)
+            for one in config.fuse_with
+        },
         seeds=_seeds(config.seeds),
         training_sets=sets,
         init_from=config.get("init_from", ""),
         eval=_construct("eval", Evaluation, config.eval),
         tensorboard=config.get("tensorboard", False),
     )
+
+
+def _scorings(config: Config) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield what each scoring adds to the detector's name, and its fields."""
+    scoring = config.scoring.to_dict()
+    for label, changes in config.scorings.items() or (("", {}),):
+        for key in changes:
+            require(key in scoring, f"scorings.{label}.{key}: unknown field")
+        changed = scoring | dict(changes)
+        backends = changed["backend"].split(",")
+        plain = "mean" if config.detector.name in MODELS else backends[0]
+        for backend in backends:
+            suffix = "" if backend == plain else f"+{backend}"
+            yield suffix, label, changed | {"backend": backend}
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -159,8 +174,9 @@ def _build_detector(
     _choice("train.precision", precision, PRECISIONS)
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else PRECISIONS[precision]
-    of_scoring = {k: scoring.pop(k) for k in ("backend", "per_id")}
-    # What else a scoring has belongs to the model, such as a transformer's decoding.
+    names = [k for k in signature(Scoring).parameters if k in scoring]
+    of_scoring = {k: scoring.pop(k) for k in names}
+    # What else a scoring has belongs to the model, such as a transformer's horizon.
     return NeuralDetector(
         front_end=front_end,
         model=ModelSpec(MODELS[name], own | scoring, dtype),

@@ -18,6 +18,7 @@ def base_config() -> ConfigDict:
     # Also "id", "downsampled", "without", "all, then id", "all + simulated".
     c.training_sets = ("all",)
     c.scorings = ConfigDict()  # name -> changes of `scoring`; empty: `scoring` alone
+    c.fuse_with = ()  # "functionals" beside the detector, and the mean of their z-scores
 
     c.data = ConfigDict()
     c.data.root = ""  # folder of a folder per machine type; "": simulated
@@ -45,8 +46,17 @@ def base_config() -> ConfigDict:
     c.features.standardise = False  # per bin, by training statistics
 
     c.scoring = ConfigDict()
-    c.scoring.backend = "mean"  # or "mahalanobis", of the error per bin
-    c.scoring.per_id = False  # mahalanobis: compare with clips of the same ID alone
+    # "mean" of the errors, or how far they are from those of normal clips: "knn",
+    # "ldn", "mahalanobis", ...; "knn+ldn": the mean of both; "mean,knn": a row for each
+    c.scoring.backend = "mean"
+    c.scoring.representation = "error"  # or "latent"; "nll" if the variance is learned
+    c.scoring.per_id = True  # compare with normal clips of the same ID alone
+    c.scoring.neighbours = 1  # of knn and ldn
+    c.scoring.density_neighbours = 8  # of ldn and lof
+    c.scoring.standardise = True  # each column of the vectors
+    c.scoring.max_columns = FieldReference(100, field_type=object)  # PCA beyond them
+    c.scoring.coreset = placeholder(int)  # clips that cover a bank; None: all
+    c.scoring.components = 2  # of gmm
     c.scoring.pooling = "mean"  # over a clip's segments; or "max", "top_k", "gwrp"
     c.scoring.top_k = 10  # segments
     c.scoring.gwrp_r = 0.99
