@@ -11,7 +11,6 @@ import jax.numpy as jnp
 from mimii_jax.dataset import Dataset
 from mimii_jax.defaults import flatten
 from mimii_jax.detectors.backends import Pooling, Scoring
-from mimii_jax.detectors.banks import Scoring as BankScoring
 from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.functionals import Functionals
@@ -139,7 +138,7 @@ def _build_detector(
     )
     if name == FUNCTIONALS:
         own["fused"] = tuple(scoring.pop("groups"))
-        banks = _construct("scoring", BankScoring, scoring | {"pooling": pooling})
+        banks = _construct("scoring", Scoring, scoring | {"pooling": pooling})
         return _construct(
             "detector", Functionals, own | {"front_end": front_end, "scoring": banks}
         )

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int, Shaped
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
-from mimii_jax.detectors.banks import Banks, Scoring, z_scores
+from mimii_jax.detectors.backends import Banks, Scoring, z_scores
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import Linear
 from mimii_jax.features.functionals import GROUPS, extract_functionals, functionals
@@ -97,40 +97,14 @@ class Functionals:
         machine_id: Shaped[np.ndarray, " clip"],
         rows: Sequence[Int[np.ndarray, " row"]],
     ) -> "FittedFunctionals":
-        groups = []
-        for of_run in rows:
-            ids = machine_id[of_run]
-            groups.append(
-                {
-                    name: _Group.fit(self.scoring, vectors[name][of_run], ids)
-                    for name in self.counted
-                }
-            )
-        return FittedFunctionals(self, groups)
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Banks of one group of functionals, with the scores of their normal clips."""
-
-    banks: Banks
-    machine_id: Shaped[np.ndarray, " clip"]  # of the normal clips
-    normal: Float[np.ndarray, " clip"]  # their leave-one-out scores
-
-    @classmethod
-    def fit(
-        cls, scoring: Scoring, vectors: np.ndarray, machine_id: np.ndarray
-    ) -> "_Group":
-        banks = Banks.fit(scoring, vectors, machine_id)
-        return cls(banks, machine_id, banks.normal_scores())
-
-    def score(self, vectors: np.ndarray, machine_id: np.ndarray) -> np.ndarray:
-        """z-scores by the normal clips of the same ID; of all where there are none."""
-        scores = np.asarray(self.banks.score(vectors, machine_id), np.float64)
-        for one in np.unique(machine_id):
-            own, rows = self.machine_id == one, machine_id == one
-            scores[rows] = z_scores(scores[rows], self.normal[own if own.any() else ()])
-        return scores
+        banks = [
+            {
+                name: Banks.fit(self.scoring, vectors[name][clips], machine_id[clips])
+                for name in self.counted
+            }
+            for clips in rows
+        ]
+        return FittedFunctionals(self, banks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,13 +112,13 @@ class FittedFunctionals:
     """The banks of every run."""
 
     detector: Functionals
-    groups: Sequence[Mapping[str, _Group]]  # of each run
+    banks: Sequence[Mapping[str, Banks]]  # of each run and group
 
     def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
         """Functionals of the clip, its only segment; the groups side by side."""
         vectors = self.detector.extract(clips)
         joined = np.concatenate([vectors[k] for k in self.detector.groups], axis=1)
-        shape = (len(self.groups), len(clips), 1, joined.shape[1])
+        shape = (len(self.banks), len(clips), 1, joined.shape[1])
         return np.broadcast_to(joined[None, :, None], shape)
 
     def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
@@ -155,15 +129,11 @@ class FittedFunctionals:
         self, vectors: Vectors, machine_id: Shaped[np.ndarray, " clip"]
     ) -> Float[np.ndarray, "run clip"]:
         """`score` of clips whose functionals are known."""
-        return np.array(
-            [
-                np.mean(
-                    [group.score(vectors[k], machine_id) for k, group in run.items()],
-                    axis=0,
-                )
-                for run in self.groups
-            ]
-        )
+        scores = [
+            [_z_scores(banks, vectors[name], machine_id) for name, banks in run.items()]
+            for run in self.banks
+        ]
+        return np.mean(scores, axis=1)
 
     def explain(self, clips: Clips) -> None:
         """Explain nothing."""
@@ -171,6 +141,19 @@ class FittedFunctionals:
     def pretrained(self) -> Sequence[Any]:
         """Return nothing: there are no parameters."""
         return ()
+
+
+def _z_scores(
+    banks: Banks,
+    vectors: Float32[np.ndarray, "clip column"],
+    machine_id: Shaped[np.ndarray, " clip"],
+) -> Float[np.ndarray, " clip"]:
+    """Scores in units of the normal clips of the bank that each is compared with."""
+    scores = banks.score(vectors, machine_id)
+    for one in np.unique(machine_id).tolist():
+        rows, bank = machine_id == one, banks.by_id.get(one) or banks.of_all
+        scores[rows] = z_scores(scores[rows], bank.normal_scores())
+    return scores
 
 
 def _require_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
