@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -124,6 +124,7 @@ Vectors = Float[np.ndarray, "clip column"]
 ClipScores = Float[np.ndarray, " clip"]
 
 
+@runtime_checkable
 class Backend(Protocol):
     """A frozen dataclass of arrays, fitted to the vectors of normal clips."""
 
@@ -293,7 +294,9 @@ BACKENDS: dict[str, Callable[[Vectors, Scoring], Backend]] = {
 }
 
 
-def z_scores(scores: ClipScores, normal: ClipScores) -> ClipScores:
+def z_scores(
+    scores: ClipScores, normal: Float[np.ndarray, " normal"]
+) -> ClipScores:
     """Scores in units of half the 16-84 % range of normal ones, from their median."""
     low, middle, high = np.percentile(normal, [16, 50, 84])
     return (scores - middle) / ((high - low) / 2 or 1.0)
