@@ -30,6 +30,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.kernel_blocks = 2  # blocks of `strides` pixels that a filter covers
     c.detector.segment = placeholder(int)  # frames judged at once; None: the window
     c.detector.latent = 40
+    c.detector.likelihood = "squared"  # or "gaussian", with learned variances
     c.detector.kl_weight = 0.1
 
     add_training(c)

@@ -5,6 +5,7 @@ Variants: `:groups` (a row for each group, and one for all), `:quick` (seconds)
 """
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from mimii_jax.defaults import base_config, require_variant
 
@@ -19,8 +20,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.name = "functionals"
     c.detector.groups = ("bands", "descriptors", "modulation")
 
-    c.scoring.backend = "knn+ldn"  # of each group
+    c.scoring.backend = "ldn+whitened_ldn"  # of each group
     c.scoring.per_id = True
+    c.scoring.max_columns = placeholder(int)  # no PCA: it loses what a bank lacks
     c.scoring.groups = ()  # whose mean z-score counts; (): all
 
     if variant == "groups":

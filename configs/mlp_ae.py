@@ -23,6 +23,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.name = "mlp_ae"
     c.detector.hidden = (128, 128, 128, 128)
     c.detector.latent = 8
+    c.detector.likelihood = "squared"  # or "gaussian", with learned variances
     c.detector.offset = -35.0  # dB; about the mean of the log-mel of a machine
     c.detector.scale = 12.0  # dB; about its standard deviation
 

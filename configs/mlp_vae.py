@@ -25,6 +25,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.hidden = (400, 400)
     # Latent size, KL weight, learning rate: python -m experiments.select mlp_vae
     c.detector.latent = 20
+    c.detector.likelihood = "squared"  # or "gaussian", with learned variances
     c.detector.kl_weight = 0.5
 
     add_training(c)

@@ -29,9 +29,13 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.windows.hop = 1  # frames
     c.windows.scoring_hop = 1  # frames
 
-    # What the scored patches are predicted from; any model can score any way.
-    c.scoring.decoding = "autoregressive"  # or "teacher_forced", "forecast"
-    c.scoring.context = 40  # patches, of a forecast
+    # Patches that are generated from a true prefix; 1: each from all before it; None:
+    # the whole clip from its first patch. Any model can score with any.
+    c.scoring.horizon = placeholder(int)
+    c.scoring.horizon = 1
+    c.scorings.default = ConfigDict()
+    c.scorings["free generation"] = ConfigDict({"horizon": placeholder(int)})
+    c.fuse_with = ("functionals",)
 
     c.detector = ConfigDict()
     c.detector.name = "transformer"
@@ -43,6 +47,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.heads = 4
     c.detector.feed_forward = 512
     c.detector.attention = "causal"  # or "leaky", which sees its targets
+    c.detector.likelihood = "squared"  # or "gaussian", with learned variances
 
     add_training(c)
     c.train.epochs = 12
@@ -52,6 +57,9 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.train.warmup = 0.1
 
     if variant == "reference":
+        c.scoring.horizon = None
+        c.scorings = ConfigDict()
+        c.fuse_with = ()
         c.features.hop = 512
         c.detector.patch = 30
         c.detector.stride = 1

@@ -11,10 +11,9 @@ import jax.numpy as jnp
 from mimii_jax.dataset import Dataset
 from mimii_jax.defaults import flatten
 from mimii_jax.detectors.backends import Pooling, Scoring
-from mimii_jax.detectors.banks import Scoring as BankScoring
 from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
-from mimii_jax.detectors.functionals import Functionals
+from mimii_jax.detectors.functionals import Functionals, default_functionals
 from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
 from mimii_jax.errors import require
 from mimii_jax.features.augment import build_augment
@@ -33,6 +32,7 @@ MODELS: dict[str, Any] = {
     "transformer": Transformer,
 }
 CONTROLS_ONLY, FUNCTIONALS = "controls", "functionals"
+DEFAULT = "default"  # the scoring that adds nothing to the detector's name
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
@@ -91,6 +91,7 @@ def build(config: Config) -> Experiment:
             scorings[suffix, label] = _build_detector(config, front_end, scoring)
     for companion in config.fuse_with:
         _choice("fuse_with", companion, (FUNCTIONALS,))
+        require(sets == ("all",), f"training_sets={sets}: must be all with fuse_with")
     return Experiment(
         name=name,
         data=_construct("data", Dataset, config.data),
@@ -112,7 +113,8 @@ def build(config: Config) -> Experiment:
 def _scorings(config: Config) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yield what each scoring adds to the detector's name, and its fields."""
     scoring = config.scoring.to_dict()
-    for label, changes in config.scorings.items() or (("", {}),):
+    scorings = config.scorings.to_dict() or {DEFAULT: {}}
+    for label, changes in sorted(scorings.items(), key=lambda pair: pair[0] != DEFAULT):
         for key in changes:
             require(key in scoring, f"scorings.{label}.{key}: unknown field")
         changed = scoring | dict(changes)
@@ -120,7 +122,11 @@ def _scorings(config: Config) -> Iterator[tuple[str, str, dict[str, Any]]]:
         plain = "mean" if config.detector.name in MODELS else backends[0]
         for backend in backends:
             suffix = "" if backend == plain else f"+{backend}"
-            yield suffix, label, changed | {"backend": backend}
+            yield (
+                suffix,
+                "" if label == DEFAULT else label,
+                changed | {"backend": backend},
+            )
 
 
 def differences(old: Config, new: Config) -> list[str]:
@@ -153,7 +159,7 @@ def _build_detector(
     )
     if name == FUNCTIONALS:
         own["fused"] = tuple(scoring.pop("groups"))
-        banks = _construct("scoring", BankScoring, scoring | {"pooling": pooling})
+        banks = _construct("scoring", Scoring, scoring | {"pooling": pooling})
         return _construct(
             "detector", Functionals, own | {"front_end": front_end, "scoring": banks}
         )

@@ -17,8 +17,9 @@ def base_config() -> ConfigDict:
     c.deterministic = False  # the same bits on a GPU as well, at some cost in speed
     # Also "id", "downsampled", "without", "all, then id", "all + simulated".
     c.training_sets = ("all",)
-    c.scorings = ConfigDict()  # name -> changes of `scoring`; empty: `scoring` alone
-    c.fuse_with = ()  # "functionals" beside the detector, and the mean of their z-scores
+    # Name -> changes of `scoring`, each a row; "default": the detector's name alone.
+    c.scorings = ConfigDict()  # empty: `scoring` alone
+    c.fuse_with = ()  # "functionals": also their scores, and the mean of both
 
     c.data = ConfigDict()
     c.data.root = ""  # folder of a folder per machine type; "": simulated

@@ -37,6 +37,11 @@ class Workdir:
         return self.path / "scores.csv"
 
     @property
+    def normals(self) -> Path:
+        """Scores of normal clips that no model was fitted to."""
+        return self.path / "normals.csv"
+
+    @property
     def finished(self) -> bool:
         """Whether a training is finished."""
         return self.scores.is_file()

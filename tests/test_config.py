@@ -19,6 +19,7 @@ VARIANTS = {
     "transformer": ("default", "reference", "quick"),
     "isolation_forest": ("default", "windows", "quick"),
     "one_class_svm": ("default", "linear", "windows", "exact", "quick"),
+    "functionals": ("default", "groups", "quick"),
     "controls": ("default", "quick"),
 }
 

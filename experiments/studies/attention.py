@@ -16,11 +16,11 @@ STUDY = Study(
             "transformer",
             {"detector.attention": attention},
             scorings={
-                "autoregressive": {},
-                "teacher forced": {"decoding": "teacher_forced"},
+                "free generation": {"horizon": None},
+                "one step ahead": {},
             },
         )
         for attention in ("causal", "leaky")
     ],
-    base="causal: autoregressive",
+    base="causal: free generation",
 )

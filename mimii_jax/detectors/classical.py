@@ -20,6 +20,7 @@ from sklearn.svm import OneClassSVM
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Pooling
+from mimii_jax.detectors.detector import NormalScores
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
@@ -221,6 +222,10 @@ class FittedClassical:
 
     def explain(self, clips: Clips) -> None:
         """Explain nothing."""
+
+    def normal_scores(self) -> Sequence[NormalScores]:
+        """Return nothing: every normal clip was fitted to."""
+        return ()
 
     def pretrained(self) -> Sequence[Any]:
         """Return nothing: these models can't be fine-tuned."""

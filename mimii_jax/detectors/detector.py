@@ -5,10 +5,18 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 from mimii_jax.data.clips import Clips
 from mimii_jax.train.runs import Run
+
+
+class NormalScores(NamedTuple):
+    """Scores of a run's normal clips, each as if the model had not seen it."""
+
+    name: Shaped[np.ndarray, " clip"]
+    machine_id: Shaped[np.ndarray, " clip"]
+    score: Float[np.ndarray, " clip"]
 
 
 class Explanation(NamedTuple):
@@ -34,6 +42,10 @@ class Fitted(Protocol):
 
     def explain(self, clips: Clips) -> Explanation | None:
         """Expectation and error of the first run; None for detectors without."""
+        ...
+
+    def normal_scores(self) -> Sequence[NormalScores]:
+        """Scores of each run's normal clips, as if not fitted to; empty: unknown."""
         ...
 
     def pretrained(self) -> Sequence[Any]:

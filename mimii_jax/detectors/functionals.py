@@ -1,26 +1,26 @@
 """A detector without training: functionals of a clip against those of normal clips."""
 
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Float32, Int, Shaped
+from jaxtyping import Float, Float32, Shaped
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
-from mimii_jax.detectors.banks import Banks, Scoring, z_scores
-from mimii_jax.errors import ConfigError, DataError
-from mimii_jax.features.front_ends import Linear
+from mimii_jax.detectors.backends import Banks, Scoring
+from mimii_jax.detectors.detector import NormalScores
+from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept
+from mimii_jax.errors import ConfigError
+from mimii_jax.features.front_ends import Linear, LogMel
 from mimii_jax.features.functionals import GROUPS, extract_functionals, functionals
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.results.fusion import z_scores
 from mimii_jax.train.runs import Run
 
-VECTORS = "functionals.npz"  # in a fit's folder: those of all its normal clips
 Vectors = Mapping[str, Float32[np.ndarray, "clip column"]]
 
 
@@ -71,66 +71,25 @@ class Functionals:
         self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
     ) -> "FittedFunctionals":
         """Fit one bank per group and run, to its training and validation clips."""
-        if folder and (folder / VECTORS).exists():
+        if folder and all(path.exists() for path in self._paths(folder).values()):
             return self.load(folder, runs)
-        normal = [clips for clips in (train, held_out) if len(clips)]
-        found = [self.extract(clips) for clips in normal]
-        vectors = {k: np.concatenate([v[k] for v in found]) for k in self.groups}
-        machine_id = np.concatenate([clips.machine_id for clips in normal])
-        rows = [np.append(run.clips, len(train) + run.validation) for run in runs]
-        if folder:
-            _save(folder, vectors, machine_id, rows)
-        return self._fit(vectors, machine_id, rows)
+        found = [self.extract(clips) for clips in (train, held_out) if len(clips)]
+        normal = {}
+        for group in self.groups:
+            vectors = np.concatenate([of_clips[group] for of_clips in found])[None]
+            normal[group] = NormalVectors.of(vectors, train, held_out, runs)
+            if folder:
+                normal[group].save(self._paths(folder)[group])
+        return FittedFunctionals.of(self, normal, folder)
 
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedFunctionals":
         """Fit the banks again to the vectors that `fit` saved, in seconds."""
-        vectors, machine_id, rows = _load(folder / VECTORS, self.groups)
-        if len(rows) != len(runs):
-            raise DataError(
-                f"{folder / VECTORS}: {len(rows)} banks for {len(runs)} runs"
-            )
-        return self._fit(vectors, machine_id, rows)
+        paths = self._paths(folder)
+        normal = {k: NormalVectors.load(path, len(runs)) for k, path in paths.items()}
+        return FittedFunctionals.of(self, normal, folder)
 
-    def _fit(
-        self,
-        vectors: Vectors,
-        machine_id: Shaped[np.ndarray, " clip"],
-        rows: Sequence[Int[np.ndarray, " row"]],
-    ) -> "FittedFunctionals":
-        groups = []
-        for of_run in rows:
-            ids = machine_id[of_run]
-            groups.append(
-                {
-                    name: _Group.fit(self.scoring, vectors[name][of_run], ids)
-                    for name in self.counted
-                }
-            )
-        return FittedFunctionals(self, groups)
-
-
-@dataclass(frozen=True, eq=False)
-class _Group:
-    """Banks of one group of functionals, with the scores of their normal clips."""
-
-    banks: Banks
-    machine_id: Shaped[np.ndarray, " clip"]  # of the normal clips
-    normal: Float[np.ndarray, " clip"]  # their leave-one-out scores
-
-    @classmethod
-    def fit(
-        cls, scoring: Scoring, vectors: np.ndarray, machine_id: np.ndarray
-    ) -> "_Group":
-        banks = Banks.fit(scoring, vectors, machine_id)
-        return cls(banks, machine_id, banks.normal_scores())
-
-    def score(self, vectors: np.ndarray, machine_id: np.ndarray) -> np.ndarray:
-        """z-scores by the normal clips of the same ID; of all where there are none."""
-        scores = np.asarray(self.banks.score(vectors, machine_id), np.float64)
-        for one in np.unique(machine_id):
-            own, rows = self.machine_id == one, machine_id == one
-            scores[rows] = z_scores(scores[rows], self.normal[own if own.any() else ()])
-        return scores
+    def _paths(self, folder: Path) -> dict[str, Path]:
+        return {group: folder / FOLDER / f"{group}.npz" for group in self.groups}
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,32 +97,56 @@ class FittedFunctionals:
     """The banks of every run."""
 
     detector: Functionals
-    groups: Sequence[Mapping[str, _Group]]  # of each run
+    normal: Mapping[str, NormalVectors]  # of each group
+    banks: Mapping[str, Sequence[Banks]]  # of each group that counts, one per run
+    folder: Path | None
+
+    @classmethod
+    def of(
+        cls,
+        detector: Functionals,
+        normal: Mapping[str, NormalVectors],
+        folder: Path | None,
+    ) -> "FittedFunctionals":
+        """Fit the banks."""
+        banks = {k: normal[k].banks(detector.scoring) for k in detector.counted}
+        return cls(detector, normal, banks, folder)
 
     def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
         """Functionals of the clip, its only segment; the groups side by side."""
-        vectors = self.detector.extract(clips)
+        vectors = self._vectors(clips)
         joined = np.concatenate([vectors[k] for k in self.detector.groups], axis=1)
-        shape = (len(self.groups), len(clips), 1, joined.shape[1])
-        return np.broadcast_to(joined[None, :, None], shape)
+        n_runs = len(next(iter(self.banks.values())))
+        return np.broadcast_to(
+            joined[None, :, None], (n_runs, len(clips), 1, joined.shape[1])
+        )
 
     def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
         """Mean of the groups' z-scores."""
-        return self.score_vectors(self.detector.extract(clips), clips.machine_id)
+        vectors, ids = self._vectors(clips), clips.machine_id
+        scores = [
+            [_z_scores(bank, bank.score(vectors[group], ids), ids) for bank in banks]
+            for group, banks in self.banks.items()
+        ]
+        return np.mean(scores, axis=0)
 
-    def score_vectors(
-        self, vectors: Vectors, machine_id: Shaped[np.ndarray, " clip"]
-    ) -> Float[np.ndarray, "run clip"]:
-        """`score` of clips whose functionals are known."""
-        return np.array(
-            [
-                np.mean(
-                    [group.score(vectors[k], machine_id) for k, group in run.items()],
-                    axis=0,
-                )
-                for run in self.groups
-            ]
-        )
+    def normal_scores(self) -> list[NormalScores]:
+        """Scores of each run's normal clips, each left out of its bank."""
+        scores = [
+            [_z_scores(b, b.normal_scores(), b.machine_id) for b in banks]
+            for banks in self.banks.values()
+        ]
+        normal = next(iter(self.normal.values()))
+        of_runs = [np.mean(of_run, axis=0) for of_run in zip(*scores, strict=True)]
+        return [normal.scores(run, score) for run, score in enumerate(of_runs)]
+
+    def _vectors(self, clips: Clips) -> Vectors:
+        """Vectors of every group, extracted unless they are kept."""
+        extract = cache(lambda: self.detector.extract(clips))
+        return {
+            group: kept(self.folder, group, clips, lambda group=group: extract()[group])
+            for group in self.detector.groups
+        }
 
     def explain(self, clips: Clips) -> None:
         """Explain nothing."""
@@ -173,30 +156,26 @@ class FittedFunctionals:
         return ()
 
 
+def _z_scores(
+    banks: Banks,
+    scores: Float[np.ndarray, " clip"],
+    machine_id: Shaped[np.ndarray, " clip"],
+) -> Float[np.ndarray, " clip"]:
+    """Scores in units of the normal clips of the bank that each is compared with."""
+    scores = scores.copy()
+    for one in np.unique(machine_id).tolist():
+        rows, bank = machine_id == one, banks.by_id.get(one) or banks.of_all
+        scores[rows] = z_scores(scores[rows], bank.normal_scores())
+    return scores
+
+
+def default_functionals(sample_rate: int) -> Functionals:
+    """The detector of configs/functionals.py."""
+    front_end = LogMel(sample_rate, 1024, 512, 0.0, None, n_mels=128)
+    scoring = Scoring("ldn+whitened_ldn", max_columns=None)
+    return Functionals(front_end, tuple(GROUPS), scoring)
+
+
 def _require_names(field: str, names: tuple[str, ...], known: tuple[str, ...]) -> None:
     if not names or set(names) - set(known) or len(set(names)) < len(names):
         raise ConfigError(f"{field}={names}: must be different ones of {known}")
-
-
-def _save(
-    folder: Path, vectors: Vectors, machine_id: np.ndarray, rows: Sequence[np.ndarray]
-) -> None:
-    file = BytesIO()
-    of_runs: dict[str, Any] = {f"run_{i}": r for i, r in enumerate(rows)}
-    np.savez(file, allow_pickle=False, machine_id=machine_id, **vectors, **of_runs)
-    with file_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / VECTORS, file.getvalue())
-
-
-def _load(
-    path: Path, groups: Sequence[str]
-) -> tuple[dict[str, np.ndarray], np.ndarray, list[np.ndarray]]:
-    try:
-        with file_errors(path), path.open("rb") as file, np.load(file) as arrays:
-            n_runs = sum(name.startswith("run_") for name in arrays)
-            vectors = {name: arrays[name] for name in groups}
-            rows = [arrays[f"run_{i}"] for i in range(n_runs)]
-            return vectors, arrays["machine_id"], rows
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: damaged ({error}); remove it to fit again") from error

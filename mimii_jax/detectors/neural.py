@@ -20,8 +20,8 @@ from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int16
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
-from mimii_jax.detectors.detector import Explanation
-from mimii_jax.detectors.vectors import FOLDER, NormalScores, NormalVectors, kept
+from mimii_jax.detectors.detector import Explanation, NormalScores
+from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept
 from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.features.front_ends import (
     CLIPS_PER_TRANSFER,
@@ -39,7 +39,7 @@ from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_
 from mimii_jax.train.step import group_size
 
 SHAPE = "shape.json"  # in a training's folder: the length of its clips
-SCORING_FIELDS = ("decoding", "context")  # of a model, that change no training
+SCORING_FIELDS = ("horizon",)  # of a model, that change no training
 # Whole clips that a model works through at once.
 CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 16
 

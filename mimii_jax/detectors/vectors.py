@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import jax
 import numpy as np
@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Float32, Shaped
 
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
+from mimii_jax.detectors.detector import NormalScores
 from mimii_jax.errors import DataError
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.train.runs import Run
@@ -21,19 +22,11 @@ from mimii_jax.train.runs import Run
 FOLDER = "vectors"  # in a fit's folder
 
 
-class NormalScores(NamedTuple):
-    """Scores of a run's normal clips, each as if the model had not seen it."""
-
-    name: Shaped[np.ndarray, " clip"]
-    machine_id: Shaped[np.ndarray, " clip"]
-    score: Float[np.ndarray, " clip"]
-
-
 @dataclass(frozen=True, eq=False)
 class NormalVectors:
     """Vectors of all normal clips under every run."""
 
-    vectors: Float32[np.ndarray, "run clip column"]
+    vectors: Float32[np.ndarray, "run clip column"]  # or of one "run" for all
     machine_id: Shaped[np.ndarray, " clip"]
     name: Shaped[np.ndarray, " clip"]
     held_out: Bool[np.ndarray, " clip"]  # from every training
@@ -81,9 +74,12 @@ class NormalVectors:
 
     def banks(self, scoring: Scoring) -> list[Banks]:
         """Fit the back-end of each run to all its normal clips."""
+        vectors = np.broadcast_to(
+            self.vectors, (len(self.used), *self.vectors.shape[1:])
+        )
         return [
-            Banks.fit(scoring, vectors[used], self.machine_id[used])
-            for vectors, used in zip(self.vectors, self.used, strict=True)
+            Banks.fit(scoring, of_run[used], self.machine_id[used])
+            for of_run, used in zip(vectors, self.used, strict=True)
         ]
 
     def scores(self, run: int, score: Float[np.ndarray, " clip"]) -> NormalScores:

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Float32, Int16
 
 from mimii_jax.features.front_ends import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, Linear
-from mimii_jax.features.stft import decibels, mel_spectrogram
+from mimii_jax.features.stft import decibels, mel_filters, mel_spectrogram
 
 STATISTICS = ("mean", "sd", "p20", "p80", "mean_abs_difference")
 LEVEL_BANDS = 8
@@ -112,14 +112,8 @@ def describe(
     unit = _over(magnitude, length)
     flux = jnp.sqrt(jnp.sum(jnp.diff(unit, axis=0, prepend=unit[:1]) ** 2, axis=1))
     level = decibels(length[:, 0] ** 2)
-    mel = mel_spectrogram(
-        magnitude**2,
-        sample_rate=sample_rate,
-        n_fft=n_fft,
-        n_mels=LEVEL_BANDS,
-        fmin=0.0,
-        fmax=sample_rate / 2,
-    )
+    filters = mel_filters(sample_rate, n_fft, LEVEL_BANDS, 0.0, sample_rate / 2)
+    mel = mel_spectrogram(magnitude**2, filters)
     series = [level, centroid[:, 0], bandwidth, skewness, flatness, rolloff, flux]
     return jnp.concatenate([jnp.stack([*series, crest], axis=1), decibels(mel)], axis=1)
 

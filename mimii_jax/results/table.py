@@ -57,14 +57,29 @@ class Scores:
         cls, detector: str, seed: int, clips: Clips, score: Float[np.ndarray, " clip"]
     ) -> Self:
         """Scores of one detector with one seed on these clips."""
-        rows = len(clips)
+        clip = clips.label.astype(np.int64), clips.machine_id, clips.name
+        return cls.of_detector(detector, seed, clips.machine_type, *clip, score)
+
+    @classmethod
+    def of_detector(
+        cls,
+        detector: str,
+        seed: int,
+        machine_type: str,
+        label: int | Int[np.ndarray, " clip"],
+        machine_id: Shaped[np.ndarray, " clip"],
+        name: Shaped[np.ndarray, " clip"],
+        score: Float[np.ndarray, " clip"],
+    ) -> Self:
+        """Scores of one detector with one seed."""
+        rows = len(name)
         return cls(
             detector=np.full(rows, detector),
             seed=np.full(rows, seed),
-            machine_type=np.full(rows, clips.machine_type),
-            machine_id=clips.machine_id,
-            label=clips.label.astype(np.int64),
-            name=clips.name,
+            machine_type=np.full(rows, machine_type),
+            machine_id=machine_id,
+            label=np.broadcast_to(np.asarray(label, np.int64), rows),
+            name=name,
             score=np.asarray(score, np.float64),
         )
 

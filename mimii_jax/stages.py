@@ -1,0 +1,216 @@
+"""The fitted detectors of an experiment, one stage of training after the other."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mimii_jax import log
+from mimii_jax.config import Experiment, build
+from mimii_jax.data.clips import NORMAL, Clips, hold_out
+from mimii_jax.detectors.detector import Fitted
+from mimii_jax.errors import ConfigError, require
+from mimii_jax.files import file_errors, replace_file
+from mimii_jax.results.fusion import fuse
+from mimii_jax.results.table import NO_SEED, Scores
+from mimii_jax.train.loop import Diverged
+from mimii_jax.train.runs import ALL, Run, TrainingSet, training_sets
+from mimii_jax.workdir import Workdir
+
+FINE_TUNED = "fine_tuned"
+SEPARATOR, FUSED = ": ", " & "  # between the parts of a row's name
+RUNS = "runs.json"  # beside the models: training set and seed of each
+
+
+class Scored(NamedTuple):
+    """Scores of the test clips, and of normal clips by the same detector."""
+
+    test: Scores
+    normal: Scores | None
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Runs that are trained together: all random ones, or all fine-tuned ones."""
+
+    fitted: Mapping[tuple[str, str], Fitted]  # by detector and name of the scoring
+    sets: Sequence[str]  # name of each run's training set; "": the only one
+    seeds: Sequence[int]  # of each run
+
+    def score(self, test: Clips) -> Iterator[Scored]:
+        """Yield the scores of every scoring, training set and seed."""
+        for (detector, label), model in self.fitted.items():
+            scores, normals = model.score(test), model.normal_scores()
+            for i, (one, seed) in enumerate(zip(self.sets, self.seeds, strict=True)):
+                name = SEPARATOR.join(filter(None, (detector, one, label)))
+                if np.isnan(scores[i]).all():
+                    log.warning(f"{name}, seed {seed}: diverged, so no scores")
+                    continue
+                normal = None
+                if normals:
+                    names, ids, score = normals[i]
+                    columns = (name, seed, test.machine_type, NORMAL)
+                    normal = Scores.of_detector(*columns, ids, names, score)
+                yield Scored(Scores.of_clips(name, seed, test, scores[i]), normal)
+
+
+def fused(experiment: Experiment, tables: Sequence[Scored]) -> Iterator[Scored]:
+    """Yield each row of the detector fused with each companion, and with all."""
+    if not experiment.companions:
+        return
+    test = Scores.concatenate(table.test for table in tables)
+    normal = Scores.concatenate(table.normal for table in tables if table.normal)
+    for name in test.detectors:
+        if name not in experiment.companions and name in normal.detectors:
+            parts = (name, *experiment.companions)
+            yield Scored(fuse(test, normal, parts, FUSED.join(parts)), None)
+
+
+def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stage]:
+    """Train the random runs, then those fine-tuned from them; yield each stage."""
+    if not experiment.detector:
+        return
+    own = clips.train
+    held = hold_out(own.machine_id, experiment.data.validation_fraction)
+    rows = np.flatnonzero(clips.split == "train")[~held]
+    train = clips[np.append(rows, np.flatnonzero(clips.split == "extra"))]
+    held_out = own[held]
+    sets = training_sets(
+        train.machine_id,
+        held_out.machine_id,
+        experiment.training_sets,
+        n_own=len(rows),
+    )
+
+    def fit_runs(
+        stage: str, sets: Sequence[TrainingSet], pretrained: dict[int, Any]
+    ) -> Stage:
+        pairs = [(one, seed) for one in sets for seed in experiment.seeds]
+        folder = workdir.checkpoints(clips.machine_type, stage)
+        runs = [
+            Run(seed, one.clips, one.validation, pretrained=pretrained.get(seed))
+            for one, seed in pairs
+        ]
+        if workdir.writes:
+            _write_runs(folder, [(one.name, seed) for one, seed in pairs])
+        fitted = {
+            name: detector.fit(train, held_out, runs, folder)
+            for name, detector in _detectors(experiment)
+        }
+        return _stage(experiment, fitted, [(one.name, seed) for one, seed in pairs])
+
+    pretrained = _pretrained(experiment, clips.machine_type)
+    random = fit_runs("", [one for one in sets if not one.tuned], pretrained)
+    yield random
+    for name, detector in experiment.companions.items():
+        run = Run(0, np.arange(len(train)), np.arange(len(held_out)))
+        folder = workdir.checkpoints(clips.machine_type, name)
+        found = detector.fit(train, held_out, [run], folder)
+        yield Stage({(name, ""): found}, [""], [NO_SEED])
+    tuned = [one for one in sets if one.tuned]
+    models = next(iter(random.fitted.values())).pretrained()
+    if not tuned or not models:
+        return
+    names = [one.name for one in sets if not one.tuned for _ in experiment.seeds]
+    triples = zip(names, random.seeds, models, strict=True)
+    of_all = {seed: model for name, seed, model in triples if name == ALL}
+    name = workdir.checkpoints(clips.machine_type, FINE_TUNED).name
+    open_metrics(experiment, clips.machine_type, workdir, stage=name)
+    try:
+        yield fit_runs(FINE_TUNED, tuned, of_all)
+    except Diverged as error:
+        log.warning(f"fine-tuning diverged: {error}")
+
+
+def load(
+    experiment: Experiment, machine_type: str, trained: Workdir
+) -> Iterator[Stage]:
+    """Load every stage from a workdir."""
+    if not experiment.detector:
+        return
+    for stage in ("", FINE_TUNED):
+        folder = trained.checkpoints(machine_type, stage)
+        if folder.is_dir():
+            pairs = _read_runs(folder, experiment.seeds)
+            runs = [Run(seed, np.arange(0), np.arange(0)) for _, seed in pairs]
+            fitted = {
+                name: detector.load(folder, runs)
+                for name, detector in _detectors(experiment)
+            }
+            yield _stage(experiment, fitted, pairs)
+    for name, detector in experiment.companions.items():
+        run = Run(0, np.arange(0), np.arange(0))
+        found = detector.load(trained.checkpoints(machine_type, name), [run])
+        yield Stage({(name, ""): found}, [""], [NO_SEED])
+
+
+def open_metrics(
+    experiment: Experiment, machine_type: str, workdir: Workdir, **more: str
+) -> None:
+    """Record the metrics of a machine type's training."""
+    board = workdir.path / "tensorboard" / machine_type
+    log.open_metrics(
+        workdir.path / "metrics.jsonl",
+        {"machine_type": machine_type, **more},
+        board if experiment.tensorboard else None,
+    )
+
+
+def _detectors(experiment: Experiment) -> Iterator[tuple[tuple[str, str], Any]]:
+    """Yield every scoring of the detector, by its names."""
+    for (suffix, label), detector in experiment.scorings.items():
+        yield (experiment.name + suffix, label), detector
+
+
+def _stage(
+    experiment: Experiment,
+    fitted: Mapping[tuple[str, str], Fitted],
+    pairs: Sequence[tuple[str, int]],
+) -> Stage:
+    several = len(experiment.training_sets) > 1
+    sets = [name if several else "" for name, _ in pairs]
+    return Stage(fitted, sets, [seed for _, seed in pairs])
+
+
+def _write_runs(folder: Path, pairs: Sequence[tuple[str, int]]) -> None:
+    """List training set and seed of each run beside the models."""
+    with file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / RUNS, (json.dumps(pairs) + "\n").encode())
+
+
+def _read_runs(folder: Path, seeds: Sequence[int]) -> list[tuple[str, int]]:
+    """Read what `_write_runs` wrote; without it, one run per seed on all clips."""
+    path = folder / RUNS
+    if not path.exists():
+        return [(ALL, seed) for seed in seeds]
+    with file_errors(path):
+        return [(name, seed) for name, seed in json.loads(path.read_text())]
+
+
+def _pretrained(experiment: Experiment, machine_type: str) -> dict[int, Any]:
+    """Load the models of `init_from`: for each seed its own, or the only one."""
+    if not experiment.init_from:
+        return {}
+    path = Path(experiment.init_from).expanduser()
+    saved = build(Workdir(path).read_config())
+    require(
+        saved.front_end == experiment.front_end,
+        f"init_from={path}: trained with {saved.front_end}, not {experiment.front_end}",
+    )
+    folder = Workdir(path).checkpoints(machine_type)
+    if not saved.detector or not folder.is_dir():
+        raise ConfigError(f"init_from={path}: holds no model of {machine_type}")
+    runs = [Run(seed, np.arange(0), np.arange(0)) for seed in saved.seeds]
+    models = saved.detector.load(folder, runs).pretrained()
+    require(bool(models), f"init_from={path}: {saved.name} can't be fine-tuned")
+    by_seed = dict(zip(saved.seeds, models, strict=True))
+    missing = [seed for seed in experiment.seeds if seed not in by_seed]
+    require(
+        not missing or len(models) == 1,
+        f"init_from={path}: has models of seeds {saved.seeds}, not of {missing}",
+    )
+    return {seed: by_seed.get(seed, models[0]) for seed in experiment.seeds}

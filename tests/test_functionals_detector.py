@@ -1,0 +1,193 @@
+"""The detector of functionals: what it compares with what, and what it keeps."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_clips import RATE, small_clips
+
+from configs import functionals
+from mimii_jax import run
+from mimii_jax.config import build
+from mimii_jax.data import dcase
+from mimii_jax.detectors.functionals import VECTORS
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.results.metrics import auc
+from mimii_jax.train.runs import Run
+
+CLIPS = small_clips(train=12)
+NONE = np.arange(0)
+GROUPS = ("bands", "descriptors", "modulation")
+
+
+def detector(**sections):
+    c = functionals.get_config()
+    c.features.n_mels = 32
+    for section, fields in sections.items():
+        c[section].update(fields)
+    return build(c).detector
+
+
+def on_all(clips, seeds=(0,)):
+    return [Run(seed, np.arange(len(clips)), NONE) for seed in seeds]
+
+
+def fit(clips=CLIPS.train, folder=None, runs=None, held_out=None, **sections):
+    held_out = clips[:0] if held_out is None else held_out
+    made = detector(**sections)
+    return made.fit(clips, held_out, runs or on_all(clips), folder)
+
+
+@pytest.mark.parametrize("groups", [GROUPS, *((name,) for name in GROUPS)])
+def test_faults_score_higher(groups):
+    (score,) = fit(detector={"groups": groups}).score(CLIPS.test)
+    assert auc(CLIPS.test.label, score) > 0.9
+
+
+def test_the_score_is_the_mean_of_the_groups():
+    whole, *parts = (
+        fit(scoring={"groups": groups}).score(CLIPS.test)
+        for groups in ((), *((name,) for name in GROUPS))
+    )
+    np.testing.assert_allclose(whole, np.mean(parts, axis=0), rtol=1e-6)
+
+
+def test_normal_scores_are_around_zero():
+    more = small_clips(train=12, test=20, seed=1).test
+    (score,) = fit().score(more[more.label == 0])
+    assert abs(np.median(score)) < 2
+
+
+def test_vectors_are_those_of_the_groups_side_by_side():
+    made = fit(runs=on_all(CLIPS.train, (0, 1)))
+    vectors = made.detector.extract(CLIPS.test)
+    joined = np.concatenate([vectors[name] for name in GROUPS], axis=1)
+    represented = made.represent(CLIPS.test)
+    assert represented.shape == (2, 12, 1, 5 * 32 + 80 + 12 * 32)
+    np.testing.assert_array_equal(represented[1, :, 0], joined)
+    np.testing.assert_array_equal(
+        made.score_vectors(vectors, CLIPS.test.machine_id), made.score(CLIPS.test)
+    )
+    assert made.explain(CLIPS.test) is None
+    assert not made.pretrained()
+
+
+def test_loaded_banks_score_the_same_bits(tmp_path):
+    before = fit(folder=tmp_path).score(CLIPS.test)
+    loaded = detector().load(tmp_path, on_all(NONE))
+    np.testing.assert_array_equal(loaded.score(CLIPS.test), before)
+    again = fit(CLIPS.train[:4], folder=tmp_path)  # it is fitted already
+    np.testing.assert_array_equal(again.score(CLIPS.test), before)
+    other = detector(scoring={"backend": "mahalanobis"}).load(tmp_path, on_all(NONE))
+    assert not np.array_equal(other.score(CLIPS.test), before)
+    with pytest.raises(DataError, match=r"functionals\.npz: 1 banks for 2 runs"):
+        detector().load(tmp_path, on_all(NONE, (0, 1)))
+    with np.load(tmp_path / VECTORS, allow_pickle=False) as arrays:
+        assert {*arrays} == {*GROUPS, "machine_id", "run_0"}
+
+
+def test_damaged_vectors_are_named(tmp_path):
+    for content in (b"no zip", b""):
+        (tmp_path / VECTORS).write_bytes(content)
+        with pytest.raises(DataError, match=r"functionals\.npz: damaged .* fit again"):
+            detector().load(tmp_path, on_all(NONE))
+
+
+def test_a_run_compares_with_its_own_clips_alone():
+    """Garbage in the clips of others changes nothing; validation clips count."""
+    audio = CLIPS.train.audio.copy()
+    audio[12:] = np.random.default_rng(0).integers(-9999, 9999, (12, RATE), np.int16)
+    spoilt = replace(CLIPS.train, audio=audio)
+    runs = [Run(0, np.arange(12), NONE), Run(0, np.arange(24), NONE)]
+    first, second = (
+        fit(clips, runs=runs).score(CLIPS.test) for clips in (CLIPS.train, spoilt)
+    )
+    np.testing.assert_array_equal(first[0], second[0])
+    assert not np.array_equal(first[1], second[1])
+    halves = [Run(0, np.arange(12), np.arange(12))]
+    split = fit(CLIPS.train[:12], held_out=CLIPS.train[12:], runs=halves)
+    np.testing.assert_array_equal(split.score(CLIPS.test)[0], first[1])
+
+
+def test_an_id_is_compared_with_its_own_bank_and_an_unknown_one_with_all():
+    other = replace(CLIPS.test, machine_id=np.full(12, "06"))
+    own, of_all = fit(), fit(scoring={"per_id": False})
+    np.testing.assert_allclose(
+        own.score(other), of_all.score(CLIPS.test), rtol=1e-5, atol=1e-5
+    )
+    assert not np.allclose(own.score(CLIPS.test), of_all.score(CLIPS.test), atol=0.1)
+
+
+@pytest.mark.parametrize("value", [0, 100, -32768])
+def test_constant_clips_have_finite_scores(value):
+    audio = np.full_like(CLIPS.test.audio, value)
+    assert np.all(np.isfinite(fit().score(replace(CLIPS.test, audio=audio))))
+    same = replace(CLIPS.train, audio=np.full_like(CLIPS.train.audio, value))
+    assert np.all(np.isfinite(fit(same).score(CLIPS.test)))
+
+
+@pytest.mark.parametrize(
+    ("section", "fields", "named"),
+    [
+        ("detector", {"groups": ()}, "detector.groups"),
+        ("detector", {"groups": ("bands", "nope")}, "detector.groups"),
+        ("detector", {"groups": ("bands", "bands")}, "detector.groups"),
+        ("detector", {"groups": ("bands",)}, ""),
+        ("scoring", {"groups": ("nope",)}, "scoring.groups"),
+        ("scoring", {"backend": "nope"}, "scoring.backend"),
+        ("features", {"name": "raw"}, "features.name"),
+    ],
+)
+def test_bad_fields_are_named(section, fields, named):
+    if not named:
+        assert detector(**{section: fields}).counted == ("bands",)
+        return
+    with pytest.raises(ConfigError, match=named):
+        detector(**{section: fields})
+
+
+def test_clips_that_are_too_short_are_refused():
+    detector().check(2048)
+    with pytest.raises(ConfigError, match="too short"):
+        detector().check(512)
+
+
+def test_scoring_is_no_part_of_the_training():
+    assert detector(scoring={"groups": ("bands",)}).training() == detector().training()
+    fewer = detector(detector={"groups": ("bands",)})
+    assert fewer.training() != detector().training()
+
+
+def test_a_workdir_has_a_row_per_group_and_evaluates_to_the_same_scores(
+    recordings, tmp_path, no_figures
+):
+    c = functionals.get_config("groups")
+    c.data.root, c.features.n_mels, c.eval.bootstrap = str(recordings), 32, 10
+    table = run.train(c, tmp_path / "run")
+    rows = {f"functionals: {name}" for name in ("fused", *GROUPS)}
+    assert rows < set(table.detector.tolist())
+    again = run.evaluate(None, tmp_path / "run", tmp_path / "again")
+    assert run.same_scores(table, again)
+
+
+@pytest.mark.parametrize("groups", [GROUPS, *((name,) for name in GROUPS)])
+def test_faults_of_a_real_slide_rail_score_higher(real_sample, groups):
+    clips = _real(real_sample)
+    c = functionals.get_config()
+    c.scoring.groups = groups
+    made = build(c).detector
+    fitted = made.fit(clips.train, clips.train[:0], on_all(clips.train), None)
+    (score,) = fitted.score(clips.test)
+    assert auc(clips.test.label, score) == 1
+
+
+def _real(root):
+    return dcase.read(
+        root,
+        "slider",
+        (),
+        splits=("train", "test"),
+        on_bad_file="error",
+        labels={},
+        test_normals=None,
+    )
