@@ -181,5 +181,5 @@ def _load(
             vectors = {name: arrays[name] for name in groups}
             rows = [arrays[f"run_{i}"] for i in range(n_runs)]
             return vectors, arrays["machine_id"], rows
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path}: damaged ({error}); remove it to fit again") from error
