@@ -22,7 +22,7 @@ GROUPS = ("bands", "descriptors", "modulation")
 
 def detector(**sections):
     c = functionals.get_config()
-    c.features.n_mels, c.scoring.backend = 32, "knn+ldn"  # no folds: soon fitted
+    c.features.n_mels = 32
     for section, fields in sections.items():
         c[section].update(fields)
     return build(c).detector
