@@ -20,7 +20,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.name = "functionals"
     c.detector.groups = ("bands", "descriptors", "modulation")
 
-    c.scoring.backend = "ldn+whitened_ldn"  # of each group
+    c.scoring.backend = "knn+ldn"  # of each group
     c.scoring.per_id = True
     c.scoring.max_columns = placeholder(int)  # no PCA: it loses what a bank lacks
     c.scoring.groups = ()  # whose mean z-score counts; (): all

@@ -1,6 +1,6 @@
 """Which back-end finds the faults of real machines? One table, own bank and pooled.
 
-python -m experiments.backends PATH/*.npz [--backends ldn ...] [--scoring FIELD=VALUE ...]
+python -m experiments.backends PATH/*.npz [--backends ldn ...] [--scoring FIELD=VALUE]
 
 Each file holds the vectors of one machine type: `vectors` [clip, column], `id` and
 `label` (0 normal, 1 anomalous). Of each ID, normal clips are held out to test on.
@@ -34,7 +34,7 @@ class Split(NamedTuple):
 
 
 class Result(NamedTuple):
-    """AUC, pAUC, and share of the normal test clips above the bank's 95th percentile."""
+    """AUC, pAUC, and share of normal test clips above `ALARM` of the bank."""
 
     auc: float
     pauc: float

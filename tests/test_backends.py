@@ -1,20 +1,30 @@
 """Pooling of a clip's errors, and distances from normal clips."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import hypothesis
 import hypothesis.strategies as st
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from sklearn.covariance import ledoit_wolf
+from sklearn.mixture import GaussianMixture
+from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
 
+from experiments.backends import read, results
+from mimii_jax.detectors import distances
 from mimii_jax.detectors.backends import (
     BACKENDS,
     POOLINGS,
     Banks,
-    Mahalanobis,
+    Fused,
     Pooling,
     Scoring,
     load_banks,
     save_banks,
+    z_scores,
 )
 from mimii_jax.errors import ConfigError, DataError
 
@@ -94,92 +104,301 @@ def test_a_bad_field_is_named(fields, message):
         Pooling(*fields)
 
 
-MEAN = Pooling("mean", 1, 1.0)
 ERROR = ERRORS[0, :, :5]  # [segment, bin]
 
 
 def test_the_summary_of_a_clip_is_its_score_or_its_error_per_bin():
-    for pooling in (MEAN, Pooling("max", 1, 1.0)):
-        mean = Scoring("mean", False, pooling).summary(jnp.asarray(ERROR))
+    for pooling in (Pooling(), Pooling("max")):
+        mean = Scoring("mean", pooling=pooling).summary(jnp.asarray(ERROR))
         np.testing.assert_allclose(mean, pooling(ERROR.mean(1)[None]), rtol=1e-6)
-        per_bin = Scoring("mahalanobis", False, pooling).summary(jnp.asarray(ERROR))
+        per_bin = Scoring("ldn", pooling=pooling).summary(jnp.asarray(ERROR))
         np.testing.assert_allclose(per_bin, pooling(ERROR.T), rtol=1e-6)
 
 
-def normal_summaries(clips=4000):
-    """Two machine IDs; columns of very different units, two of them correlated."""
-    rng = np.random.default_rng(1)
-    mix = np.array([[1.0, 0.8, 0.0], [0.0, 0.6, 0.0], [0.0, 0.0, 1.0]])
-    units = np.array([1.0, 1e3, 1e-3])
-    machine_id = np.repeat(["00", "02"], clips // 2)
-    middle = np.where(machine_id == "00", 0.0, 50.0)[:, None]
-    return (rng.normal(size=(clips, 3)) @ mix + middle) * units, machine_id
+PLAIN = Scoring(standardise=False, max_columns=None)
+FITTED = [name for name in BACKENDS if name != "mean"]
+NEIGHBOURS = ("knn", "ldn", "lof")
 
 
-@pytest.mark.parametrize("per_id", [False, True])
-def test_the_distance_is_that_of_mahalanobis(per_id):
-    """Of many clips, so that almost nothing is shrunk."""
-    summaries, machine_id = normal_summaries()
-    banks = Banks.fit("mahalanobis", summaries, machine_id, per_id)
-    found = banks.score(summaries, machine_id)
-    groups = ("00", "02") if per_id else (None,)
-    for group in groups:
-        rows = np.ones(len(summaries), bool) if group is None else machine_id == group
-        away = summaries[rows] - summaries[rows].mean(0)
-        precision = np.linalg.inv(np.cov(summaries[rows].T))
-        expected = np.sqrt(np.einsum("ci,ij,cj->c", away, precision, away))
-        np.testing.assert_allclose(found[rows], expected, rtol=0.05, atol=0.02)
-    by_id = [found[machine_id == name].mean() for name in ("00", "02")]
-    np.testing.assert_allclose(*by_id, rtol=0.1)
+def normal_clips(clips=300, columns=7, seed=1):
+    """Vectors of two clouds of different density."""
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(size=(clips, columns)) @ rng.normal(size=(columns, columns))
+    vectors[::3] = 5 + vectors[::3] / 4
+    return vectors.astype(np.float32)
 
 
-def test_fewer_clips_than_bins_give_finite_distances():
-    rng = np.random.default_rng(0)
-    few = rng.gamma(2.0, size=(6, 40))
-    few[:, 3] = 1.0  # a bin that never changes
-    distance = Mahalanobis.fit(few).score(few)
-    assert np.all(np.isfinite(distance))
-    assert np.ptp(distance) > 0
+def ids(vectors):
+    return np.where(np.arange(len(vectors)) % 2, "02", "00")
 
 
-def test_an_id_without_normal_clips_is_compared_with_all():
-    summaries, machine_id = normal_summaries(40)
-    per_id, of_all = (
-        Banks.fit("mahalanobis", summaries, machine_id, per_id)
-        for per_id in (True, False)
-    )
-    unknown = np.full(40, "04")
-    np.testing.assert_array_equal(
-        per_id.score(summaries, unknown), of_all.score(summaries, machine_id)
-    )
+BANK, QUERY = normal_clips(), normal_clips(150, seed=1)[::-1] * 1.2
 
 
-@pytest.mark.parametrize("name", BACKENDS)
+def scores(name, scoring=PLAIN, bank=BANK, query=QUERY):
+    return Fused.fit(replace(scoring, backend=name), bank).score(query)
+
+
+@pytest.mark.parametrize("k", [1, 4])
+def test_neighbours_are_those_of_scikit_learn(k):
+    expected, _ = NearestNeighbors(n_neighbors=k).fit(BANK).kneighbors(QUERY)
+    found = scores("knn", replace(PLAIN, neighbours=k))
+    np.testing.assert_allclose(found, expected.mean(1), rtol=1e-4)
+
+
+@pytest.mark.parametrize("k", [1, 8, 20])
+def test_outlier_factors_are_those_of_scikit_learn(k):
+    expected = LocalOutlierFactor(n_neighbors=k, novelty=True).fit(BANK)
+    found = scores("lof", replace(PLAIN, density_neighbours=k))
+    np.testing.assert_allclose(found, -expected.score_samples(QUERY), rtol=1e-3)
+
+
+def test_likelihoods_are_those_of_scikit_learn():
+    expected = GaussianMixture(2, reg_covar=1e-3, random_state=0).fit(BANK)
+    found = scores("gmm", replace(PLAIN, components=2))
+    np.testing.assert_allclose(found, -expected.score_samples(QUERY), rtol=1e-3)
+
+
+def test_the_mahalanobis_distance_is_that_of_ledoit_and_wolf():
+    """In units of each column's spread, however different they are."""
+    units = 10.0 ** np.arange(-3, 4)
+    bank, query = BANK * units, QUERY * units
+    spread = bank.std(0)
+    precision = np.linalg.pinv(ledoit_wolf(bank / spread)[0])
+    away = (query - bank.mean(0)) / spread
+    expected = np.sqrt(np.einsum("ci,ij,cj->c", away, precision, away))
+    found = scores("mahalanobis", PLAIN, bank, query)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def pairs(a, b):
+    return np.linalg.norm(a[:, None].astype(float) - b[None], axis=-1)
+
+
+def reference_ldn(bank, query, k, density_k):
+    among = pairs(bank, bank)
+    np.fill_diagonal(among, np.inf)
+    density_k = min(density_k, len(bank) - 1)
+    r = np.sort(among, axis=1)[:, :density_k].mean(1)
+    return np.sort(pairs(query, bank) / r, axis=1)[:, :k].mean(1)
+
+
+@pytest.mark.parametrize(("k", "density_k"), [(1, 8), (3, 2), (2, 1000)])
+def test_local_density_normalisation_is_its_formula(k, density_k):
+    scoring = replace(PLAIN, neighbours=k, density_neighbours=density_k)
+    expected = reference_ldn(BANK, QUERY, k, density_k)
+    np.testing.assert_allclose(scores("ldn", scoring), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+@pytest.mark.parametrize("clips", [300, 6, 3])
+def test_leaving_a_clip_out_is_fitting_without_it(name, clips):
+    """Also where a bank has fewer clips than neighbours are wanted."""
+    bank = BANK[:clips]
+    scoring = replace(PLAIN, backend=name, neighbours=2, density_neighbours=5)
+    expected = [
+        Fused.fit(scoring, np.delete(bank, i, axis=0)).score(bank[i : i + 1])[0]
+        for i in range(0, clips, 7 if clips > 10 else 1)
+    ]
+    found = Fused.fit(scoring, bank).normal_scores()
+    found = found[:: 7 if clips > 10 else 1]
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
+def test_other_backends_are_refitted_to_nine_tenths():
+    scoring = replace(PLAIN, backend="mahalanobis")
+    found = Fused.fit(scoring, BANK).normal_scores()
+    others = np.arange(300) % 10 != 3
+    expected = Fused.fit(scoring, BANK[others]).score(BANK[~others])
+    np.testing.assert_array_equal(found[~others], expected)
+
+
+@pytest.mark.parametrize("name", [*BACKENDS, "ldn+whitened_ldn"])
 def test_scores_do_not_depend_on_the_other_clips(name):
-    summaries, _ = normal_summaries(40)
-    fitted = BACKENDS[name].fit(summaries)
-    alone = [fitted.score(one[None])[0] for one in summaries]
-    np.testing.assert_allclose(fitted.score(summaries), alone, rtol=1e-9)
+    """Neither on the clips beside it: z-scores are those of the bank."""
+    fitted = Fused.fit(Scoring(name), BANK)
+    together = fitted.score(QUERY)
+    for part in (QUERY[:1], QUERY[40:]):
+        start = len(QUERY) - len(part) if len(part) > 1 else 0
+        found = fitted.score(part)
+        np.testing.assert_allclose(found, together[start:][: len(part)], rtol=1e-5)
+
+
+def with_edge_cases():
+    rng = np.random.default_rng(0)
+    yield "fewer clips than columns", rng.gamma(2.0, size=(6, 140))
+    yield "two clips", rng.gamma(2.0, size=(2, 3))
+    yield "duplicates", np.repeat(rng.normal(size=(3, 4)), 12, axis=0)
+    yield "all alike", np.ones((20, 4))
+    yield "a constant column", np.hstack([BANK, np.full((300, 1), 0.3)])
+
+
+@pytest.mark.parametrize("standardise", [True, False])
+@pytest.mark.parametrize("name", [*FITTED, "ldn+whitened_ldn"])
+def test_scores_are_finite_whatever_the_bank(name, standardise):
+    scoring = Scoring(name, standardise=standardise)
+    for case, bank in with_edge_cases():
+        bank = bank.astype(np.float32)
+        fitted = Fused.fit(scoring, bank)
+        assert np.all(np.isfinite(fitted.score(bank[:5] * 2 + 1))), case
+        if name != "isolation_forest" or len(bank) < 10:  # slow to refit
+            assert np.all(np.isfinite(fitted.normal_scores())), case
+
+
+def test_a_constant_column_changes_nothing():
+    with_constant = [np.hstack([v, np.full_like(v[:, :1], 0.3)]) for v in (BANK, QUERY)]
+    for name in ("knn", "ldn"):
+        found = scores(name, Scoring(), *with_constant)
+        np.testing.assert_allclose(found, scores(name, Scoring()), rtol=1e-4)
+
+
+def test_a_duplicate_of_a_bank_clip_has_no_distance():
+    for name in ("knn", "ldn", "whitened_ldn"):
+        far = BANK + 1000  # where products of vectors would lose the difference
+        assert np.all(scores(name, Scoring(), far, far[5:9]) == 0)
+
+
+def test_standardised_columns_make_units_irrelevant_and_are_clipped():
+    units = 10.0 ** np.arange(-3, 4, dtype=np.float32)
+    found = scores("ldn", Scoring(), BANK * units, QUERY * units)
+    np.testing.assert_allclose(found, scores("ldn", Scoring()), rtol=1e-3)
+    wild = QUERY.copy()
+    wild[:, 0] = 1e6
+    assert scores("knn", Scoring(), query=wild).max() < 30
+
+
+def test_many_columns_are_reduced_where_clips_are_few():
+    bank, query = normal_clips(40, 120), normal_clips(9, 120, seed=2)
+    columns = distances.fit_columns(bank, True, 10, whiten=False)
+    assert columns.matrix.shape == (120, 10)
+    assert distances.fit_columns(bank, True, None, False).matrix.shape == (120, 120)
+    assert np.ptp(scores("whitened_ldn", Scoring(), bank, query)) > 0
+
+
+def test_a_coreset_covers_the_bank():
+    rows = distances.k_centre(BANK, 60)
+    assert len(set(rows.tolist())) == 60
+    chosen = pairs(BANK, BANK[rows]).min(1).max()
+    drawn = np.random.default_rng(0).permutation(300)[:60]
+    assert chosen < pairs(BANK, BANK[drawn]).min(1).max()
+    fitted = Fused.fit(Scoring("ldn", coreset=60), BANK)
+    assert int(fitted.backends[0].bank.n) == 60
+    assert np.all(fitted.normal_scores()[rows] > 0)  # not in the bank of their fold
+
+
+def test_a_large_bank_makes_no_matrix_of_all_pairs():
+    """33,000 clips would need 4.4 GB; a chunk of queries needs 17 MB per matrix."""
+    shape = jax.ShapeDtypeStruct
+    rows, f32, i32 = 33_024, jnp.float32, jnp.int32
+    bank = distances.Bank(
+        shape((rows, 640), f32),
+        shape((), i32),
+        shape((rows, 9), f32),
+        shape((rows, 9), i32),
+        shape((), f32),
+    )
+    x, own = shape((distances.CHUNK, 640), f32), shape((distances.CHUNK,), i32)
+    for rule in (distances.knn, distances.ldn, distances.lof):
+        compiled = rule.lower(bank, x, own, k=1, density_k=8).compile()
+        assert compiled.memory_analysis().temp_size_in_bytes < 2e8
+    sizes = []
+    distances.in_chunks(lambda x: sizes.append(len(x)) or x, BANK)
+    assert set(sizes) == {distances.CHUNK}
+
+
+def test_banks_of_similar_size_share_one_program():
+    scores("ldn", Scoring())
+    before = distances.ldn._cache_size()
+    for clips in (250, 200, 100):
+        scores("ldn", Scoring(), BANK[:clips] if clips < 256 else BANK)
+    assert distances.ldn._cache_size() <= before + 1
+
+
+@pytest.mark.parametrize("name", ["mahalanobis", "ldn+whitened_ldn"])
+def test_each_id_has_its_bank_and_an_unknown_one_that_of_all(name):
+    own, of_all = (
+        Banks.fit(Scoring(name, per_id), BANK, ids(BANK)) for per_id in (True, False)
+    )
+    machine_id = np.where(np.arange(len(QUERY)) % 3, "00", "04")
+    known = machine_id == "00"
+    np.testing.assert_array_equal(own.unknown(machine_id), ~known)
+    assert not of_all.unknown(machine_id).any()
+    found = own.score(QUERY, machine_id)
+    alone = Fused.fit(Scoring(name), BANK[::2]).score(QUERY)
+    np.testing.assert_allclose(found[known], alone[known], rtol=1e-5)
+    pooled = of_all.score(QUERY, machine_id)
+    np.testing.assert_allclose(found[~known], pooled[~known], rtol=1e-5)
+    normal = own.normal_scores()
+    alone = Fused.fit(Scoring(name), BANK[::2]).normal_scores()
+    np.testing.assert_allclose(normal[::2], alone, rtol=1e-5)
+
+
+def test_an_id_with_one_clip_has_no_bank_and_one_clip_is_too_few():
+    machine_id = np.array(["04", *ids(BANK)[1:]])
+    banks = Banks.fit(Scoring("ldn"), BANK, machine_id)
+    assert banks.unknown(machine_id).sum() == 1
+    assert np.all(np.isfinite(banks.normal_scores()))
+    with pytest.raises(ConfigError, match=r"backend='ldn': 1 normal clips; .* least 2"):
+        Banks.fit(Scoring("ldn"), BANK[:1], machine_id[:1])
+
+
+def test_a_vector_that_is_not_finite_has_no_score():
+    query = QUERY.copy()
+    query[3, 0] = np.nan
+    banks = Banks.fit(Scoring("ldn"), BANK, ids(BANK))
+    found = banks.score(query, ids(query))
+    assert np.flatnonzero(np.isnan(found)).tolist() == [3]
+    assert banks.score(query[:0], ids(query[:0])).shape == (0,)
+
+
+def test_z_scores_and_their_mean():
+    normal = np.arange(101.0)
+    np.testing.assert_allclose(z_scores(np.array([50.0, 84.0]), normal), [0, 1])
+    np.testing.assert_allclose(z_scores(np.array([1.0, 2.0]), np.ones(9)), [0, 1])
+    parts = [Fused.fit(Scoring(name), BANK) for name in ("knn", "lof")]
+    expected = [z_scores(p.score(QUERY), p.normal_scores()) for p in parts]
+    found = scores("knn+lof", Scoring())
+    np.testing.assert_allclose(found, np.mean(expected, 0), rtol=1e-5)
 
 
 def test_saved_banks_are_the_same(tmp_path):
-    summaries, machine_id = normal_summaries(40)
-    path = tmp_path / "banks.npz"
-    banks = [
-        Banks.fit("mahalanobis", summaries, machine_id, per_id)
-        for per_id in (False, True)
-    ]
+    path, scoring = tmp_path / "banks.npz", Scoring("ldn")
+    banks = [Banks.fit(scoring, v, ids(v)) for v in (BANK, BANK[:50])]
     save_banks(banks, path)
-    for a, b in zip(banks, load_banks("mahalanobis", path, 2), strict=True):
-        assert a.backends.keys() == b.backends.keys()
+    for a, b in zip(banks, load_banks(scoring, path, 2), strict=True):
+        query_id = ids(QUERY)
         np.testing.assert_array_equal(
-            a.score(summaries, machine_id), b.score(summaries, machine_id)
+            a.score(QUERY, query_id), b.score(QUERY, query_id)
         )
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DataError, match=r"banks\.npz: damaged .* train again"):
-        load_banks("mahalanobis", path, 2)
+        load_banks(scoring, path, 2)
 
 
-def test_an_unknown_backend_is_named():
-    with pytest.raises(ConfigError, match=r"scoring\.backend='mse': must be one of"):
-        Scoring("mse")
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"backend": "mse"}, r"scoring\.backend='mse': must be one of mean, "),
+        ({"backend": "ldn+mse"}, r"scoring\.backend='ldn\+mse'"),
+        ({"neighbours": 0}, r"scoring\.neighbours=0: must be at least 1"),
+        ({"coreset": 0}, r"scoring\.coreset=0: must be at least 1, or None"),
+    ],
+)
+def test_a_bad_field_of_a_scoring_is_named(fields, message):
+    with pytest.raises(ConfigError, match=message):
+        Scoring(**fields)
+
+
+FUNCTIONALS = Path(__file__).parents[2] / "shared" / "data" / "real_functionals"
+
+
+@pytest.mark.skipif(not FUNCTIONALS.is_dir(), reason="the vectors aren't here")
+def test_density_finds_the_faults_of_real_machines():
+    """Split by seed 0; 100 normal test clips of each of 12 IDs."""
+    splits = [read(path, 0, 100) for path in sorted(FUNCTIONALS.glob("*.npz"))]
+
+    def mean_auc(name):
+        return np.mean([r.auc for s in splits for r in results(s, Scoring(name))])
+
+    assert mean_auc("ldn+whitened_ldn") >= 0.93
+    assert abs(mean_auc("knn") - 0.853) < 0.015

@@ -162,7 +162,7 @@ def test_a_workdir_has_a_row_per_group_and_evaluates_to_the_same_scores(
     recordings, tmp_path, no_figures
 ):
     c = functionals.get_config("groups")
-    c.data.root, c.features.n_mels, c.eval.bootstrap = str(recordings), 32, 10
+    c.data.root, c.features.n_mels, c.eval.bootstrap = str(recordings), 16, 10
     table = run.train(c, tmp_path / "run")
     rows = {f"functionals: {name}" for name in ("fused", *GROUPS)}
     assert rows < set(table.detector.tolist())

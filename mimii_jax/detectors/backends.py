@@ -1,15 +1,14 @@
 """Back-ends: how far the vectors of a clip are from those of normal clips.
 
-A back-end is a frozen dataclass of arrays with `fit(vectors, scoring)` and
-`score(vectors)`; it knows nothing of clips, IDs or files. To add one: a class, and an
-entry of `BACKENDS`. `Banks` keeps one per machine ID, and fuses several.
+A back-end knows nothing of clips, IDs or files. To add one: a function of the vectors
+that returns a `Backend`, and an entry of `BACKENDS`. `Banks` keeps one per machine ID.
 """
 
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any, Protocol
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -121,172 +120,104 @@ Vectors = Float[np.ndarray, "clip column"]
 ClipScores = Float[np.ndarray, " clip"]
 
 
-class Backend(Protocol):
-    """A frozen dataclass of arrays, fitted to the vectors of normal clips."""
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """A distance, fitted to the vectors of normal clips."""
+
+    columns: Columns | None  # None: as they are
+    # of mapped vectors; of neighbours, also of the row of the bank to leave out
+    distance: Callable[..., Any]
+    bank: Bank | None = None  # of neighbours
+    exact: bool = False  # whether leaving a clip out changes only its neighbours
 
     def score(self, vectors: Vectors) -> ClipScores:
         """Distance of each clip from the normal ones."""
-        ...
+        x = np.asarray(vectors, np.float32)
+        if self.columns:
+            x = in_chunks(partial(distances.project, self.columns), x)[0]
+        if not self.bank:
+            return in_chunks(self.distance, x)[0]
+        nobody = np.full(len(x), distances.NOBODY, np.int32)
+        return in_chunks(self.distance, x, nobody)[0]
 
     def leave_one_out(self) -> ClipScores | None:
-        """Score each clip of the bank as if it weren't in it; None: refit for that."""
-        ...
+        """Score each clip of the bank without itself; None: it must be refitted."""
+        if not self.bank or not self.exact:
+            return None
+        own = np.arange(self.bank.n, dtype=np.int32)
+        return in_chunks(self.distance, np.asarray(self.bank.vectors)[own], own)[0]
 
 
-class _Refitted:
-    def leave_one_out(self) -> None:
-        return None
-
-
-@dataclass(frozen=True)
-class Mean(_Refitted):
-    """The mean of the vector: errors are scores already."""
-
-    @classmethod
-    def fit(cls, vectors: Vectors, scoring: Scoring) -> "Mean":
-        """Fit nothing."""
-        del vectors, scoring
-        return cls()
-
-    def score(self, vectors: Vectors) -> ClipScores:
-        """Mean over the columns."""
-        return np.mean(vectors, axis=-1)
-
-
-def _columns(vectors: Vectors, scoring: Scoring, whiten: bool = False) -> Columns:
+def _columns(
+    vectors: Vectors, scoring: Scoring, whiten: bool = False
+) -> tuple[Columns, np.ndarray]:
     limit = scoring.max_columns
-    return distances.fit_columns(vectors, scoring.standardise, limit, whiten)
+    columns = distances.fit_columns(vectors, scoring.standardise, limit, whiten)
+    x = vectors.astype(np.float32)
+    return columns, in_chunks(partial(distances.project, columns), x)[0]
 
 
-def _project(columns: Columns, vectors: Vectors) -> np.ndarray:
-    vectors = vectors.astype(np.float32)
-    return in_chunks(partial(distances.project, columns), vectors)[0]
+def mean(vectors: Vectors, scoring: Scoring) -> Backend:
+    """The mean of the vector: errors are scores already."""
+    del vectors, scoring
+    return Backend(None, partial(np.mean, axis=-1))
 
 
-@dataclass(frozen=True, eq=False)
-class Mahalanobis(_Refitted):
-    """Mahalanobis distance, with the covariance shrunk as by Ledoit and Wolf (2004)."""
-
-    columns: Columns  # whiten
-
-    @classmethod
-    def fit(cls, vectors: Vectors, scoring: Scoring) -> "Mahalanobis":
-        """Fit mean and covariance."""
-        return cls(_columns(vectors, scoring, whiten=True))
-
-    def score(self, vectors: Vectors) -> ClipScores:
-        """Distance of each clip from the mean."""
-        return in_chunks(distances.norm, _project(self.columns, vectors))[0]
+def mahalanobis(vectors: Vectors, scoring: Scoring) -> Backend:
+    """Distance from the mean in the whitened space."""
+    return Backend(_columns(vectors, scoring, whiten=True)[0], distances.norm)
 
 
-@dataclass(frozen=True, eq=False)
-class Neighbours:
+def neighbours(
+    vectors: Vectors,
+    scoring: Scoring,
+    rule: Callable[..., Array],
+    whiten: bool = False,
+) -> Backend:
     """Distance from the nearest clips, as it is or relative to the density there."""
-
-    rule: Callable[..., Array]  # distances.knn, ldn or lof
-    columns: Columns
-    bank: Bank
-    k: int
-    density_k: int
-    exact: bool  # whether leaving one out changes nothing but its neighbours
-
-    @classmethod
-    def fit(
-        cls,
-        vectors: Vectors,
-        scoring: Scoring,
-        rule: Callable[..., Array],
-        whiten: bool = False,
-    ) -> "Neighbours":
-        """Find the neighbours of each clip, then the coreset."""
-        columns = _columns(vectors, scoring, whiten)
-        projected = _project(columns, vectors)
-        exact = not whiten and projected.shape == vectors.shape
-        if scoring.coreset and scoring.coreset < len(vectors):
-            exact = False
-            projected = projected[distances.k_centre(projected, scoring.coreset)]
-        n = len(projected)
-        k = min(scoring.neighbours, n)
-        density_k = max(1, min(scoring.density_neighbours, n - 1))
-        bank = distances.make_bank(projected, density_k)
-        return cls(rule, columns, bank, k, density_k, exact)
-
-    def score(self, vectors: Vectors) -> ClipScores:
-        """Distance of each clip."""
-        nobody = np.full(len(vectors), distances.NOBODY, np.int32)
-        return self._score(_project(self.columns, vectors), nobody)
-
-    def leave_one_out(self) -> ClipScores | None:
-        """Score each clip of the bank without itself, if only neighbours matter."""
-        n = int(self.bank.n)
-        own = np.arange(n, dtype=np.int32)
-        return (
-            self._score(np.asarray(self.bank.vectors)[:n], own) if self.exact else None
-        )
-
-    def _score(self, projected: np.ndarray, exclude: np.ndarray) -> ClipScores:
-        rule = partial(self.rule, self.bank, k=self.k, density_k=self.density_k)
-        return in_chunks(rule, projected, exclude)[0]
+    columns, x = _columns(vectors, scoring, whiten)
+    exact = not whiten and x.shape == vectors.shape
+    if scoring.coreset and scoring.coreset < len(x):
+        x, exact = x[distances.k_centre(x, scoring.coreset)], False
+    k = min(scoring.neighbours, len(x))
+    density_k = max(1, min(scoring.density_neighbours, len(x) - 1))
+    bank = distances.make_bank(x, density_k)
+    distance = partial(rule, bank, k=k, density_k=density_k)
+    return Backend(columns, distance, bank, exact)
 
 
-@dataclass(frozen=True, eq=False)
-class GMM(_Refitted):
-    """Negative log-likelihood under a mixture of Gaussians with full covariances."""
-
-    columns: Columns
-    mixture: Mixture
-
-    @classmethod
-    def fit(cls, vectors: Vectors, scoring: Scoring) -> "GMM":
-        """Fit by expectation maximisation; no more components than clips."""
-        columns = _columns(vectors, scoring)
-        n = min(scoring.components, len(vectors))
-        model = GaussianMixture(n, reg_covar=GMM_FLOOR, random_state=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            model.fit(_project(columns, vectors).astype(np.float64))
-        arrays = (np.log(model.weights_), model.means_, model.precisions_cholesky_)
-        return cls(columns, Mixture(*(jnp.asarray(a, np.float32) for a in arrays)))
-
-    def score(self, vectors: Vectors) -> ClipScores:
-        """Negative log-likelihood of each clip."""
-        surprise = partial(distances.surprise, self.mixture)
-        return in_chunks(surprise, _project(self.columns, vectors))[0]
+def gmm(vectors: Vectors, scoring: Scoring) -> Backend:
+    """Negative log-likelihood under a mixture; no more components than clips."""
+    columns, x = _columns(vectors, scoring)
+    n = min(scoring.components, len(x))
+    model = GaussianMixture(n, reg_covar=GMM_FLOOR, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(np.resize(x, (max(len(x), 2), x.shape[1])).astype(np.float64))
+    arrays = (np.log(model.weights_), model.means_, model.precisions_cholesky_)
+    mixture = Mixture(*(jnp.asarray(array, np.float32) for array in arrays))
+    return Backend(columns, partial(distances.surprise, mixture))
 
 
-@dataclass(frozen=True, eq=False)
-class Estimator(_Refitted):
-    """A scikit-learn model."""
-
-    columns: Columns
-    model: Any
-
-    @classmethod
-    def fit(
-        cls, vectors: Vectors, scoring: Scoring, build: Callable[[], Any]
-    ) -> "Estimator":
-        """Build and fit the model."""
-        columns = _columns(vectors, scoring)
-        return cls(columns, build().fit(_project(columns, vectors)))
-
-    def score(self, vectors: Vectors) -> ClipScores:
-        """Scikit-learn's is higher for what is more normal."""
-        return -np.ravel(self.model.score_samples(_project(self.columns, vectors)))
+def estimator(vectors: Vectors, scoring: Scoring, build: Callable[[], Any]) -> Backend:
+    """A model of scikit-learn, whose scores are higher for what is more normal."""
+    columns, x = _columns(vectors, scoring)
+    model = build().fit(x)
+    return Backend(columns, lambda x: -np.ravel(model.score_samples(x)))
 
 
 GMM_FLOOR = 1e-3  # of the variances
+FOREST, SVM = partial(IsolationForest, random_state=0), partial(OneClassSVM, nu=0.1)
 BACKENDS: dict[str, Callable[[Vectors, Scoring], Backend]] = {
-    "mean": Mean.fit,
-    "mahalanobis": Mahalanobis.fit,
-    "knn": partial(Neighbours.fit, rule=distances.knn),
-    "ldn": partial(Neighbours.fit, rule=distances.ldn),
-    "whitened_ldn": partial(Neighbours.fit, rule=distances.ldn, whiten=True),
-    "lof": partial(Neighbours.fit, rule=distances.lof),
-    "gmm": GMM.fit,
-    "isolation_forest": partial(
-        Estimator.fit, build=partial(IsolationForest, random_state=0)
-    ),
-    "one_class_svm": partial(Estimator.fit, build=partial(OneClassSVM, nu=0.1)),
+    "mean": mean,
+    "mahalanobis": mahalanobis,
+    "knn": partial(neighbours, rule=distances.knn),
+    "ldn": partial(neighbours, rule=distances.ldn),
+    "whitened_ldn": partial(neighbours, rule=distances.ldn, whiten=True),
+    "lof": partial(neighbours, rule=distances.lof),
+    "gmm": gmm,
+    "isolation_forest": partial(estimator, build=FOREST),
+    "one_class_svm": partial(estimator, build=SVM),
 }
 
 

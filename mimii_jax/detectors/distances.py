@@ -209,7 +209,9 @@ def lof(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
         return 1 / (_mean(jnp.maximum(distance, reach(row)), used) + 1e-10)
 
     distance, row = nearest(bank, x, exclude, density_k)
-    used = jnp.isfinite(distance)
+    # At most as many as a clip of the bank has, when the excluded is gone.
+    others_left = jnp.maximum(bank.n - 1 - (exclude != NOBODY), 1)
+    used = jnp.isfinite(distance) & (jnp.arange(density_k)[None] < others_left[:, None])
     others = density(*neighbours(row))
     return _mean(others, used) / density(distance, row, used)
 

@@ -172,7 +172,7 @@ def _z_scores(
 def default_functionals(sample_rate: int) -> Functionals:
     """The detector of configs/functionals.py."""
     front_end = LogMel(sample_rate, 1024, 512, 0.0, None, n_mels=128)
-    scoring = Scoring("ldn+whitened_ldn", max_columns=None)
+    scoring = Scoring("knn+ldn", max_columns=None)
     return Functionals(front_end, tuple(GROUPS), scoring)
 
 

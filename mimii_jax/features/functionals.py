@@ -182,7 +182,8 @@ def _half_octaves(
     for k, (low, high) in enumerate(itertools.pairwise(HALF_OCTAVES_HZ)):
         used = np.flatnonzero((hz >= low) & (hz < high))
         if not len(used):
-            used = 1 + np.argmin(np.abs(np.log(hz[1:] / np.sqrt(low * high))))[None]
+            away = np.abs(np.log(hz[1:] / np.sqrt(low * high)))
+            used = np.array([1 + np.argmin(away)])
         weights[k, used] = 1 / len(used)
     return weights
 
