@@ -7,17 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy.stats import norm
 from training import leaves, train_on
 
 from configs import transformer as config
 from mimii_jax.config import build
 from mimii_jax.errors import ConfigError
 from mimii_jax.models.attention import KVCache, in_blocks
-from mimii_jax.models.transformer import (
-    DECODINGS,
-    Transformer,
-    sinusoidal_positions,
-)
+from mimii_jax.models.transformer import Transformer, sinusoidal_positions
 
 FRAMES, BINS = 11, 3  # five patches of two frames, and one frame more
 FIELDS = {
@@ -29,9 +26,8 @@ FIELDS = {
     "heads": 2,
     "feed_forward": 16,
     "attention": "causal",
-    "decoding": "teacher_forced",
-    "context": 3,
 }
+HORIZONS = [1, 2, 3, None]
 DEEP = {"encoder_layers": 2, "decoder_layers": 2}
 OVERLAP = {"patch": 3, "stride": 1}
 KEY = jax.random.key(0)
@@ -48,7 +44,7 @@ def clips(n=2):
 
 @partial(jax.jit, static_argnums=0)
 def decoded(model, x):
-    """Predictions of the scored patches."""
+    """Predictions of all patches but the first."""
     return model.decode(model.patches(x))
 
 
@@ -70,9 +66,9 @@ def last_frame_seen(model):
 
 
 @pytest.mark.parametrize("patches", [DEEP, OVERLAP], ids=["apart", "overlapping"])
-@pytest.mark.parametrize("decoding", ["teacher_forced", "autoregressive"])
-def test_no_prediction_sees_its_target_or_what_comes_after(decoding, patches):
-    model = transformer(decoding=decoding, **patches)
+@pytest.mark.parametrize("horizon", [1, None])
+def test_no_prediction_sees_its_target_or_what_comes_after(horizon, patches):
+    model = transformer(horizon=horizon, **patches)
     found = influence(model, clips())
     for row, end in zip(found, last_frame_seen(model), strict=True):
         assert np.all(row[end:] == 0)
@@ -92,18 +88,20 @@ def test_no_term_of_the_loss_sees_more_than_its_target():
     np.testing.assert_allclose(loss, np.mean(errors(model, x), axis=(1, 2)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("context", [1, 3])
-def test_a_forecast_sees_its_context_alone(context):
-    model = transformer(decoding="forecast", context=context)
+@pytest.mark.parametrize("horizon", [2, 3])
+def test_generation_sees_its_true_prefix_alone(horizon):
+    model = transformer(horizon=horizon)
     found = influence(model, clips())
-    assert found.shape == (model.n_patches - context, FRAMES)
-    assert np.all(found[:, context * model.patch :] == 0)
-    assert np.all(found[:, : context * model.patch] > 0)
+    assert found.shape == (model.n_patches - 1, FRAMES)
+    for segment, row in enumerate(found):
+        prefix = (1 + segment - segment % horizon) * model.patch
+        assert np.all(row[prefix:] == 0)
+        assert np.all(row[:prefix] > 0)
 
 
-@pytest.mark.parametrize("decoding", ["teacher_forced", "autoregressive"])
-def test_the_leaky_wiring_sees_the_future(decoding):
-    model = transformer(attention="leaky", decoding=decoding)
+@pytest.mark.parametrize("horizon", [1, None])
+def test_the_leaky_wiring_sees_the_future(horizon):
+    model = transformer(attention="leaky", horizon=horizon)
     found = influence(model, clips())
     inputs = (model.n_patches - 1) * model.patch
     assert np.all(found[:, :inputs] > 0)
@@ -119,58 +117,79 @@ def test_the_loss_of_the_leaky_wiring_sees_the_future_too():
         assert bool(jnp.all(first)) == same
 
 
-def on_growing_prefix(network, vectors, to_encoder, context):
+def on_growing_prefix(network, vectors, horizon, to_encoder):
     """Predictions one by one, without a cache: everything again for each position.
 
-    The decoder gets the first `context` vectors, then predictions; the encoder gets
-    the "true" vectors up to the position, "all" of them, or the decoder's "own".
+    The decoder gets true vectors, of which fewer than `horizon` are replaced by its
+    last predictions; the encoder the same, or the true vectors, or all of them.
     """
-    own = vectors[:, :1]
+    predicted = []
     for n in range(1, vectors.shape[1] + 1):
-        own = jnp.concatenate([vectors[:, :context], own[:, context:]], axis=1)[:, :n]
-        seen = {"true": vectors[:, :n], "all": vectors, "own": own}[to_encoder]
+        n_true = 1 + (n - 1) - (n - 1) % horizon
+        own = (
+            jnp.stack(predicted[n_true - 1 :], axis=1) if n > n_true else vectors[:, :0]
+        )
+        own = jnp.concatenate([vectors[:, :n_true], own], axis=1)
+        seen = {"own": own, "true": vectors[:, :n], "all": vectors}[to_encoder]
         memory = network.encode(network.embed_positions(seen))
-        predicted = network.decode(network.embed_positions(own), memory)
-        own = jnp.concatenate([own, predicted[:, -1:]], axis=1)
-    return own[:, context:]
+        found = network.decode(network.embed_positions(own), memory)
+        predicted.append(found[:, -1])
+    return jnp.stack(predicted, axis=1)
 
 
 @pytest.mark.parametrize(
-    ("changes", "to_encoder", "context"),
+    ("changes", "horizon", "to_encoder"),
     [
-        ({"decoding": "autoregressive"}, "true", 1),
-        ({"decoding": "autoregressive", "attention": "leaky"}, "all", 1),
-        ({"decoding": "forecast", "context": 3}, "own", 3),
-        ({"decoding": "forecast", "context": 1}, "own", 1),
+        ({"horizon": None}, 99, "true"),
+        ({"horizon": None, "attention": "leaky"}, 99, "all"),
+        ({"horizon": 1}, 1, "own"),
+        ({"horizon": 2}, 2, "own"),
+        ({"horizon": 3}, 3, "own"),
+        ({"horizon": 99}, 99, "own"),
     ],
-    ids=["autoregressive", "leaky", "forecast", "forecast from one"],
+    ids=["whole clip", "leaky", "1", "2", "3", "from one"],
 )
-def test_the_cache_changes_nothing(changes, to_encoder, context):
+def test_the_cache_changes_nothing(changes, horizon, to_encoder):
     model = transformer(**DEEP, **changes)
-    patches = model.patches(clips())
-    slowly = jax.jit(lambda v: on_growing_prefix(model.network, v, to_encoder, context))
-    expected, cached = slowly(patches[:, :-1]), decoded(model, clips())
-    np.testing.assert_allclose(cached, expected, rtol=1e-5, atol=5e-6)
-
-
-def test_the_ways_to_decode_agree_where_they_know_the_same():
-    x = clips()
-    teacher, auto = (
-        decoded(transformer(decoding=decoding), x)
-        for decoding in ("teacher_forced", "autoregressive")
+    vectors = model.patches(clips())[:, :-1]
+    slowly = jax.jit(lambda v: on_growing_prefix(model.network, v, horizon, to_encoder))
+    np.testing.assert_allclose(
+        decoded(model, clips()), slowly(vectors), rtol=1e-5, atol=5e-6
     )
-    for context in (1, 3, 4):
-        found = decoded(transformer(decoding="forecast", context=context), x)
-        first = np.asarray(found[:, 0])
-        np.testing.assert_allclose(first, teacher[:, context - 1], rtol=1e-5, atol=1e-6)
-        if context == 1:
-            np.testing.assert_allclose(first, auto[:, 0], rtol=1e-5, atol=1e-6)
-    assert not np.any(np.isclose(auto[:, 1:], teacher[:, 1:], rtol=1e-3).all(axis=2))
 
 
-@pytest.mark.parametrize("decoding", DECODINGS)
-def test_a_clip_does_not_depend_on_the_others_nor_on_how_many(decoding):
-    model, x = transformer(decoding=decoding), clips(3)
+def test_horizons_differ_where_they_know_less():
+    x = clips()
+    one, two, whole = (decoded(transformer(horizon=h), x) for h in (1, 2, None))
+    np.testing.assert_allclose(two[:, ::2], one[:, ::2], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(whole[:, 0], one[:, 0], rtol=1e-5, atol=1e-6)
+    for other in (two[:, 1::2], whole[:, 1::2]):
+        assert not np.any(np.isclose(other, one[:, 1::2], rtol=1e-3).all(axis=2))
+
+
+def test_the_likelihood_is_that_of_scipy_and_its_variance_is_bounded():
+    model, x = transformer(likelihood="gaussian"), 30 * clips()
+    outputs = np.asarray(decoded(model, x), np.float64)
+    mean, raw = np.split(outputs, 2, axis=2)
+    patches = np.asarray(model.patches(x))[:, 1:]
+    log_variance = 6 * np.tanh(raw / 6)
+    expected = -norm.logpdf(patches, mean, np.exp(log_variance / 2))
+    expected -= np.log(2 * np.pi) / 2
+    found = jax.jit(model.nll)(x)
+    by_frame = expected.reshape(2, model.n_patches - 1, model.patch, BINS)
+    np.testing.assert_allclose(found, by_frame.mean(axis=2), rtol=1e-4)
+    squares = (patches - mean) ** 2
+    by_frame = squares.reshape(2, model.n_patches - 1, model.patch, BINS)
+    np.testing.assert_allclose(errors(model, x), by_frame.mean(axis=2), rtol=1e-4)
+
+
+def test_latents_are_as_many_as_predictions():
+    assert jax.jit(transformer().latent)(clips()).shape == (2, 4, FIELDS["width"])
+
+
+@pytest.mark.parametrize("horizon", HORIZONS)
+def test_a_clip_does_not_depend_on_the_others_nor_on_how_many(horizon):
+    model, x = transformer(horizon=horizon), clips(3)
     one = [errors(model, clip[None])[0] for clip in x]
     np.testing.assert_allclose(errors(model, x), one, rtol=1e-4)
     lifted = jax.jit(jax.vmap(lambda clip: model.error(clip[None])[0]))(x)
@@ -214,18 +233,16 @@ def test_patches_are_those_of_numpy(patch, stride):
 
 
 @pytest.mark.parametrize(
-    ("decoding", "patch", "stride"),
-    [("teacher_forced", 3, 1), ("autoregressive", 2, 2), ("forecast", 3, 2)],
+    ("horizon", "patch", "stride"), [(1, 3, 1), (None, 2, 2), (2, 3, 2)]
 )
-def test_errors_and_predicted_frames_belong_together(decoding, patch, stride):
-    model = transformer(patch=patch, stride=stride, decoding=decoding, context=2)
+def test_errors_and_predicted_frames_belong_together(horizon, patch, stride):
+    model = transformer(patch=patch, stride=stride, horizon=horizon)
     x = np.asarray(clips())
     error = np.asarray(errors(model, x))
-    first = 2 if decoding == "forecast" else 1
-    assert error.shape == (2, model.n_patches - first, BINS)
+    assert error.shape == (2, model.n_patches - 1, BINS)
     with jax.debug_nans(False):  # which mark the frames that are not predicted
         frames = np.asarray(jax.jit(model.predict)(x))
-    begin = first * stride + patch - stride
+    begin = patch
     end = (model.n_patches - 1) * stride + patch
     known = np.isfinite(frames).all(axis=(0, 2))
     assert np.flatnonzero(known).tolist() == list(range(begin, end))
@@ -235,7 +252,7 @@ def test_errors_and_predicted_frames_belong_together(decoding, patch, stride):
         np.testing.assert_allclose(error, by_patch, rtol=1e-4)
     centres = model.segment_centres()
     assert len(centres) == error.shape[1]
-    assert (centres[0], centres[-1]) == (first * stride + patch / 2, end - patch / 2)
+    assert (centres[0], centres[-1]) == (stride + patch / 2, end - patch / 2)
 
 
 def test_positions_are_told_apart_and_do_not_depend_on_how_many_there_are():
@@ -282,8 +299,8 @@ def test_the_number_of_parameters_by_hand():
 
 
 def test_bfloat16_keeps_predictions_and_losses_in_float32():
-    x, wide = clips(), transformer(decoding="autoregressive")
-    model = transformer(decoding="autoregressive", dtype=jnp.bfloat16)
+    x, wide = clips(), transformer(horizon=None)
+    model = transformer(horizon=None, dtype=jnp.bfloat16)
     assert errors(model, x).dtype == jnp.float32
     assert jax.eval_shape(model.loss, x, KEY).dtype == jnp.float32
     np.testing.assert_allclose(decoded(model, x), decoded(wide, x), atol=0.1)
@@ -293,11 +310,10 @@ def test_bfloat16_keeps_predictions_and_losses_in_float32():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decoding": "nope"}, "scoring.decoding='nope': .* autoregressive"),
+        ({"likelihood": "nope"}, "detector.likelihood='nope': .* gaussian"),
+        ({"horizon": 0}, "scoring.horizon=0: .* positive"),
         ({"attention": "nope"}, "detector.attention='nope': .* causal"),
-        ({"decoding": "forecast", "attention": "leaky"}, "detector.attention='causal'"),
-        ({"decoding": "forecast", "context": 5}, "scoring.context=5: .* 1 to 4"),
-        ({"decoding": "forecast", "context": 0}, "scoring.context=0: .* 1 to 4"),
+        ({"horizon": 2, "attention": "leaky"}, "detector.attention='causal'"),
         ({"patch": 8, "stride": 8}, "detector.patch=8.* 11 frames"),
         ({"stride": 3}, "detector.stride=3: .* from 1 to patch"),
         ({"stride": 0}, "detector.stride=0: .* from 1 to patch"),

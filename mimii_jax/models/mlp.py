@@ -39,7 +39,7 @@ class Autoencoder(nnx.Module):
         """Reconstruction in units of x, and before `log_variance` that of its error."""
         raise NotImplementedError
 
-    def latent(self, x: Examples) -> Segments:
+    def latent(self, x: Examples) -> Float[Array, "batch 1 latent"]:
         """Bottleneck, as one segment."""
         raise NotImplementedError
 
@@ -120,11 +120,11 @@ class VAE(Autoencoder):
         """Reconstruction from the posterior mean."""
         return self.decode(self.encode(x)[0])
 
-    def latent(self, x: Examples) -> Segments:
+    def latent(self, x: Examples) -> Float[Array, "batch 1 latent"]:
         """Posterior mean."""
         return self.encode(x)[0][:, None]
 
-    def elbo(self, x: Examples) -> Segments:
+    def elbo(self, x: Examples) -> Float[Array, "batch 1 1"]:
         """Negative evidence lower bound in nats per number, at the posterior mean."""
         mean, log_variance = self.encode(x)
         bound = self._bound(x, self.decode(mean), mean, log_variance)
@@ -229,7 +229,7 @@ class MLPAE(Autoencoder):
         y = self.output(y).astype(jnp.float32).reshape(len(x), *self.shape)
         return y.at[:, 0].set(self.unit * y[:, 0] + self.offset)
 
-    def latent(self, x: Examples) -> Segments:
+    def latent(self, x: Examples) -> Float[Array, "batch 1 latent"]:
         """Bottleneck, before the decoder."""
         y = (x.reshape(len(x), -1) - self.offset) / self.unit
         for layer, norm in zip(self.encoder, self.encoder_norms, strict=True):

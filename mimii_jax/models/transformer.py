@@ -26,8 +26,9 @@ from mimii_jax.models.model import Examples, Segments
 
 ATTENTIONS = CAUSAL, LEAKY = ("causal", "leaky")
 Patches = Float[Array, "batch patch feature"]
-Predicted = Float[Array, "batch scored feature"]
+Predicted = Float[Array, "batch scored output"]
 Vectors = Float[Array, "batch position feature"]
+Outputs = Float[Array, "batch position output"]  # features; also their variances
 Embedded = Float[Array, "batch position width"]
 Index = Int[Array, ""]
 Caches = list[KVCache]  # one per layer
@@ -149,7 +150,7 @@ class Transformer(nnx.Module):
         surprise = self._surprise(self.decode(patches), patches)
         return jnp.mean(self._by_frame(surprise), axis=2)
 
-    def latent(self, x: Examples) -> Segments:
+    def latent(self, x: Examples) -> Float[Array, "batch segment width"]:
         """Output of the decoder's last layer at each true patch but the last."""
         vectors = self.network.embed_positions(self.patches(x)[:, :-1])
         hidden = self.network.hidden(vectors, self.network.encode(vectors))
@@ -220,7 +221,7 @@ class EncoderDecoder(nnx.Module):
         self.n_positions, self.width, self.heads = n_positions, width, heads
         self.causal, self.dtype = causal, layer["dtype"]
 
-    def teacher_forced(self, vectors: Vectors) -> Vectors:
+    def teacher_forced(self, vectors: Vectors) -> Outputs:
         """Predictions from true vectors, at most `n_positions`, in one pass."""
         x = self.embed_positions(vectors)
         return self.decode(x, self.encode(x))
@@ -238,7 +239,7 @@ class EncoderDecoder(nnx.Module):
             x = layer.feed(layer.attend(x, self.causal))
         return self.encoder_norm(x)
 
-    def decode(self, x: Embedded, memory: Float[Array, "batch key width"]) -> Vectors:
+    def decode(self, x: Embedded, memory: Float[Array, "batch key width"]) -> Outputs:
         """Predictions of the vectors after those of x."""
         return self._predict(self.hidden(x, memory))
 
@@ -249,7 +250,7 @@ class EncoderDecoder(nnx.Module):
             x = layer.feed(x)
         return x
 
-    def autoregress(self, vectors: Vectors) -> Vectors:
+    def autoregress(self, vectors: Vectors) -> Outputs:
         """Predictions from the encoder's true vectors and the decoder's predictions."""
         memory = self.encode(self.embed_positions(vectors))
         memories = [layer.cross_attention.project_kv(memory) for layer in self.decoder]
@@ -264,7 +265,7 @@ class EncoderDecoder(nnx.Module):
         _, predicted = lax.scan(step, start, jnp.arange(self.n_positions))
         return jnp.moveaxis(predicted, 0, 1)
 
-    def generate(self, vectors: Vectors, horizon: int) -> Predicted:
+    def generate(self, vectors: Vectors, horizon: int) -> Outputs:
         """Predictions from true vectors and the last predictions, fewer than `horizon`.
 
         Encoder and decoder get the same.
