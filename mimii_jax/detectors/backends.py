@@ -85,7 +85,7 @@ class Scoring:
     # PCA to so many where columns exceed clips; to whiten, at most half the clips
     max_columns: int | None = 100
     coreset: int | None = None  # at most so many clips, which cover the bank
-    components: int = 2  # gmm
+    components: int = 1  # gmm
 
     def __post_init__(self) -> None:
         for name in self.names:
