@@ -272,6 +272,7 @@ def test_many_columns_are_reduced_where_clips_are_few():
     columns = distances.fit_columns(bank, True, 10, whiten=False)
     assert columns.matrix.shape == (120, 10)
     assert distances.fit_columns(bank, True, None, False).matrix.shape == (120, 120)
+    assert distances.fit_columns(bank, True, 100, True).matrix.shape == (120, 20)
     assert np.ptp(scores("whitened_ldn", Scoring(), bank, query)) > 0
 
 

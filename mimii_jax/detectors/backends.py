@@ -80,9 +80,10 @@ class Scoring:
     density_neighbours: int = 8  # ldn, lof: they tell the density around a clip
     # whether each column is in units of its bank's SD, and within 8 of them
     standardise: bool = True
-    max_columns: int | None = 100  # PCA to so many where columns exceed clips
+    # PCA to so many where columns exceed clips; to whiten, at most half the clips
+    max_columns: int | None = 100
     coreset: int | None = None  # at most so many clips, which cover the bank
-    components: int = 2  # gmm
+    components: int = 1  # gmm
 
     def __post_init__(self) -> None:
         for name in self.names:
@@ -92,13 +93,13 @@ class Scoring:
                 f"scoring.backend='{self.backend}': must be one of {known}, or several "
                 "joined by +",
             )
-        positive = ("neighbours", "density_neighbours", "components")
-        optional = ("max_columns", "coreset")
-        for field in (*positive, *optional):
+        for field in ("neighbours", "density_neighbours", "components"):
             value = getattr(self, field)
-            limit = "at least 1" + (", or None" if field in optional else "")
-            valid = value >= 1 if value is not None else field in optional
-            require(valid, f"scoring.{field}={value}: must be {limit}")
+            require(value >= 1, f"scoring.{field}={value}: must be at least 1")
+        for field in ("max_columns", "coreset"):
+            value = getattr(self, field)
+            message = f"scoring.{field}={value}: must be at least 1, or None"
+            require(value is None or value >= 1, message)
 
     @property
     def names(self) -> list[str]:
@@ -144,7 +145,7 @@ class Backend:
         """Score each clip of the bank without itself; None: it must be refitted."""
         if not self.bank or not self.exact:
             return None
-        own = np.arange(self.bank.n, dtype=np.int32)
+        own = np.arange(int(self.bank.n), dtype=np.int32)
         return in_chunks(self.distance, np.asarray(self.bank.vectors)[own], own)[0]
 
 
@@ -194,7 +195,11 @@ def gmm(vectors: Vectors, scoring: Scoring) -> Backend:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(np.resize(x, (max(len(x), 2), x.shape[1])).astype(np.float64))
-    arrays = (np.log(model.weights_), model.means_, model.precisions_cholesky_)
+    arrays = (
+        np.log(np.asarray(model.weights_)),
+        model.means_,
+        model.precisions_cholesky_,
+    )
     mixture = Mixture(*(jnp.asarray(array, np.float32) for array in arrays))
     return Backend(columns, partial(distances.surprise, mixture))
 

@@ -28,7 +28,7 @@ class Columns(NamedTuple):
 
     mean: Float[Array, " column"]
     scale: Float[Array, " column"]  # 0 for a constant column
-    limit: float
+    limit: Float[Array, ""]  # of standardised columns
     matrix: Float[Array, "column dimension"]
     offset: Float[Array, " dimension"]  # the bank's mean after the map
 
@@ -39,7 +39,7 @@ class Bank(NamedTuple):
     vectors: Float[Array, "row dimension"]
     n: Int[Array, ""]  # rows in use
     near: Float[Array, "row k"]  # distances to the nearest others; inf: fewer exist
-    index: Int[Array, "row k"]
+    near_row: Int[Array, "row k"]
     floor: Float[Array, ""]  # of a mean distance, so that duplicates divide by no 0
 
 
@@ -68,7 +68,9 @@ def fit_columns(
     matrix = np.eye(x.shape[1])
     if max_columns and len(x) < x.shape[1]:
         _, _, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
-        matrix = right[:max_columns].T
+        # Whitening would blow up columns that hardly vary among few clips.
+        size = min(max_columns, len(x) // 2) if whiten else max_columns
+        matrix = right[: max(size, 1)].T
     if whiten:
         spread = (x @ matrix).std(0)
         matrix = matrix / np.where(spread > 0, spread, 1.0)
@@ -118,7 +120,7 @@ def make_bank(vectors: Float[np.ndarray, "clip dimension"], k: int) -> Bank:
     below = ((0, rows - n), (0, 0))
     return bank._replace(
         near=jnp.asarray(np.pad(near, below)),
-        index=jnp.asarray(np.pad(index, below)),
+        near_row=jnp.asarray(np.pad(index, below)),
         floor=jnp.float32(1e-6 * typical if typical > 0 else 1.0),
     )
 
@@ -151,7 +153,8 @@ def nearest(
     about, row = lax.top_k(-_distances(bank, x, exclude), k)
     distance = _exact(bank, x, row, about)
     order = jnp.argsort(distance, axis=1)
-    return tuple(jnp.take_along_axis(a, order, axis=1) for a in (distance, row))
+    sort = partial(jnp.take_along_axis, indices=order, axis=1)
+    return sort(distance), sort(row)
 
 
 @partial(jax.jit, static_argnames=("k", "density_k"))
@@ -196,7 +199,7 @@ def lof(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
 
     def neighbours(row: Array) -> tuple[Array, Array, Array]:
         """Distances, rows and use of the `density_k` nearest without the excluded."""
-        distance, index = bank.near[row], bank.index[row]
+        distance, index = bank.near[row], bank.near_row[row]
         out = exclude.reshape(-1, *[1] * (index.ndim - 1))
         used = jnp.isfinite(distance) & (index != out)
         return distance, index, used & (jnp.cumsum(used, -1) <= density_k)
