@@ -57,7 +57,7 @@ def base_config() -> ConfigDict:
     c.scoring.standardise = True  # each column of the vectors
     c.scoring.max_columns = FieldReference(100, field_type=object)  # PCA beyond them
     c.scoring.coreset = placeholder(int)  # clips that cover a bank; None: all
-    c.scoring.components = 2  # of gmm
+    c.scoring.components = 1  # of gmm
     c.scoring.pooling = "mean"  # over a clip's segments; or "max", "top_k", "gwrp"
     c.scoring.top_k = 10  # segments
     c.scoring.gwrp_r = 0.99

@@ -22,11 +22,9 @@ from mimii_jax.detectors.backends import (
     Fused,
     Pooling,
     Scoring,
-    load_banks,
-    save_banks,
-    z_scores,
 )
-from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.errors import ConfigError
+from mimii_jax.results.metrics import z_scores
 
 ERRORS = np.random.default_rng(0).gamma(2.0, size=(3, 4, 23)).astype(np.float32)
 
@@ -352,28 +350,11 @@ def test_a_vector_that_is_not_finite_has_no_score():
     assert banks.score(query[:0], ids(query[:0])).shape == (0,)
 
 
-def test_z_scores_and_their_mean():
-    normal = np.arange(101.0)
-    np.testing.assert_allclose(z_scores(np.array([50.0, 84.0]), normal), [0, 1])
-    np.testing.assert_allclose(z_scores(np.array([1.0, 2.0]), np.ones(9)), [0, 1])
+def test_several_back_ends_give_the_mean_of_their_z_scores():
     parts = [Fused.fit(Scoring(name), BANK) for name in ("knn", "lof")]
     expected = [z_scores(p.score(QUERY), p.normal_scores()) for p in parts]
     found = scores("knn+lof", Scoring())
     np.testing.assert_allclose(found, np.mean(expected, 0), rtol=1e-5)
-
-
-def test_saved_banks_are_the_same(tmp_path):
-    path, scoring = tmp_path / "banks.npz", Scoring("ldn")
-    banks = [Banks.fit(scoring, v, ids(v)) for v in (BANK, BANK[:50])]
-    save_banks(banks, path)
-    for a, b in zip(banks, load_banks(scoring, path, 2), strict=True):
-        query_id = ids(QUERY)
-        np.testing.assert_array_equal(
-            a.score(QUERY, query_id), b.score(QUERY, query_id)
-        )
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"banks\.npz: damaged .* train again"):
-        load_banks(scoring, path, 2)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from configs import functionals
 from mimii_jax import run
 from mimii_jax.config import build
 from mimii_jax.data import dcase
-from mimii_jax.detectors.functionals import VECTORS
+from mimii_jax.detectors.functionals import Functionals, default_functionals
+from mimii_jax.detectors.vectors import FOLDER
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.results.metrics import auc
 from mimii_jax.train.runs import Run
@@ -65,9 +66,6 @@ def test_vectors_are_those_of_the_groups_side_by_side():
     represented = made.represent(CLIPS.test)
     assert represented.shape == (2, 12, 1, 5 * 32 + 80 + 12 * 32)
     np.testing.assert_array_equal(represented[1, :, 0], joined)
-    np.testing.assert_array_equal(
-        made.score_vectors(vectors, CLIPS.test.machine_id), made.score(CLIPS.test)
-    )
     assert made.explain(CLIPS.test) is None
     assert not made.pretrained()
 
@@ -80,16 +78,37 @@ def test_loaded_banks_score_the_same_bits(tmp_path):
     np.testing.assert_array_equal(again.score(CLIPS.test), before)
     other = detector(scoring={"backend": "mahalanobis"}).load(tmp_path, on_all(NONE))
     assert not np.array_equal(other.score(CLIPS.test), before)
-    with pytest.raises(DataError, match=r"functionals\.npz: 1 banks for 2 runs"):
+    with pytest.raises(DataError, match=r"bands\.npz: 1 runs instead of 2"):
         detector().load(tmp_path, on_all(NONE, (0, 1)))
-    with np.load(tmp_path / VECTORS, allow_pickle=False) as arrays:
-        assert {*arrays} == {*GROUPS, "machine_id", "run_0"}
+
+
+def test_known_vectors_are_not_extracted_again(tmp_path, monkeypatch):
+    before = fit(folder=tmp_path).score(CLIPS.test)
+    monkeypatch.setattr(Functionals, "extract", None)
+    loaded = detector().load(tmp_path, on_all(NONE))
+    np.testing.assert_array_equal(loaded.score(CLIPS.test), before)
+
+
+def test_a_normal_clip_is_scored_as_if_it_were_not_in_the_bank():
+    (normal,) = fit().normal_scores()
+    assert normal.name.tolist() == CLIPS.train.name.tolist()
+    train, ids = CLIPS.train, CLIPS.train.machine_id
+    (without,) = fit(train[np.arange(len(train)) != 3]).score(train[3:4])
+    spread = np.ptp(normal.score[ids == ids[3]])
+    assert normal.score[3] == pytest.approx(without[0], abs=0.5 * spread)
+    (inside,) = fit().score(train[3:4])
+    assert normal.score[3] > inside[0]  # a clip in the bank is its own neighbour
+
+
+def test_the_default_is_that_of_the_config():
+    assert build(functionals.get_config()).detector == default_functionals(16000)
 
 
 def test_damaged_vectors_are_named(tmp_path):
+    fit(folder=tmp_path)
     for content in (b"no zip", b""):
-        (tmp_path / VECTORS).write_bytes(content)
-        with pytest.raises(DataError, match=r"functionals\.npz: damaged .* fit again"):
+        (tmp_path / FOLDER / "bands.npz").write_bytes(content)
+        with pytest.raises(DataError, match=r"bands\.npz: damaged .* remove it"):
             detector().load(tmp_path, on_all(NONE))
 
 

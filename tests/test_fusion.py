@@ -5,7 +5,8 @@ import pytest
 from example_scores import some_scores
 
 from mimii_jax.errors import DataError
-from mimii_jax.results.fusion import fuse, z_scores
+from mimii_jax.results.fusion import fuse
+from mimii_jax.results.metrics import z_scores
 from mimii_jax.results.table import NO_SEED, Scores
 
 IDS = {"00": (20, 20), "02": (10, 30)}

@@ -14,7 +14,7 @@ from small_clips import RATE, small_clips
 from mimii_jax import log
 from mimii_jax.data.clips import hold_out
 from mimii_jax.detectors.backends import Pooling, Scoring
-from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
+from mimii_jax.detectors.neural import FittedNeural, ModelSpec, NeuralDetector
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import LogMel
 from mimii_jax.features.windows import Windows
@@ -40,8 +40,8 @@ MODELS = {"mlp_vae": VAE, "mlp_ae": ModelSpec(MLPAE, AE)}
 SETTINGS = Settings(
     epochs=15, batch_size=64, learning_rate=1e-2, schedule="cosine", warmup=0.02
 )
-MEAN = Scoring("mean", False, Pooling("mean", 10, 0.99))
-PER_ID = replace(MEAN, backend="mahalanobis", per_id=True)
+MEAN = Scoring("mean")
+MAHALANOBIS = Scoring("mahalanobis", max_columns=None)
 
 
 def neural(model=VAE, **changes):
@@ -73,7 +73,8 @@ def trained(folder):
 def test_a_detector_that_was_saved_scores_the_same_bits(trained, folder):
     before = trained.score(CLIPS.test)
     assert before.shape == (2, 12)
-    again = neural().load(folder, runs_on(0)).score(CLIPS.test)
+    loaded = replace(neural().load(folder, runs_on(0)), folder=None)
+    again = loaded.score(CLIPS.test)  # by the models, since nothing is kept
     np.testing.assert_array_equal(again, before)
     assert not np.array_equal(before[0], before[1])  # a model per seed
 
@@ -140,24 +141,66 @@ def test_silence_has_a_finite_score_and_can_be_trained_on(trained):
     assert np.all(np.isfinite(fitted(neural(), silent).score(CLIPS.test)))
 
 
-def test_a_finished_training_serves_several_scorings(folder, trained, tmp_path, capsys):
-    """Only the back-end is fitted; without its file a load says how to make it."""
+def test_another_back_end_needs_no_model(folder, trained, monkeypatch):
+    """The vectors are kept, of normal clips and of those that were scored."""
+    trained.score(CLIPS.test)
+    monkeypatch.setattr(FittedNeural, "summarise", None)
+    found = [
+        neural(scoring=scoring).load(folder, runs_on(0)).score(CLIPS.test)
+        for scoring in (MEAN, MAHALANOBIS, replace(MAHALANOBIS, backend="ldn"))
+    ]
+    for score in found:
+        assert min(auc(CLIPS.test.label, run) for run in score) > 0.9
+    assert not np.array_equal(found[1], found[2])
+
+
+def test_a_finished_training_serves_other_vectors(folder, trained, tmp_path, capsys):
+    """Without those of normal clips a load says how to make them."""
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
-    plain, per_id = neural(), neural(scoring=PER_ID)
-    longest = neural(scoring=replace(PER_ID, pooling=Pooling("max")))
-    first = trained.score(CLIPS.test)
+    of_max = replace(MAHALANOBIS, pooling=Pooling("max"))
+    latent = replace(MAHALANOBIS, representation="latent")
     with pytest.raises(ConfigError, match=r"scoring.backend='mahalanobis'.*train in"):
-        per_id.load(tmp_path, runs_on(0))
+        neural(scoring=of_max).load(tmp_path, runs_on(0))
     times = {path: path.stat().st_mtime_ns for path in tmp_path.glob("[0-9]*")}
-    of_id = fitted(per_id, folder=tmp_path)
-    assert "Trained already" in capsys.readouterr().out
-    of_max = fitted(longest, folder=tmp_path)
+    scores = []
+    for scoring in (of_max, latent):
+        made = fitted(neural(scoring=scoring), folder=tmp_path)
+        assert "Trained already" in capsys.readouterr().out
+        scores.append(made.score(CLIPS.test))
+        loaded = neural(scoring=scoring).load(tmp_path, runs_on(0))
+        np.testing.assert_array_equal(loaded.score(CLIPS.test), scores[-1])
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.glob("[0-9]*")}
-    assert len(list(tmp_path.glob("mahalanobis_per_id_*.npz"))) == 2
-    for detector, score in ((per_id, of_id.score(CLIPS.test)), (plain, first)):
-        loaded = detector.load(tmp_path, runs_on(0))
-        np.testing.assert_array_equal(loaded.score(CLIPS.test), score)
-    assert not np.array_equal(of_max.score(CLIPS.test), of_id.score(CLIPS.test))
+    assert not np.array_equal(*scores)
+
+
+def test_damaged_vectors_of_test_clips_are_computed_again(trained, tmp_path):
+    kept = replace(trained, folder=tmp_path)
+    first = kept.score(CLIPS.test)
+    (path,) = (tmp_path / "vectors").glob("*.npy")
+    path.write_bytes(path.read_bytes()[:50])
+    np.testing.assert_array_equal(kept.score(CLIPS.test), first)
+    louder = replace(CLIPS.test, audio=CLIPS.test.audio + np.int16(1))
+    assert not np.array_equal(kept.score(louder), first)  # other audio, same names
+
+
+def test_normal_scores_are_those_of_clips_held_out():
+    runs = [Run(0, np.arange(10), np.arange(2))]
+    train, held_out = CLIPS.train[:10], CLIPS.train[10:]
+    made = neural().fit(train, held_out, runs, None)
+    (normal,) = made.normal_scores()
+    assert normal.name.tolist() == held_out.name.tolist()
+    np.testing.assert_allclose(normal.score, made.score(held_out)[0], rtol=1e-5)
+
+
+def test_a_representation_that_a_model_lacks_is_named():
+    for name, message in (
+        ("hidden", "MLPVAE has no such"),
+        ("nll", "detector.likelihood='gaussian'"),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"scoring.representation='{name}'.*{message}"
+        ):
+            neural(scoring=Scoring(representation=name)).check(RATE)
 
 
 def test_the_mean_of_the_representation_is_the_score(trained):
@@ -235,7 +278,7 @@ def test_a_folder_of_other_runs_is_refused_and_left_alone(folder, trained, tmp_p
 def test_detectors_are_compared_by_what_they_compute():
     assert neural() == neural()
     assert neural() == neural(mesh=(2, None), checkpoint=CheckpointPolicy(3))
-    for other in (neural(scoring=PER_ID), neural(scoring_hop=2)):
+    for other in (neural(scoring=MAHALANOBIS), neural(scoring_hop=2)):
         assert other != neural()
         assert other.training() == neural().training()
     wider = neural(ModelSpec(MLPVAE, {**VAE.fields, "latent": 5}))
@@ -290,7 +333,7 @@ def test_scoring_again_compiles_nothing():
 
     brief = replace(SETTINGS, epochs=1)
     detector = fitted(neural(ModelSpec(Counted, VAE.fields), settings=brief))
-    first = detector.score(CLIPS.test)
+    first = detector.score(CLIPS.test)  # in one chunk, as its normal clips were
     count = len(traces)
     np.testing.assert_array_equal(detector.score(CLIPS.test), first)
     assert len(traces) == count > 0

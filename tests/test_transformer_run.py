@@ -1,13 +1,17 @@
-"""The transformer in whole experiments: front ends, ways to decode, tracks."""
+"""The transformer in whole experiments: front ends, horizons, tracks."""
+
+import itertools
 
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from small_runs import again, trained
 
 from configs import mlp_vae
 from configs import transformer as transformer_config
 from mimii_jax import run
 from mimii_jax.errors import ConfigError
+from mimii_jax.results.fusion import fuse
 from mimii_jax.results.table import read_scores
 
 pytestmark = pytest.mark.usefixtures("no_figures")
@@ -22,7 +26,6 @@ def small(root, **features):
     c.detector.width, c.detector.heads, c.detector.feed_forward = 8, 2, 16
     c.detector.encoder_layers = c.detector.decoder_layers = 1
     c.detector.patch = c.detector.stride = 4
-    c.scoring.context = 3
     c.eval.bootstrap = 20
     return c
 
@@ -37,20 +40,38 @@ def causal(recordings, tmp_path_factory):
     return workdir
 
 
-def of_detector(workdir):
+def of_detector(workdir, name="transformer"):
     table = read_scores(workdir / "scores.csv")
-    return table[table.detector == "transformer"]
+    return table[table.detector == name]
 
 
-def test_a_trained_model_scores_in_every_way(recordings, causal):
-    scores = {"autoregressive": of_detector(causal).score}
-    for decoding in ("teacher_forced", "forecast"):
-        config = small(recordings)
-        config.scoring.decoding = decoding
-        _, folder = again(config, causal)
-        scores[decoding] = of_detector(folder).score
-    assert not np.any(scores["autoregressive"] == scores["teacher_forced"])
-    assert not np.any(scores["autoregressive"] == scores["forecast"])
+def test_a_trained_model_scores_at_every_horizon(recordings, causal):
+    config = small(recordings)
+    config.scorings = ConfigDict({"default": {}, "two": {"horizon": 2}})
+    config.fuse_with = ()
+    _, folder = again(config, causal)
+    scores = [
+        of_detector(causal),
+        of_detector(causal, "transformer: free generation"),
+        of_detector(folder, "transformer: two"),
+    ]
+    for one, other in itertools.combinations(scores, 2):
+        assert not np.any(one.score == other.score)
+    np.testing.assert_array_equal(of_detector(folder).score, scores[0].score)
+
+
+def test_rows_are_fused_with_functionals(causal):
+    table, normal = (read_scores(causal / f"{f}.csv") for f in ("scores", "normals"))
+    rows = ["transformer", "transformer: free generation"]
+    companion = ["functionals"]
+    names = [*rows, *companion, *(f"{row} & functionals" for row in rows)]
+    assert table.detectors[:5] == names
+    assert normal.detectors == [*rows, *companion]
+    expected = fuse(table, normal, ("transformer", "functionals"), "both")
+    found = of_detector(causal, "transformer & functionals")
+    order = np.lexsort((found.name, found.seed))
+    again = np.lexsort((expected.name, expected.seed))
+    np.testing.assert_array_equal(found.score[order], expected.score[again])
 
 
 @pytest.mark.slow
@@ -98,7 +119,7 @@ def test_the_mean_of_a_track_is_the_score_of_its_clip(
 @pytest.mark.parametrize(
     ("section", "field", "value", "message"),
     [
-        ("scoring", "context", 9, "scoring.context=9: .* 1 to 7"),
+        ("scoring", "horizon", 0, "scoring.horizon=0: .* positive"),
         ("features", "hop", 20000, "features.hop=20000: .* 16000 samples"),
     ],
 )
@@ -106,7 +127,7 @@ def test_what_does_not_fit_the_clips_is_one_line(
     recordings, tmp_path, section, field, value, message
 ):
     config = small(recordings)
-    config.scoring.decoding = "forecast"
+    config.scorings, config.fuse_with = ConfigDict(), ()
     config[section][field] = value
     if section == "features":
         config.features.name = "raw"

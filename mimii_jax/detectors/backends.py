@@ -22,7 +22,7 @@ from sklearn.svm import OneClassSVM
 from mimii_jax.detectors import distances
 from mimii_jax.detectors.distances import Bank, Columns, Mixture, in_chunks
 from mimii_jax.errors import ConfigError, require
-from mimii_jax.results.fusion import z_scores
+from mimii_jax.results.metrics import z_scores
 
 ArrayLike = Array | np.ndarray
 POOLINGS = ("mean", "max", "top_k", "gwrp")

@@ -18,7 +18,7 @@ from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept
 from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import Linear, LogMel
 from mimii_jax.features.functionals import GROUPS, extract_functionals, functionals
-from mimii_jax.results.fusion import z_scores
+from mimii_jax.results.metrics import z_scores
 from mimii_jax.train.runs import Run
 
 Vectors = Mapping[str, Float32[np.ndarray, "clip column"]]
@@ -172,7 +172,7 @@ def _z_scores(
 def default_functionals(sample_rate: int) -> Functionals:
     """The detector of configs/functionals.py."""
     front_end = LogMel(sample_rate, 1024, 512, 0.0, None, n_mels=128)
-    scoring = Scoring("knn+ldn", max_columns=None)
+    scoring = Scoring("ldn", neighbours=3, max_columns=None)
     return Functionals(front_end, tuple(GROUPS), scoring)
 
 

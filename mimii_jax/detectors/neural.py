@@ -110,6 +110,10 @@ class NeuralDetector:
             f"scoring.representation='{name}': {model.__name__} has no such method",
         )
         self._abstract(n_samples, 1)
+        n_frames, n_bins = self._shape(n_samples)
+        example = jnp.zeros((1, self.windows.width_in(n_frames), n_bins))
+        build = self._build(n_samples)
+        jax.eval_shape(lambda: getattr(build(rngs=nnx.Rngs(0)), name)(example))
         make_mesh(1, *self.mesh)
 
     def fit(

@@ -60,7 +60,7 @@ class NormalVectors:
         try:
             with file_errors(path), path.open("rb") as file, np.load(file) as arrays:
                 found = cls(**arrays)
-        except (ValueError, TypeError, zipfile.BadZipFile) as error:
+        except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path}: damaged ({error}); remove it and rerun") from None
         if len(found.used) != n_runs:
             raise DataError(f"{path}: {len(found.used)} runs instead of {n_runs}")

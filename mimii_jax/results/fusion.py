@@ -9,18 +9,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-from jaxtyping import Float
 
 from mimii_jax.errors import DataError
+from mimii_jax.results.metrics import z_scores
 from mimii_jax.results.table import NO_SEED, Scores
-
-
-def z_scores(
-    score: Float[np.ndarray, " clip"], normal: Float[np.ndarray, " normal_clip"]
-) -> Float[np.ndarray, " clip"]:
-    """Scores in units of the spread of normal clips; one clip or equal ones: of 1."""
-    low, middle, high = np.quantile(normal, (0.16, 0.5, 0.84))
-    return (score - middle) / ((high - low) / 2 or 1.0)
 
 
 def fuse(scores: Scores, normals: Scores, parts: Sequence[str], name: str) -> Scores:

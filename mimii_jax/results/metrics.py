@@ -24,6 +24,14 @@ def auc(
     return float(roc_auc_score(label, score, max_fpr=max_fpr))
 
 
+def z_scores(
+    score: Float[np.ndarray, " clip"], normal: Float[np.ndarray, " normal_clip"]
+) -> Float[np.ndarray, " clip"]:
+    """Scores in units of the spread of normal clips; one clip or equal ones: of 1."""
+    low, middle, high = np.quantile(normal, (0.16, 0.5, 0.84))
+    return (score - middle) / ((high - low) / 2 or 1.0)
+
+
 def resample(
     stratum: Shaped[np.ndarray, " clip"], replicates: int, seed: int = 0
 ) -> Float[np.ndarray, "replicate clip"]:
