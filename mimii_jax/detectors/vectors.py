@@ -118,7 +118,7 @@ def kept(
 def _digest(clips: Clips) -> str:
     """Hash of audio and sample rate."""
     digest = hashlib.blake2b(str((clips.audio.shape, clips.sample_rate)).encode())
-    digest.update(np.ascontiguousarray(clips.audio))
+    digest.update(clips.audio.tobytes())
     return digest.hexdigest()[:16]
 
 
