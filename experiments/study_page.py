@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,9 +40,7 @@ class Findings:
     tuned: Matrix | None  # those rows on the validation split, if it tunes
 
 
-def find(
-    study: Study, workdirs: Mapping[str, Path], *, bootstrap: int, max_fpr: float
-) -> Iterator[Findings]:
+def find(study: Study, workdirs: Mapping[str, Path], **how: Any) -> Iterator[Findings]:
     """Evaluate cells, given by name and workdir, for each machine type."""
     tables = []
     for name, workdir in workdirs.items():
@@ -49,7 +48,6 @@ def find(
         learned = table[~np.isin(table.detector, CONTROLS)]
         tables.append(learned if len(learned) else table)
     scores = Scores.concatenate(tables)
-    how = {"bootstrap": bootstrap, "max_fpr": max_fpr}
     for machine_type in scores.machine_types:
         of_type = scores[scores.machine_type == machine_type]
         others = outside_matrices(of_type)

@@ -120,13 +120,6 @@ class Transformer(Module):
         """Predictions from true vectors."""
         return self.output(self.decode(vectors, self.encode(vectors)))
 
-    def autoregress(self, vectors: Any) -> Any:
-        """The usual loop: the encoder once, then the decoder on a growing prefix."""
-        memory, own = self.encode(vectors), vectors[:, :1]
-        for _ in range(vectors.shape[1]):
-            own = torch.cat([own, self.next_of(own, memory)], dim=1)
-        return own[:, 1:]
-
     def next_of(self, own: Any, memory: Any) -> Any:
         """Prediction of the vector after a prefix, [batch 1 feature]."""
         return self.output(self.decode(own, memory)[:, -1:])
