@@ -77,10 +77,9 @@ def _parse(
         "--scale",
         type=float,
         default=SCALE,
-        help=f"share of the official training clips (default {SCALE}), and "
-        f"{TEST_TIMES} times that of the test clips. Below 1 there are two seeds, "
-        "unless --config.seeds says others; at 1 those of the configs, and the "
-        "networks of the reports in the cross-ID matrix",
+        help=f"share of the official training clips (default {SCALE}; {TEST_TIMES} "
+        "times that of the test clips). Below 1 there are two seeds by default; at 1 "
+        "those of the configs, and the networks of the reports in the matrix",
     )
     add("--only", nargs="+", choices=STUDIES, default=list(STUDIES))
     add("--root", default="", help="recordings; short for --config.data.root")

@@ -103,7 +103,7 @@ def _findings(study: Study, found: Findings) -> Iterator[Block]:
     """Tables and sentences of one machine type."""
     for matrix in found.matrices:
         yield about_matrix(matrix)
-        yield from matrix_blocks([matrix], _reported(matrix))
+        yield from matrix_blocks(matrix, _reported(matrix))
     if found.rows:
         if found.tuned:
             yield about_tuning(found.tuned, found.rows)

@@ -87,6 +87,8 @@ def test_failures_do_not_stop_the_rest(tmp_path):
     cells = {name: forest(name, n) for n, name in enumerate(names, start=1)}
     cells["typo"] = Cell("typo", "controls", {"eval.nope": 1})
     cells["file"] = Cell("file", "not_there")
+    (tmp_path / "breaks").mkdir()
+    (tmp_path / "breaks/log.txt").write_text("error: of an earlier start\n")
     outcomes, printed = run(cells, tmp_path, "--jobs", "2")
     errors = {key: outcome.error for key, outcome in outcomes.items()}
     assert errors["breaks"].startswith("failed: ZeroDivisionError: a bug (traceback in")
@@ -192,18 +194,10 @@ cell_process.main()
 def test_a_cells_process_ends_with_its_parent_and_caches_what_it_simulates(tmp_path):
     sums = []
     for _ in range(2):
+        folders = [str(tmp_path / name) for name in ("a", "cache")]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                WRAPPED,
-                str(tmp_path / "a"),
-                str(tmp_path / "cache"),
-            ],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+            [sys.executable, "-c", WRAPPED, *folders], cwd=ROOT, **pipes
         )
         assert process.stdin
         assert process.stdout
@@ -280,13 +274,8 @@ def test_fields_are_set_from_text_of_their_type():
         set_fields(config, {name: text})
         section, _, field = name.rpartition(".")
         assert (config[section] if section else config)[field] == value
-    for name, text in (
-        ("data.ids", "(00"),
-        ("features.hop", "a"),
-        ("features.hop", "1.5"),
-        ("seeds.x", "1"),
-        ("train.epochs", "1"),
-    ):
+    wrong = {"data.ids": "(00", "features.hop": "1.5", "seeds.x": "1"}
+    for name, text in wrong.items():
         with pytest.raises(ConfigError, match=f"^{name}"):
             set_fields(config, {name: text})
 
