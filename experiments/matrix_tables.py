@@ -83,10 +83,9 @@ def terminal_table(
     matrix: Matrix, metric: str, reported: Mapping[str, str]
 ) -> TerminalTable:
     """A table of rich; reported numbers are below it, to keep it narrow."""
+    known = [row for row in matrix.rows if row in reported and metric == "auc"]
     notes = legend(matrix)
-    if metric == "auc":
-        known = [row for row in matrix.rows if row in reported]
-        notes += [f"reported (00 / 02 / 04, mean): {r} {reported[r]}" for r in known]
+    notes += [f"reported (00 / 02 / 04, mean): {r} {reported[r]}" for r in known]
     table = TerminalTable(
         title=Text(f"{matrix.name}: {METRICS[metric]}"),
         title_justify="left",
@@ -100,9 +99,10 @@ def terminal_table(
     head, lines = matrix_lines(matrix, metric)
     if len(head) > 6:  # no room for the SD, which the files have
         lines = [[re.sub(r" ±\S+", "", text) for text in cells] for cells in lines]
-    for heading in head:
+    table.add_column("", no_wrap=True)
+    for heading in head[1:]:
         short = heading.removeprefix(f"{METRICS[metric]} ")
-        table.add_column(short, justify="right" if heading else "left", no_wrap=True)
+        table.add_column(short, justify="right", no_wrap=True)
     for cells in lines:
         table.add_row(*map(Text, cells))
     return table
