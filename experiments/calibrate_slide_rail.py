@@ -10,8 +10,6 @@ only learned detector that the simulator may be calibrated to.
 """
 
 import argparse
-import shlex
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,19 +35,12 @@ CALIBRATED = IDS[:3]  # for the AUCs; 06 is shown beside them
 
 @dataclass(frozen=True)
 class Real:
-    """One number per clip on the real recordings, for each of `IDS`.
+    """One number per clip on the real recordings, for each of `IDS`."""
 
-    Attributes
-    ----------
-    normal, anomalous : mean over clips
-    auc : of this number alone
-    tolerance : of the simulated means; None: they aren't calibrated
-    """
-
-    normal: tuple[float, ...] | None
+    normal: tuple[float, ...] | None  # mean over clips
     anomalous: tuple[float, ...] | None
-    auc: tuple[float, ...] | None
-    tolerance: float | None
+    auc: tuple[float, ...] | None  # of this number alone
+    tolerance: float | None  # of the simulated means; None: they aren't calibrated
 
 
 # All MIMII slide rail clips at -6 dB, 8 channels averaged, librosa's defaults. The
@@ -98,17 +89,11 @@ def measure(audio: Int16[np.ndarray, " time"]) -> Float[np.ndarray, " number"]:
     )
 
 
-def measure_all(clips: Clips) -> Float[np.ndarray, "clip number"]:
-    """Measure every clip."""
-    return np.array(log.in_threads("measuring", measure, list(clips.audio)))
-
-
 def compare_means(
     clips: Clips, numbers: Float[np.ndarray, "clip number"]
 ) -> Iterator[str]:
     """Rows of (a): means over clips, real and simulated."""
-    yield "| | clips | " + " | ".join(f"id {machine_id}" for machine_id in IDS) + " |"
-    yield "|---|---|" + "---|" * len(IDS)
+    yield from _head("| | clips |", IDS)
     for (name, real), column in zip(REAL.items(), numbers.T, strict=True):
         for kind, label in (("normal", NORMAL), ("anomalous", ANOMALOUS)):
             expected = real.normal if label == NORMAL else real.anomalous
@@ -129,8 +114,7 @@ def compare_aucs(
     test: Clips, numbers: Float[np.ndarray, "clip number"]
 ) -> Iterator[str]:
     """Rows of (b): the AUC of each number alone, real and simulated."""
-    yield "| | " + " | ".join(f"id {machine_id}" for machine_id in IDS) + " |"
-    yield "|---|" + "---|" * len(IDS)
+    yield from _head("| |", IDS)
     for (name, real), column in zip(REAL.items(), numbers.T, strict=True):
         if real.auc:
             yield _auc_row(name, real.auc, test, column, AUC_TOLERANCE)
@@ -148,8 +132,7 @@ def compare_autoencoder(clips: Clips, epochs: int | None) -> Iterator[str]:
     train, validation = seen.train[~held_out], seen.train[held_out]
     run = Run(0, np.arange(len(train)), np.arange(len(validation)))
     (score,) = experiment.detector.fit(train, validation, [run], None).score(seen.test)
-    yield "| | " + " | ".join(f"id {machine_id}" for machine_id in CALIBRATED) + " |"
-    yield "|---|" + "---|" * len(CALIBRATED)
+    yield from _head("| |", CALIBRATED)
     name = f"`configs/mlp_ae.py`, {config.train.epochs} epochs, one seed"
     yield _auc_row(name, REAL_AUTOENCODER, seen.test, score, AUTOENCODER_TOLERANCE)
     for kind, label in (("normal", NORMAL), ("anomalous", ANOMALOUS)):
@@ -158,6 +141,11 @@ def compare_autoencoder(clips: Clips, epochs: int | None) -> Iterator[str]:
             of = (seen.test.machine_id == machine_id) & (seen.test.label == label)
             cells.append(f"{score[of].mean():.2f} ± {score[of].std():.2f}")
         yield f"| its error, {kind}, dB² | " + " | ".join(cells) + " |"
+
+
+def _head(start: str, ids: Sequence[str]) -> Iterator[str]:
+    yield f"{start} {' | '.join(f'id {i}' for i in ids)} |"
+    yield "|" + "---|" * (start.count("|") - 1 + len(ids))
 
 
 def _auc_row(
@@ -190,15 +178,22 @@ def _short(value: float) -> str:
 def study(seed: int, scale: float, epochs: int | None) -> tuple[list[str], Clips]:
     """Lines of the report on one seed, and its test clips."""
     clips = simulate(IDS, scale=scale, seed=seed).clips
-    numbers = measure_all(clips)
+    numbers = np.array(log.in_threads("measuring", measure, list(clips.audio)))
     test = clips.split == "test"
+    parts = {
+        "(a) Mean over clips: real / simulated ± SD over simulated clips.": (
+            compare_means(clips, numbers)
+        ),
+        "(b) AUC of one number alone: real / simulated.": (
+            compare_aucs(clips.test, numbers[test])
+        ),
+        "(c) AUC of the autoencoder: real / simulated.": (
+            compare_autoencoder(clips, epochs)
+        ),
+    }
     lines = [f"## Simulation seed {seed}", ""]
-    lines += ["(a) Mean over clips: real / simulated ± SD over simulated clips.", ""]
-    lines += [*compare_means(clips, numbers), ""]
-    lines += ["(b) AUC of one number alone: real / simulated.", ""]
-    lines += [*compare_aucs(clips.test, numbers[test]), ""]
-    lines += ["(c) AUC of the autoencoder: real / simulated.", ""]
-    lines += [*compare_autoencoder(clips, epochs), ""]
+    for title, rows in parts.items():
+        lines += [title, "", *rows, ""]
     return lines, clips.test
 
 
@@ -212,14 +207,11 @@ def main() -> None:
     add("--real", type=Path, help="DCASE 2020 folder to draw beside")
     add("--out", type=Path, default=HERE, help="folder of the report")
     given = parser.parse_args()
-    report = [
-        "# The simulated slide rail beside the real one",
-        "",
-        f"`python -m experiments.calibrate_slide_rail {shlex.join(_shown(sys.argv))}`",
-        "",
-        *INTRODUCTION.splitlines(),
-        "",
-    ]
+    command = f"--seeds {' '.join(map(str, given.seeds))}"
+    command += f" --scale {given.scale:g}" * (given.scale != 1)
+    command += f" --epochs {given.epochs}" * bool(given.epochs)
+    command += " --real ROOT" * bool(given.real)  # no folders of this machine
+    report = INTRODUCTION.format(command).splitlines()
     for seed in given.seeds:
         lines, test = study(seed, given.scale, given.epochs)
         print("\n".join(lines))
@@ -233,18 +225,11 @@ def main() -> None:
     (given.out / "calibrate_slide_rail.md").write_text("\n".join(report))
 
 
-def _shown(arguments: Sequence[str]) -> list[str]:
-    """Arguments without the folders of this machine."""
-    shown = list(arguments[1:])
-    if "--real" in shown:
-        shown[shown.index("--real") + 1] = "ROOT"
-    if "--out" in shown:
-        at = shown.index("--out")
-        del shown[at : at + 2]
-    return shown
-
-
 INTRODUCTION = """\
+# The simulated slide rail beside the real one
+
+`python -m experiments.calibrate_slide_rail {}`
+
 All sound here is simulated, by `mimii_jax/slide_rail/simulate.py`. The real numbers are
 those of all MIMII slide rail clips at -6 dB, 8 channels averaged (librosa's defaults,
 n_fft 2048, hop 512), and the published AUC of the official autoencoder. ✓ and ✗ mark
@@ -266,7 +251,9 @@ Hz off on seed 400, SD 138). The anomalous clips of id 02 are in part recognised
 steady sound, a rail that rubs harder whenever the carriage moves; the intervals in
 `faults.csv` don't count that.
 
-![Spectrograms](figures/slide_rail.png)"""
+![Spectrograms](figures/slide_rail.png)
+
+"""
 
 
 if __name__ == "__main__":

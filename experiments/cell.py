@@ -24,38 +24,23 @@ MATRIX = (ALL, "id", "downsampled", "without", "all, then id")
 
 @dataclass(frozen=True)
 class Options:
-    """Settings that all cells of a command share.
+    """Settings that all cells of a command share."""
 
-    Attributes
-    ----------
-    overrides : (field, text) of each --config.field=text, for configs that have it
-    train_share, test_share : of the official number of clips; None: as the config says
-    """
-
-    overrides: tuple[tuple[str, str], ...] = ()
-    train_share: float | None = None
+    overrides: tuple[tuple[str, str], ...] = ()  # of --config.field=text
+    train_share: float | None = None  # of the official clips; None: the config's
     test_share: float | None = None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One experiment of a study.
+    """One experiment of a study."""
 
-    Attributes
-    ----------
-    name : of its row in tables; its folder is named after it
-    config : file and variant below configs/, such as "mlp_vae:reference"
-    changes : fields of the config and their values, such as {"train.epochs": 5}
-    training_sets, scorings : as in the config
-    small : config for less than the whole data set; "": the same
-    """
-
-    name: str
-    config: str
-    changes: Mapping[str, Any] = field(default_factory=dict)
+    name: str  # of its row in tables, and of its folder
+    config: str  # file and variant below configs/, such as "mlp_vae:reference"
+    changes: Mapping[str, Any] = field(default_factory=dict)  # {"train.epochs": 5}
     training_sets: Sequence[str] = (ALL,)
     scorings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    small: str = ""
+    small: str = ""  # config for less than the whole data set; "": the same
 
     @property
     def folder(self) -> str:
@@ -78,7 +63,7 @@ class Cell:
             fields["data.scale"] = 1.0
         set_fields(config, {**fields, **self.changes})
         config.training_sets = tuple(self.training_sets)
-        config.scorings = ConfigDict(dict(self.scorings))
+        config.scorings, config.fuse_with = ConfigDict(dict(self.scorings)), ()
         return config
 
 

@@ -38,24 +38,17 @@ from mimii_jax.workdir import Workdir
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the matrix of each config, print it and write it into its workdir."""
     parser = command_parser("cross_id", __doc__, "runs/cross_id")
-    parser.add_argument(
-        "--config",
-        nargs="+",
-        required=True,
-        metavar="FILE[:VARIANT]",
-        help="experiments",
-    )
+    add = parser.add_argument
+    add("--config", nargs="+", required=True, metavar="FILE[:VARIANT]")
     args, overrides = parse(parser, argv)
     with one_line_errors():
         cells = {cell.folder: cell for cell in map(matrix_cell, args.config)}
         outcomes = run_cells(cells, Options(overrides), args)
-        for key, outcome in outcomes.items():
-            if not outcome.error:
-                for matrix, reported in write_matrices(
-                    outcome.workdir, cells[key].name
-                ):
-                    for metric in METRICS:
-                        log.console.print(terminal_table(matrix, metric, reported))
+        done = {key: o.workdir for key, o in outcomes.items() if not o.error}
+        for key, workdir in done.items():
+            for matrix, reported in write_matrices(workdir, cells[key].name):
+                for metric in METRICS:
+                    log.console.print(terminal_table(matrix, metric, reported))
     log.info(f"Tables, heat maps and pages: {args.out}")
     sys.exit(any(outcome.failed for outcome in outcomes.values()))
 
@@ -90,7 +83,8 @@ def write_matrices(workdir: Path, name: str) -> list[tuple[Matrix, dict[str, str
             path = workdir / "figures" / f"{stem}{ending}.png"
             heat_map(matrix, metric).savefig(path, dpi=DOTS_PER_INCH)
     rows = evaluate(outside_matrices(scores), **how)
-    write_report(workdir, rows, list(matrix_blocks(found, reported)))
+    blocks = [block for matrix in found for block in matrix_blocks(matrix, reported)]
+    write_report(workdir, rows, blocks)
     return [(matrix, reported) for matrix in found]
 
 

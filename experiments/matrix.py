@@ -5,12 +5,13 @@ A row is a detector of a score table. Rows of a matrix are named "model: trainin
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from mimii_jax.results.metrics import MAX_FPR, Estimate, average
+from mimii_jax.results.metrics import Estimate, average
 from mimii_jax.results.per_id import MEAN, POOLED, Row, evaluate
-from mimii_jax.results.table import CONTROLS, Scores
+from mimii_jax.results.table import Scores
 
 METRICS = {"auc": "AUC", "pauc": "pAUC"}
 BASE = "all"
@@ -58,36 +59,25 @@ class Matrix:
         base = self.estimate(self.base, column, metric)
         return own.minus(base) if own and base and row != self.base else None
 
-    def forgetting(
-        self, row: str, metric: str = "auc"
-    ) -> tuple[Estimate, Estimate] | None:
-        """Change by fine-tuning on the row's ID, and on the mean of the others."""
+    def forgetting(self, row: str) -> tuple[Estimate, Estimate] | None:
+        """Change of AUC by fine-tuning: of the row's ID, and of the others' mean."""
         if not row.startswith(TUNED):
             return None
-        changes = {i: self.change(row, i, metric) for i in self.ids}
+        changes = {i: self.change(row, i) for i in self.ids}
         own = changes.pop(row.removeprefix(TUNED), None)
         others = [change for change in changes.values() if change]
         return (own, average(others)) if own and others else None
 
 
-def compare(
-    scores: Scores,
-    name: str,
-    base: str,
-    *,
-    bootstrap: int = 1000,
-    max_fpr: float = MAX_FPR,
-) -> Matrix:
-    """All detectors of one machine type against one of them."""
+def compare(scores: Scores, name: str, base: str, **how: Any) -> Matrix:
+    """All detectors of one machine type against one of them; `how` as in `evaluate`."""
     results: dict[str, dict[str, Row]] = {}
-    for row in evaluate(scores, bootstrap=bootstrap, max_fpr=max_fpr):
+    for row in evaluate(scores, **how):
         results.setdefault(row.detector, {})[row.machine_id] = row
     return Matrix(name, base, results)
 
 
-def matrices(
-    scores: Scores, *, bootstrap: int = 1000, max_fpr: float = MAX_FPR
-) -> list[Matrix]:
+def matrices(scores: Scores, **how: Any) -> list[Matrix]:
     """A matrix for each machine type and model whose rows are training sets."""
     found = []
     for machine_type in scores.machine_types:
@@ -95,21 +85,14 @@ def matrices(
         for model in models(of_type.detectors):
             own = of_type[np.char.startswith(of_type.detector, model + SEPARATOR)]
             short = own.renamed(lambda name: name.split(SEPARATOR)[-1])
-            title = f"{model}, {machine_type}"
-            found.append(
-                compare(short, title, BASE, bootstrap=bootstrap, max_fpr=max_fpr)
-            )
+            found.append(compare(short, f"{model}, {machine_type}", BASE, **how))
     return found
 
 
 def models(detectors: Sequence[str]) -> list[str]:
     """Models with rows of a matrix: those with a training set called "all"."""
     ending = SEPARATOR + BASE
-    return [
-        name.removesuffix(ending)
-        for name in detectors
-        if name.endswith(ending) and name not in CONTROLS
-    ]
+    return [name.removesuffix(ending) for name in detectors if name.endswith(ending)]
 
 
 def outside_matrices(scores: Scores) -> Scores:

@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product
 
 import numpy as np
@@ -83,10 +83,9 @@ def terminal_table(
     matrix: Matrix, metric: str, reported: Mapping[str, str]
 ) -> TerminalTable:
     """A table of rich; reported numbers are below it, to keep it narrow."""
+    known = [row for row in matrix.rows if row in reported and metric == "auc"]
     notes = legend(matrix)
-    if metric == "auc":
-        known = [row for row in matrix.rows if row in reported]
-        notes += [f"reported (00 / 02 / 04, mean): {r} {reported[r]}" for r in known]
+    notes += [f"reported (00 / 02 / 04, mean): {r} {reported[r]}" for r in known]
     table = TerminalTable(
         title=Text(f"{matrix.name}: {METRICS[metric]}"),
         title_justify="left",
@@ -100,37 +99,37 @@ def terminal_table(
     head, lines = matrix_lines(matrix, metric)
     if len(head) > 6:  # no room for the SD, which the files have
         lines = [[re.sub(r" ±\S+", "", text) for text in cells] for cells in lines]
-    for heading in head:
+    table.add_column("", no_wrap=True)
+    for heading in head[1:]:
         short = heading.removeprefix(f"{METRICS[metric]} ")
-        table.add_column(short, justify="right" if heading else "left", no_wrap=True)
+        table.add_column(short, justify="right", no_wrap=True)
     for cells in lines:
         table.add_row(*map(Text, cells))
     return table
 
 
-def matrix_markdown(matrix: Matrix, reported: Mapping[str, str]) -> str:
-    """Tables of AUC, pAUC and forgetting."""
-    parts = [f"## {matrix.name}"]
-    parts += [markdown(*matrix_lines(matrix, metric, reported)) for metric in METRICS]
+def _tables(matrix: Matrix, reported: Mapping[str, str]) -> Iterator[tuple[str, Lines]]:
+    """Titles and lines of AUC, pAUC and, after fine-tuning, forgetting."""
+    for metric, name in METRICS.items():
+        title = f"{matrix.name}: {name} by training set and test ID"
+        yield title, matrix_lines(matrix, metric, reported)
     head, lines = forgetting_lines(matrix)
     if lines:
-        parts += ["Change of AUC by fine-tuning:", markdown(head, lines)]
-    return "\n\n".join(part.strip() for part in [*parts, *legend(matrix)]) + "\n"
+        yield f"{matrix.name}: change of AUC by fine-tuning on one ID", (head, lines)
 
 
-def matrix_blocks(
-    found: Iterable[Matrix], reported: Mapping[str, str]
-) -> Iterator[Table]:
-    """Tables of AUC, pAUC and forgetting for a page."""
-    for matrix in found:
-        for metric, name in METRICS.items():
-            notes = legend(matrix) if metric == "auc" else []
-            caption = f"{matrix.name}: {name} by training set and test ID"
-            yield Table(caption, *matrix_lines(matrix, metric, reported), notes)
-        head, lines = forgetting_lines(matrix)
-        if lines:
-            caption = f"{matrix.name}: change of AUC by fine-tuning on one ID"
-            yield Table(caption, head, lines)
+def matrix_markdown(matrix: Matrix, reported: Mapping[str, str]) -> str:
+    """Tables with their titles, in Markdown."""
+    parts = [f"## {matrix.name}"]
+    for title, lines in _tables(matrix, reported):
+        parts += [f"{title}:", markdown(*lines).strip()]
+    return "\n\n".join([*parts, *legend(matrix)]) + "\n"
+
+
+def matrix_blocks(matrix: Matrix, reported: Mapping[str, str]) -> list[Table]:
+    """Tables for a page; the first has the legend."""
+    found = enumerate(_tables(matrix, reported))
+    return [Table(t, *lines, legend(matrix) * (i == 0)) for i, (t, lines) in found]
 
 
 COLUMNS = (
@@ -141,23 +140,23 @@ COLUMNS = (
 
 def csv_text(matrix: Matrix) -> str:
     """A line per row, column and metric; empty fields where there is no number."""
-    lines: list[tuple] = [COLUMNS]
-    for row, column, metric in product(matrix.rows, matrix.columns, METRICS):
-        if estimate := matrix.estimate(row, column, metric):
-            cells = [*_numbers(estimate, estimate.sd), matrix.seeds[row]]
-            change = matrix.change(row, column, metric)
-            changes = [""] * 4
-            if change:
-                changes = [*_numbers(change), str(int(change.beyond_noise))]
-            lines.append((row, column, METRICS[metric], *cells, *changes))
     file = io.StringIO()
-    csv.writer(file, lineterminator="\n").writerows(lines)
+    write = csv.writer(file, lineterminator="\n").writerow
+    write(COLUMNS)
+    for row, column, metric in product(matrix.rows, matrix.columns, METRICS):
+        if e := matrix.estimate(row, column, metric):
+            sd = "" if e.sd is None else f"{e.sd:.5f}"
+            cells = [f"{e.mean:.5f}", sd, *_interval(e), matrix.seeds[row]]
+            changes = [""] * 4
+            if change := matrix.change(row, column, metric):
+                noise = int(change.beyond_noise)
+                changes = [f"{change.mean:.5f}", *_interval(change), noise]
+            write((row, column, METRICS[metric], *cells, *changes))
     return file.getvalue()
 
 
-def _numbers(estimate: Estimate, *more: float | None) -> list[str]:
-    numbers = (estimate.mean, *more, *(estimate.interval or (None, None)))
-    return ["" if number is None else f"{number:.5f}" for number in numbers]
+def _interval(estimate: Estimate) -> list[str]:
+    return [f"{end:.5f}" for end in estimate.interval or ()] or ["", ""]
 
 
 def heat_map(matrix: Matrix, metric: str = "auc") -> Figure:

@@ -13,7 +13,6 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from experiments import studies
 from experiments.cell import Cell, Options
 from experiments.run_cells import (
     Outcome,
@@ -22,6 +21,7 @@ from experiments.run_cells import (
     parse,
     run_cells,
 )
+from experiments.studies import STUDIES
 from experiments.study_page import study_section
 from mimii_jax import log
 from mimii_jax.errors import ConfigError
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         cells = {
             f"{name}/{cell.folder}": cell
             for name in args.only
-            for cell in studies.load(name).cells
+            for cell in STUDIES[name].cells
         }
         outcomes = run_cells(cells, options, args)
         with log.console.status("Resampling the clips for the intervals"):
@@ -77,12 +77,11 @@ def _parse(
         "--scale",
         type=float,
         default=SCALE,
-        help=f"share of the official training clips (default {SCALE}), and "
-        f"{TEST_TIMES} times that of the test clips. Below 1 there are two seeds, "
-        "unless --config.seeds says others; at 1 those of the configs, and the "
-        "networks of the reports in the cross-ID matrix",
+        help=f"share of the official training clips (default {SCALE}; {TEST_TIMES} "
+        "times that of the test clips). Below 1 there are two seeds by default; at 1 "
+        "those of the configs, and the networks of the reports in the matrix",
     )
-    add("--only", nargs="+", choices=studies.NAMES, default=studies.NAMES)
+    add("--only", nargs="+", choices=STUDIES, default=list(STUDIES))
     add("--root", default="", help="recordings; short for --config.data.root")
     args, fields = parse(parser, argv)
     if not 0 < args.scale <= 1:

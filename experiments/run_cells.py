@@ -16,7 +16,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cell import Cell, Config, Options, require_known
@@ -30,37 +30,20 @@ DIVERGED, INTERRUPTED = 3, 75  # exit codes of mimii_jax.main
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended.
-
-    Attributes
-    ----------
-    workdir : its own, or that of a cell with the same config
-    error : one line; "" if it has scores
-    failed : False for a training that diverged: that's a finding
-    fresh : whether it ran now
-    seconds : how long
-    """
+    """How a cell ended."""
 
     key: str
-    workdir: Path
-    error: str = ""
-    failed: bool = False
-    fresh: bool = False
+    workdir: Path  # its own, or that of a cell with the same config
+    error: str = ""  # one line; "" if it has scores
+    failed: bool = False  # False for a training that diverged: that's a finding
+    fresh: bool = False  # whether it ran now
     seconds: float = 0.0
 
 
 def run_cells(
     cells: Mapping[str, Cell], options: Options, args: argparse.Namespace
 ) -> dict[str, Outcome]:
-    """Run cells that aren't done, each in the folder of its key below `args.out`.
-
-    A cell that fails, or whose process dies, is an outcome like others.
-
-    Raises
-    ------
-    ConfigError : a bad flag, or a field on the command line that no config has
-    SystemExit : interrupted; the same command resumes
-    """
+    """Run cells that aren't done, each in the folder of its key below `args.out`."""
     if args.jobs < 1:
         raise ConfigError(f"--jobs={args.jobs}: must be at least 1")
     require_known(options)
@@ -91,32 +74,28 @@ def _outcomes(
 ) -> Generator[Outcome]:
     """Yield the outcomes of all cells: known ones first, then as processes end."""
     known = _workdirs(args.out)
-    todo: dict[Path, tuple[Config, list[Outcome]]] = {}
+    todo: dict[Path, tuple[Config, list[str]]] = {}
     for key, cell in cells.items():
-        outcome = Outcome(key, args.out / key)
         try:
             config = cell.build(options)
-            workdir = _workdir_of(config, outcome.workdir, known)
+            workdir = _workdir_of(config, args.out / key, known)
         except ConfigError as error:
-            yield replace(outcome, error=f"failed: {error}", failed=True)
+            yield Outcome(key, args.out / key, f"failed: {error}", failed=True)
             continue
-        outcome = replace(outcome, workdir=workdir)
         if Workdir(workdir).finished:
-            yield outcome
+            yield Outcome(key, workdir)
         else:
-            todo.setdefault(workdir, (config, []))[1].append(outcome)
+            todo.setdefault(workdir, (config, []))[1].append(key)
     with _pool(args) as (pool, stdin):
-        cache = args.out / "cache"
-        futures = {
-            pool.submit(
-                _attempt, [*COMMAND, str(path), str(cache)], path, config, stdin
-            ): same
-            for path, (config, same) in todo.items()
-        }
+        futures = {}
+        for path, (config, keys) in todo.items():
+            command = [*COMMAND, str(path), str(args.out / "cache")]
+            futures[pool.submit(_attempt, command, path, config, stdin)] = path, keys
         for future in as_completed(futures):
+            path, keys = futures[future]
             error, failed, seconds = future.result()
-            now = {"error": error, "failed": failed, "seconds": seconds, "fresh": True}
-            yield from (replace(outcome, **now) for outcome in futures[future])
+            for key in keys:
+                yield Outcome(key, path, error, failed, True, seconds)
 
 
 def _workdirs(out: Path) -> dict[str, Path]:
@@ -193,19 +172,19 @@ def _attempt(
     }
     with (workdir / "log.txt").open("a+b") as file:
         before = file.tell()
-        with subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=stdin,
             stdout=file,
             stderr=subprocess.STDOUT,
             env=environment,
             start_new_session=True,  # Ctrl-C reaches the parent alone
-        ) as process:
+        )
+        with process:
             code = process.wait()
         file.seek(before)
         text = file.read().decode(errors="replace")
-    error, failed = _ending(code, text, workdir / "log.txt")
-    return error, failed, time.perf_counter() - start
+    return *_ending(code, text, workdir / "log.txt"), time.perf_counter() - start
 
 
 def _ending(code: int, text: str, path: Path) -> tuple[str, bool]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import librosa
 import numpy as np
-from jaxtyping import Float, Int16
+from jaxtyping import Int16
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -43,8 +43,13 @@ def draw(test: Clips, real: Path | None, path: Path) -> None:
 
 
 def _spectrogram(axis: Axes, audio: Int16[np.ndarray, " time"]) -> None:
+    mel = librosa.feature.melspectrogram(
+        y=audio.astype(np.float32) / 32768, sr=16_000, n_fft=1024, hop_length=512
+    )
+    # Pairs of mel bands and of frames averaged: half as fine, a small file.
+    pairs = mel[:, : mel.shape[1] // 2 * 2].reshape(64, 2, -1, 2).mean((1, 3))
     axis.imshow(
-        _log_mel(audio),
+        10 * np.log10(pairs + np.finfo(np.float64).eps),
         interpolation="nearest",
         cmap=colormaps["viridis"].resampled(10),  # few colours: a small file
         origin="lower",
@@ -53,12 +58,3 @@ def _spectrogram(axis: Axes, audio: Int16[np.ndarray, " time"]) -> None:
         vmin=-65,
         vmax=0,
     )
-
-
-def _log_mel(audio: Int16[np.ndarray, " time"]) -> Float[np.ndarray, "mel frame"]:
-    """Pairs of mel bands and of frames averaged: half as fine, a small file."""
-    mel = librosa.feature.melspectrogram(
-        y=audio.astype(np.float32) / 32768, sr=16_000, n_fft=1024, hop_length=512
-    )
-    pairs = mel[:, : mel.shape[1] // 2 * 2].reshape(64, 2, -1, 2).mean((1, 3))
-    return 10 * np.log10(pairs + np.finfo(np.float64).eps)

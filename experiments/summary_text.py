@@ -29,10 +29,8 @@ def about_matrix(matrix: Matrix) -> str:
     means = _means(matrix)
     if BASE not in means:
         return "No model was trained on all machine IDs."
-    parts = [
-        f"Trained on all IDs, {matrix.name.split(',')[0]} has a mean AUC of "
-        f"{digits(means[BASE])}."
-    ]
+    model = matrix.name.split(",")[0]
+    parts = [f"Trained on all IDs, {model} has a mean AUC of {digits(means[BASE])}."]
     sets = [row for row in means if row != BASE and not row.startswith(TUNED)]
     changes = {row: matrix.change(row, MEAN) for row in sets}
     if changes:
@@ -70,8 +68,8 @@ def about_tuning(tuned: Matrix, rows: Matrix) -> str:
         return f"{text}; the other rows are compared with it."
     if change is None:
         return f"{text}; there are no numbers of “{rows.base}” to compare with."
-    noise = "beyond noise" if change.beyond_noise else "within noise"
-    return f"{text}, {signed(change)} against “{rows.base}”: {noise}."
+    noise = "beyond" if change.beyond_noise else "within"
+    return f"{text}, {signed(change)} against “{rows.base}”: {noise} noise."
 
 
 def _alone(means: dict[str, float]) -> str:

@@ -120,6 +120,8 @@ def _scorings(config: Config) -> Iterator[tuple[str, str, dict[str, Any]]]:
         changed = scoring | dict(changes)
         backends = changed["backend"].split(",")
         plain = "mean" if config.detector.name in MODELS else backends[0]
+        if label != DEFAULT and len(backends) == 1:
+            plain = backends[0]  # the label says it
         for backend in backends:
             suffix = "" if backend == plain else f"+{backend}"
             yield (

@@ -41,7 +41,7 @@ def train(config: Config, path: Path) -> Scores:
     start = time.perf_counter()
     experiment = build(config)
     workdir = Workdir(path, writes=jax.process_index() == 0)
-    workdir.require_same(experiment, config)
+    _require_same(workdir.path, experiment, config)
     machines = experiment.data.machines()
     for machine_type in machines[1:]:
         experiment.data.check(machine_type)  # before the first is trained on
@@ -93,6 +93,25 @@ def evaluate(config: Config | None, path: Path, out: Path) -> Scores:
     if same_scores(table, read_scores(trained.scores)):
         log.info(f"Scores are identical to {trained.scores}")
     return table
+
+
+def _require_same(path: Path, experiment: Experiment, config: Config) -> None:
+    """Refuse a folder with anything but an earlier start of this experiment."""
+    with file_errors(path):
+        if not path.exists() or not any(path.iterdir()):
+            return
+    if not (path / "config.json").exists():
+        raise ConfigError(
+            f"--workdir={path}: exists but isn't a workdir (no config.json); "
+            "choose another folder"
+        )
+    saved = Workdir(path).read_config()
+    if build(saved) != experiment:
+        raise ConfigError(
+            f"--workdir={path}: its config differs: "
+            f"{'; '.join(differences(saved, config))}. Choose another folder, or "
+            "--resume=never for a new one"
+        )
 
 
 def _require_fit(experiment: Experiment, clips: Clips) -> None:

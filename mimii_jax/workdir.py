@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from mimii_jax import log
-from mimii_jax.config import Experiment, build, differences
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.defaults import ConfigDict, fill
 from mimii_jax.errors import ConfigError
@@ -64,24 +63,6 @@ class Workdir:
         if assumed:
             log.info(f"{path}: assumed {', '.join(assumed)}")
         return config
-
-    def require_same(self, experiment: Experiment, config: ConfigDict) -> None:
-        """Refuse a folder with anything but an earlier start of this experiment."""
-        with file_errors(self.path):
-            if not self.path.exists() or not any(self.path.iterdir()):
-                return
-        if not (self.path / "config.json").exists():
-            raise ConfigError(
-                f"--workdir={self.path}: exists but isn't a workdir (no config.json); "
-                "choose another folder"
-            )
-        saved = self.read_config()
-        if build(saved) != experiment:
-            raise ConfigError(
-                f"--workdir={self.path}: its config differs: "
-                f"{'; '.join(differences(saved, config))}. Choose another folder, or "
-                "--resume=never for a new one"
-            )
 
     def start(self, config: ConfigDict) -> None:
         """Create the folder; write config.json; drop an earlier start's clips."""

@@ -105,11 +105,10 @@ def test_a_bad_field_is_named(fields, message):
 ERROR = ERRORS[0, :, :5]  # [segment, bin]
 
 
-def test_the_summary_of_a_clip_is_its_score_or_its_error_per_bin():
+def test_the_summary_of_a_clip_is_its_mean_error_and_that_of_each_bin():
     for pooling in (Pooling(), Pooling("max")):
-        mean = Scoring("mean", pooling=pooling).summary(jnp.asarray(ERROR))
-        np.testing.assert_allclose(mean, pooling(ERROR.mean(1)[None]), rtol=1e-6)
-        per_bin = Scoring("ldn", pooling=pooling).summary(jnp.asarray(ERROR))
+        mean, *per_bin = Scoring(pooling=pooling).summary(jnp.asarray(ERROR))
+        np.testing.assert_allclose(mean, pooling(ERROR.mean(1)[None])[0], rtol=1e-6)
         np.testing.assert_allclose(per_bin, pooling(ERROR.T), rtol=1e-6)
 
 
@@ -316,7 +315,7 @@ def test_banks_of_similar_size_share_one_program():
 @pytest.mark.parametrize("name", ["mahalanobis", "ldn+whitened_ldn"])
 def test_each_id_has_its_bank_and_an_unknown_one_that_of_all(name):
     own, of_all = (
-        Banks.fit(Scoring(name, per_id), BANK, ids(BANK)) for per_id in (True, False)
+        Banks.fit(Scoring(name, per_id=p), BANK, ids(BANK)) for p in (True, False)
     )
     machine_id = np.where(np.arange(len(QUERY)) % 3, "00", "04")
     known = machine_id == "00"

@@ -94,7 +94,9 @@ def test_a_field_that_nothing_takes_is_named():
 
 def test_a_bug_in_a_models_constructor_is_raised_as_it_is(monkeypatch):
     class Typo(MODELS["mlp_vae"]):
-        def __init__(self, shape, *, hidden, latent, kl_weight, likelihood, dtype, rngs):
+        def __init__(
+            self, shape, *, hidden, latent, kl_weight, likelihood, dtype, rngs
+        ):
             self.decoder = self.decoderr
 
     monkeypatch.setitem(MODELS, "mlp_vae", Typo)

@@ -28,7 +28,7 @@ def tables(*rows):
 def test_a_z_score_counts_robust_deviations_from_the_median():
     normal = np.random.default_rng(0).normal(5, 2, 100_000)
     np.testing.assert_allclose(
-        z_scores(np.array([5, 7, 1]), normal), [0, 1, -2], atol=0.03
+        z_scores(np.array([5.0, 7, 1]), normal), [0, 1, -2], atol=0.03
     )
 
 

@@ -19,6 +19,7 @@ WITHOUT_JAX = (
     "report.tables",
     "report.figures",
     "report.inputs",
+    "workdir",
 )
 
 

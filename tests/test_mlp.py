@@ -86,7 +86,7 @@ def test_the_loss_of_the_vae_is_the_negative_evidence_lower_bound():
     mean, log_variance = jax.jit(model.encode)(flat(x))
     sd = jnp.exp(log_variance / 2)
     z = mean + sd * jax.random.normal(key, mean.shape)
-    squares = jnp.sum((flat(x) - jax.jit(model.decode)(z)) ** 2, axis=1) / 2
+    squares = jnp.sum((flat(x) - flat(jax.jit(model.decode)(z))) ** 2, axis=1) / 2
     divergence = jnp.sum(-jnp.log(sd) + (sd**2 + mean**2) / 2 - 0.5, axis=1)
     expected = squares + 0.3 * divergence
     np.testing.assert_allclose(losses(model, x, key), expected, rtol=1e-5)

@@ -22,13 +22,13 @@ from configs import (
     transformer,
 )
 from mimii_jax import config as configuration
-from mimii_jax import run
 from mimii_jax.data import audio, dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import CONTROLS, read_scores
 from mimii_jax.slide_rail import simulate as slide_rail
+from mimii_jax.train.runs import Run
 from mimii_jax.workdir import Workdir
 
 QUICK = {
@@ -104,6 +104,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
         "run.json",
         "config.json",
         "metrics.jsonl",
+        "normals.csv",
         "checkpoints",
         "scores.csv",
         "official",
@@ -378,7 +379,7 @@ def test_a_training_fine_tunes_another_workdirs_model(
         saved = Workdir(path)
         experiment = configuration.build(saved.read_config())
         none = np.arange(0)
-        runs = [run.Run(seed, none, none) for seed in experiment.seeds]
+        runs = [Run(seed, none, none) for seed in experiment.seeds]
         return experiment.detector.load(saved.checkpoints("slider"), runs).pretrained()
 
     (first,) = models(model)

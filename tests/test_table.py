@@ -6,7 +6,6 @@ from example_scores import some_scores
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mimii_jax.data.clips import Clips
 from mimii_jax.errors import DataError
 from mimii_jax.results.table import (
     NO_SEED,
@@ -28,24 +27,6 @@ def test_scores_csv_gives_back_every_bit(tmp_path):
     assert list(back.rows()) == list(both.rows())
     assert back.score.tobytes() == both.score.tobytes()
     assert [path.name for path in tmp_path.iterdir()] == ["scores.csv"]
-
-
-def test_float32_scores_survive_scores_csv(tmp_path):
-    clips = Clips(
-        audio=np.zeros((2, 4), np.int16),
-        machine_id=np.array(["00", "00"]),
-        split=np.array(["test", "test"]),
-        label=np.array([0, 1], np.int8),
-        name=np.array(["normal_id_00_00000000.wav", "anomaly_id_00_00000000.wav"]),
-        machine_type="slider",
-        sample_rate=16000,
-    )
-    score = np.array([0.1, 3.3], np.float32)
-    write_scores(Scores.of_clips("mlp_vae", 2, clips, score), tmp_path / "scores.csv")
-    back = read_scores(tmp_path / "scores.csv")
-    np.testing.assert_array_equal(back.score.astype(np.float32), score)
-    assert back.seed.tolist() == [2, 2]
-    assert back.label.tolist() == [0, 1]
 
 
 def test_scores_that_are_not_finite_are_refused_with_clip_and_detector():

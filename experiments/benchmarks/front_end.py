@@ -24,13 +24,8 @@ import jax
 import librosa
 import numpy as np
 
-from experiments.benchmarks.rounds import (
-    benchmark_parser,
-    cores,
-    report,
-    take_turns,
-    torch,
-)
+from experiments.benchmarks import rounds
+from experiments.benchmarks.rounds import cores, torch
 from experiments.cell import load_config
 from mimii_jax.config import build
 from mimii_jax.features.front_ends import LogMel, extract
@@ -38,19 +33,6 @@ from mimii_jax.features.stft import FLOOR
 
 SECONDS = 10
 OURS = "ours"
-
-
-def default_front_end() -> LogMel:
-    """Create the default front end."""
-    front_end: Any = build(load_config("mlp_vae")).front_end
-    return front_end
-
-
-def noise(clips: int, sample_rate: int) -> np.ndarray:
-    """Clips of white noise at about -25 dBFS, int16."""
-    rng = np.random.default_rng(0)
-    sound = rng.normal(0, 1800, (clips, SECONDS * sample_rate))
-    return sound.astype(np.int16)
 
 
 def ours(front_end: LogMel, audio: np.ndarray) -> np.ndarray:
@@ -112,31 +94,23 @@ def contestants(
     return found
 
 
-def agreement(results: dict[str, np.ndarray]) -> dict[str, float]:
-    """Largest difference of each result from ours, in dB."""
-    reference = results[OURS].swapaxes(1, 2)
-    return {
-        name: float(np.max(np.abs(result - reference)))
-        for name, result in results.items()
-        if name != OURS
-    }
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Command line."""
-    parser = benchmark_parser("front_end", __doc__)
+    parser = rounds.benchmark_parser("front_end", __doc__)
     parser.add_argument("--clips", type=int, default=256, help="per turn (default 256)")
     parser.add_argument("--torch_batch", type=int, nargs="+", default=[1, 4, 8, 16])
     args = parser.parse_args(arguments)
-    front_end = default_front_end()
-    audio = noise(args.clips, front_end.sample_rate)
-    few = contestants(front_end, audio[: min(8, args.clips)], args.torch_batch)
-    differences = agreement({name: work() for name, work in few.items()})
+    front_end: Any = build(load_config("mlp_vae")).front_end
+    shape = (args.clips, SECONDS * front_end.sample_rate)
+    audio = np.random.default_rng(0).normal(0, 1800, shape).astype(np.int16)  # -25 dBFS
+    few = contestants(front_end, audio[:8], args.torch_batch)
+    reference = few.pop(OURS)().swapaxes(1, 2)
     everyone = contestants(front_end, audio, args.torch_batch)
-    rounds = take_turns(everyone, args)
+    turns = rounds.take_turns(everyone, args)
     amounts = dict.fromkeys(everyone, float(args.clips))
-    report("Log-mel of 10 s clips", "clips", amounts, rounds, [OURS])
-    for name, difference in differences.items():
+    rounds.report("Log-mel of 10 s clips", "clips", amounts, turns, [OURS])
+    for name, work in few.items():
+        difference = np.max(np.abs(work() - reference))
         print(f"{name}: differs from ours by {difference:.1e} dB at most")
     print(f"jax backend: {jax.default_backend()}")
 

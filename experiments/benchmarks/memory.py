@@ -19,10 +19,9 @@ import time
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from experiments.benchmarks.rounds import machine
-from mimii_jax.data import dcase
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 EVERY = 0.2  # s
@@ -34,39 +33,17 @@ def write_noise(root: Path, scale: float) -> None:
     """Write noise with the slider's numbers of clips, times `scale`."""
     rng = np.random.default_rng(0)
     for machine_id, (train, anomalous) in IDS.items():
-        for split, label, count in (
-            ("train", NORMAL, train),
-            ("test", NORMAL, 100),
-            ("test", ANOMALOUS, anomalous),
-        ):
-            count = max(1, round(scale * count))
-            word = "normal" if label == NORMAL else "anomaly"
-            stem = f"{word}_id_{machine_id}"
-            noise = Clips(
-                audio=rng.integers(-(2**15), 2**15, (count, SECONDS * RATE), np.int16),
-                machine_id=np.full(count, machine_id),
-                split=np.full(count, split),
-                label=np.full(count, label, np.int8),
-                name=np.array([f"{stem}_{number:08d}.wav" for number in range(count)]),
-                machine_type="slider",
-                sample_rate=RATE,
-            )
-            dcase.write(noise, root)
+        counts = {"train/normal": train, "test/normal": 100, "test/anomaly": anomalous}
+        for start, count in counts.items():
+            (root / "slider" / start).parent.mkdir(parents=True, exist_ok=True)
+            for number in range(max(1, round(scale * count))):
+                path = root / "slider" / f"{start}_id_{machine_id}_{number:08d}.wav"
+                noise = rng.integers(-(2**15), 2**15, SECONDS * RATE, np.int16)
+                soundfile.write(path, noise, RATE)
 
 
 def measure(command: list[str]) -> tuple[float, float, float]:
-    """Run a command.
-
-    Returns
-    -------
-    process : GB, peak resident memory of the command's process
-    tree : GB, peak of the sum over it and its descendants
-    seconds : duration
-
-    Raises
-    ------
-    RuntimeError : the command failed
-    """
+    """Run a command; GB at most of its process and of all descendants, and seconds."""
     start = time.perf_counter()
     process = tree = 0
     with subprocess.Popen(command) as job:
@@ -105,12 +82,13 @@ def _tree_resident(root: int) -> int:
 
 def run(args: argparse.Namespace, flags: list[str], folder: Path) -> None:
     """Measure the main program in a scratch folder and print a line."""
-    what, source = f"simulated, scale {args.scale:g}", f"data.scale={args.scale}"
-    if not args.simulated:
-        what = f"recordings in {args.root}" if args.root else "noise, as wav files"
-        source = f"data.root={args.root or folder / 'noise'}"
-        if args.root is None:
-            write_noise(folder / "noise", args.scale)
+    if args.simulated:
+        what, source = f"simulated, scale {args.scale:g}", f"data.scale={args.scale}"
+    elif args.root:
+        what, source = f"recordings in {args.root}", f"data.root={args.root}"
+    else:
+        what, source = "noise, as wav files", f"data.root={folder / 'noise'}"
+        write_noise(folder / "noise", args.scale)
     command = [sys.executable, "-m", "mimii_jax.main", "--config", args.config]
     command += ["--config.train.epochs=1", f"--workdir={folder / 'workdir'}"]
     process, tree, seconds = measure([*command, f"--config.{source}", *flags])

@@ -55,8 +55,6 @@ def conv_vae(model: Any) -> VAE:
     channels = (1, *(layer.bias.shape[0] for layer in model.encoder))
     if {*model.strides} != {(2, 2)} or model.encoder[0].kernel.shape[0] != 2:
         raise ValueError("PyTorch's network needs strides (2, 2) and kernel_blocks 2")
-    if any(size % halvings for size in shape):
-        raise ValueError(f"PyTorch's network needs multiples of {halvings}: {shape}")
     top = (channels[-1], *(size // halvings for size in shape))
     down: list[Any] = [nn.Unflatten(1, (1, *shape))]
     up: list[Any] = [nn.Linear(model.mean.out_features, int(np.prod(top)))]
@@ -75,16 +73,10 @@ class Transformer(Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         network, nn = model.network, torch.nn
-        width = network.width
-        fields = {
-            "d_model": width,
-            "nhead": network.heads,
-            "dim_feedforward": network.encoder[0].feed_forward.hidden.out_features,
-            "dropout": 0.0,
-            "layer_norm_eps": EPSILON,
-            "batch_first": True,
-            "norm_first": True,
-        }
+        width, hidden = network.width, network.encoder[0].feed_forward.hidden
+        fields = {"layer_norm_eps": EPSILON, "batch_first": True, "norm_first": True}
+        fields |= {"d_model": width, "nhead": network.heads, "dropout": 0.0}
+        fields["dim_feedforward"] = hidden.out_features
         self.encoder = nn.TransformerEncoder(
             nn.TransformerEncoderLayer(**fields),
             len(network.encoder),
@@ -119,13 +111,6 @@ class Transformer(Module):
     def teacher_forced(self, vectors: Any) -> Any:
         """Predictions from true vectors."""
         return self.output(self.decode(vectors, self.encode(vectors)))
-
-    def autoregress(self, vectors: Any) -> Any:
-        """The usual loop: the encoder once, then the decoder on a growing prefix."""
-        memory, own = self.encode(vectors), vectors[:, :1]
-        for _ in range(vectors.shape[1]):
-            own = torch.cat([own, self.next_of(own, memory)], dim=1)
-        return own[:, 1:]
 
     def next_of(self, own: Any, memory: Any) -> Any:
         """Prediction of the vector after a prefix, [batch 1 feature]."""

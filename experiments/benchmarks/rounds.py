@@ -56,14 +56,8 @@ def take_turns(
 ) -> list[dict[str, Turn]]:
     """Time each contestant once per round, in rotating order, after a warm-up round.
 
-    Parameters
-    ----------
-    contestants : the work of a turn; it waits for its own results
-    args : of `benchmark_parser`
-
-    Returns
-    -------
-    rounds : the turns of each round that counts, least disturbed first
+    The work of a turn waits for its own results. Returns the turns of each round that
+    counts, least disturbed first.
     """
     names, n_rounds = list(contestants), 1 + args.rounds + args.spare
     played = []
@@ -73,10 +67,10 @@ def take_turns(
             order = names[first:] + names[:first]
             played.append({n: _time(contestants[n], args.patience) for n in order})
             advance(1)
-    return sorted(played[1:], key=disturbance)[: args.rounds]
+    return sorted(played[1:], key=_disturbance)[: args.rounds]
 
 
-def disturbance(turns: dict[str, Turn]) -> float:
+def _disturbance(turns: dict[str, Turn]) -> float:
     """Cores that other programs used during the round's most disturbed turn."""
     return max(turn.others for turn in turns.values())
 
@@ -84,19 +78,11 @@ def disturbance(turns: dict[str, Turn]) -> float:
 def report(
     title: str,
     unit: str,
-    amounts: dict[str, float],
+    amounts: dict[str, float],  # units in a turn of each contestant
     rounds: Sequence[dict[str, Turn]],
-    ours: Sequence[str],
+    ours: Sequence[str],  # contestants to compare with every other one
 ) -> None:
-    """Print medians over rounds, ratios of our speed to the others', and the machine.
-
-    Parameters
-    ----------
-    title, unit : such as "Training" and "windows"
-    amounts : units in a turn of each contestant
-    rounds : of `take_turns`
-    ours : contestants to compare with every other one
-    """
+    """Print medians over rounds, ratios to our speed, and the machine."""
     table = Table(title=title)
     table.add_column("")
     for column in (f"{unit}/s", "min to max", *(f"{name}: ratio" for name in ours)):
@@ -111,7 +97,7 @@ def report(
         table.add_row(name, f"{np.median(rate):,.0f}", extent, *ratios)
     console = Console(width=110, highlight=False)
     console.print(table)
-    others = [disturbance(turns) for turns in rounds]
+    others = list(map(_disturbance, rounds))
     console.print(
         f"{len(rounds)} rounds, medians (min to max); other programs used "
         f"{np.median(others):.2f} cores in these rounds, {max(others):.2f} at most"
@@ -142,13 +128,11 @@ def _ratio(values: np.ndarray) -> str:
 
 
 def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    pairs = (line.partition(":") for line in lines)
+    path = Path("/proc/cpuinfo")
+    text = path.read_text() if path.exists() else ""
+    pairs = (line.partition(":") for line in text.splitlines())
     field = {name.strip(): value.strip() for name, _, value in pairs}
-    name = field.get("model name", platform.machine())
+    name = field.get("model name", platform.processor() or platform.machine())
     return f"{name} (family {field.get('cpu family')}, model {field.get('model')})"
 
 
@@ -171,10 +155,10 @@ def _watched(work: Callable[[], object]) -> Turn:
 
 def _busy() -> float:
     """Seconds that all cores have worked; elsewhere than on Linux, this process."""
-    try:
-        first = Path("/proc/stat").read_text().split("\n", 1)[0]
-    except OSError:
+    path = Path("/proc/stat")
+    if not path.exists():
         return time.process_time()
+    first = path.read_text().split("\n", 1)[0]
     user, nice, system, _, _, irq, softirq, steal = map(int, first.split()[1:9])
     ticks = user + nice + system + irq + softirq + steal
     return ticks / os.sysconf("SC_CLK_TCK")
