@@ -40,6 +40,7 @@ class Cell:
     changes: Mapping[str, Any] = field(default_factory=dict)  # {"train.epochs": 5}
     training_sets: Sequence[str] = (ALL,)
     scorings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    fuse_with: Sequence[str] = ()  # as in the config
     small: str = ""  # config for less than the whole data set; "": the same
 
     @property
@@ -63,7 +64,8 @@ class Cell:
             fields["data.scale"] = 1.0
         set_fields(config, {**fields, **self.changes})
         config.training_sets = tuple(self.training_sets)
-        config.scorings, config.fuse_with = ConfigDict(dict(self.scorings)), ()
+        config.scorings = ConfigDict(dict(self.scorings))
+        config.fuse_with = tuple(self.fuse_with)
         return config
 
 

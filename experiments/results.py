@@ -1,23 +1,30 @@
 """How well do the detectors do? The README's table of results.
 
-python -m experiments.results                     # simulated sound
+python -m experiments.results --train_share 0.2   # simulated sound, all test clips
 python -m experiments.results --root PATH         # recordings, DCASE 2020 layout
+
+A seed of a row is one of the simulation and one of the detector. Differences are to
+`mlp_vae`, on the same clips.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from experiments.cell import Cell, Options, read_cell
+from experiments.matrix import METRICS, compare
+from experiments.matrix_tables import mark, signed
 from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
 from mimii_jax import log
 from mimii_jax.report.inputs import read_json
 from mimii_jax.report.tables import by_type, markdown, results_lines
-from mimii_jax.results.per_id import evaluate
+from mimii_jax.results.per_id import MEAN, evaluate
 from mimii_jax.results.table import CONTROLS, Scores
 
 CONFIGS = (
+    "functionals",
     "mlp_vae",
     "mlp_ae",
     "conv_vae",
@@ -26,6 +33,8 @@ CONFIGS = (
     "one_class_svm",
     "one_class_svm:linear",
 )
+TRAINED = ("mlp_vae", "mlp_ae", "conv_vae", "transformer")  # fused with functionals
+BASE = "mlp_vae"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,27 +42,71 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_parser("results", __doc__, "runs/results")
     add = parser.add_argument
     add("--root", default="", help="folder of recordings; default: simulated sound")
-    add("--scale", default="0.3", help="of the simulation (default 0.3)")
+    add("--train_share", type=float, default=1.0, help="of the training clips")
+    add("--scale", default="1.0", help="of the simulation (default 1.0)")
+    add("--simulation_seeds", nargs="+", type=int, default=[0], metavar="SEED")
     add("--configs", nargs="+", default=CONFIGS, metavar="NAME[:VARIANT]")
     args, overrides = parse(parser, argv)
-    data = (("data.root", args.root), ("data.scale", args.scale))
+    shares = (("data.train_share", str(args.train_share)), ("data.scale", args.scale))
     with one_line_errors():
-        cells = {cell.folder: cell for cell in (Cell(n, n) for n in args.configs)}
-        outcomes = run_cells(cells, Options((*data, *overrides)), args)
+        cells = {
+            cell.folder: cell for cell in _cells(args.configs, args.simulation_seeds)
+        }
+        options = Options((("data.root", args.root), *shares, *overrides))
+        outcomes = run_cells(cells, options, args)
         done = {key: o.workdir for key, o in outcomes.items() if not o.error}
-        tables = [read_cell(cells[key].name, path) for key, path in done.items()]
-        learned = [table[~np.isin(table.detector, CONTROLS)] for table in tables]
-        controls = [table[np.isin(table.detector, CONTROLS)] for table in tables[:1]]
-        if tables:
-            rows = evaluate(Scores.concatenate([*learned, *controls]))
-            for of_type in by_type(rows).values():
-                log.info(markdown(*results_lines(of_type)))
-    seconds = {
-        key: read_json(path / "run.json")["seconds"] for key, path in done.items()
-    }
-    minutes = (f"{cells[key].name} {s / 60:.1f}" for key, s in seconds.items())
+        if done:
+            _print_tables([_read(cells[key], path) for key, path in done.items()])
+    minutes = (
+        f"{key} {read_json(path / 'run.json')['seconds'] / 60:.1f}"
+        for key, path in done.items()
+    )
     log.info(f"minutes: {', '.join(minutes)}")
     sys.exit(any(outcome.failed for outcome in outcomes.values()))
+
+
+def _cells(names: Sequence[str], simulation_seeds: Sequence[int]) -> Iterator[Cell]:
+    """Yield every config with every seed of the simulation."""
+    for name in names:
+        kind = name.split(":")[0]
+        scorings = {"default": {}}
+        if kind == "transformer":
+            scorings["free generation"] = {"horizon": None}
+        fuse_with = ("functionals",) if kind in TRAINED else ()
+        for seed in simulation_seeds:
+            folder = name if seed == 0 else f"{name}, simulation {seed}"
+            changes = {"data.simulation_seed": seed}
+            yield Cell(folder, name, changes, ("all",), scorings, fuse_with)
+
+
+def _read(cell: Cell, workdir: Path) -> Scores:
+    """Read a cell's scores; their seeds tell simulation and detector."""
+    simulation = cell.changes["data.simulation_seed"]
+    scores = read_cell(cell.config, workdir)
+    return replace(scores, seed=1000 * simulation + np.maximum(scores.seed, 0))
+
+
+def _print_tables(tables: Sequence[Scores]) -> None:
+    """Print a table per machine type, the best detectors first, and differences."""
+    known: set[tuple] = set()
+    parts = []
+    for table in tables:  # controls and functionals are in several cells
+        keys = list(zip(table.detector.tolist(), table.seed.tolist(), strict=True))
+        new = set(keys) - known
+        parts.append(table[np.array([key in new for key in keys])])
+        known |= new
+    scores = Scores.concatenate(part for part in parts if len(part))
+    for of_type in by_type(evaluate(scores)).values():
+        mean = {row.detector: row.auc.mean for row in of_type if row.machine_id == MEAN}
+        best_first = sorted(
+            of_type, key=lambda row: (row.detector in CONTROLS, -mean[row.detector])
+        )
+        head, lines = results_lines(best_first)
+        changes = compare(scores, "", BASE)
+        for line in lines:
+            found = [changes.change(line[0], MEAN, metric) for metric in METRICS]
+            line.append(" / ".join(signed(one) + mark(one) for one in found if one))
+        log.info(markdown([*head, f"AUC / pAUC minus {BASE}'s"], lines))
 
 
 if __name__ == "__main__":

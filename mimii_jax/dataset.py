@@ -84,12 +84,11 @@ class Dataset:
         lacks, are appended as the split "extra".
         """
         if self.root:
-            clips, scale = self._read(self._root, machine_type, self.ids, splits), 1.0
+            clips = self._read(self._root, machine_type, self.ids, splits)
+            shares = {"train": self.train_share, "test": self.test_share}
+            clips = _share(clips, shares)
         else:
-            scale = max(self.train_share, self.test_share)
-            clips = self._simulate(self.ids or SIMULATED_IDS, scale, splits)
-        shares = {"train": self.train_share / scale, "test": self.test_share / scale}
-        clips = _share(clips, shares)
+            clips = self._simulate(self.ids or SIMULATED_IDS, splits)
         if self.evaluation:
             clips = _append(clips, self._evaluation(machine_type, clips.ids))
         if extra:
@@ -130,22 +129,25 @@ class Dataset:
             log.info(f"{machine_type}: {count} evaluation clips have published labels")
         return clips
 
-    def _simulate(
-        self, ids: Sequence[str], share: float, splits: Sequence[str]
-    ) -> Clips:
+    def _simulate(self, ids: Sequence[str], splits: Sequence[str]) -> Clips:
         log.info(
             f"slider: SIMULATED sound, not recordings (data.root is empty), at "
-            f"{self.scale * share:g} times the official number of clips"
+            f"{self.scale * self.train_share:g} times the official number of training "
+            f"clips and {self.scale * self.test_share:g} times that of test clips"
         )
         clips = slide_rail.simulate(
-            ids, scale=self.scale * share, seed=self.simulation_seed
+            ids,
+            scale=self.scale,
+            train_share=self.train_share,
+            test_share=self.test_share,
+            seed=self.simulation_seed,
         ).clips
         return clips if "train" in splits else clips.test
 
     def _evaluation(self, machine_type: str, known: Sequence[str]) -> Clips:
         """Test clips of machine IDs that aren't known yet."""
         if self.evaluation == SIMULATED:
-            clips = self._simulate(EVALUATION_IDS, self.test_share, ("test",))
+            clips = self._simulate(EVALUATION_IDS, ("test",))
         else:
             root = Path(self.evaluation).expanduser()
             clips = self._read(root, machine_type, (), ("test",))

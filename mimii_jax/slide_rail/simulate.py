@@ -75,7 +75,12 @@ class _Identity:
 
 
 def simulate(
-    ids: Sequence[str] = ("00", "02", "04"), *, scale: float = 1.0, seed: int = 0
+    ids: Sequence[str] = ("00", "02", "04"),
+    *,
+    scale: float = 1.0,
+    train_share: float = 1.0,
+    test_share: float = 1.0,
+    seed: int = 0,
 ) -> Simulation:
     """Simulate the slide rails `ids`, training clips first.
 
@@ -86,6 +91,7 @@ def simulate(
     ----------
     ids : machine IDs, of `COUNTS`
     scale : > 0, factor on the official numbers of clips; at least one of each remains
+    train_share, test_share : of the training and the test clips at this scale
     seed : >= 0
     """
     known = ", ".join(sorted(MECHANICS))
@@ -95,12 +101,13 @@ def simulate(
         raise DataError(f"scale={scale:g}: must be greater than 0; try 0.1")
     if seed < 0:
         raise DataError(f"seed={seed}: must be 0 or greater")
+    shares = {"train": train_share, "test": test_share}
     identities = [
         _Identity(machine_id, split, label, index)
         for split in ("train", "test")
         for machine_id in sorted(set(ids))
         for label, count in COUNTS[machine_id][split]
-        for index in range(max(1, round(count * scale)))
+        for index in range(max(1, round(count * scale * shares[split])))
     ]
     audio = np.empty((len(identities), SAMPLES), np.int16)
     faults = []
