@@ -10,6 +10,7 @@ A seed of a row is one of the simulation and one of the detector. Differences ar
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
