@@ -98,7 +98,8 @@ def _print_tables(tables: Sequence[Scores]) -> None:
         known |= new
     scores = Scores.concatenate(part for part in parts if len(part))
     for of_type in by_type(evaluate(scores)).values():
-        mean = {row.detector: row.auc.mean for row in of_type if row.machine_id == MEAN}
+        means = [row for row in of_type if row.machine_id == MEAN and row.auc]
+        mean = {row.detector: row.auc.mean for row in means if row.auc}
         best_first = sorted(
             of_type, key=lambda row: (row.detector in CONTROLS, -mean[row.detector])
         )

@@ -15,6 +15,7 @@ from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.detector import Fitted
 from mimii_jax.errors import ConfigError, require
 from mimii_jax.features.front_ends import extract
+from mimii_jax.files import file_errors
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
 from mimii_jax.report.tables import results_report
@@ -25,11 +26,6 @@ from mimii_jax.stages import Scored, Stage, fit, fused, load, open_metrics
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import EXTRA
 from mimii_jax.workdir import Workdir, example_name, example_rows
-
-FINE_TUNED = "fine_tuned"
-SEPARATOR = ": "  # between the parts of a row's name
-FUSED = " & "
-RUNS = "runs.json"  # beside the models: training set and seed of each
 
 
 def train(config: Config, path: Path) -> Scores:
