@@ -13,7 +13,7 @@ from typing import Any
 import configs
 from mimii_jax.defaults import ConfigDict, flatten
 from mimii_jax.errors import ConfigError
-from mimii_jax.results.table import CONTROLS, Scores, read_scores
+from mimii_jax.results.table import Scores, read_scores
 from mimii_jax.workdir import Workdir
 
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
@@ -109,9 +109,9 @@ def require_known(options: Options) -> None:
 
 
 def read_cell(name: str, workdir: Path) -> Scores:
-    """Read the scores of a cell, its rows named after it, and the controls'."""
+    """Read the scores of a cell, its rows named after it; others keep their names."""
     config: Config = Workdir(workdir).read_config()
     detector = config.detector.name
     return read_scores(workdir / "scores.csv").renamed(
-        lambda row: row if row in CONTROLS else name + row.removeprefix(detector)
+        lambda row: name + row[len(detector) :] if row.startswith(detector) else row
     )
