@@ -1,4 +1,4 @@
-"""Causal encoder-decoder transformer on patches of a clip, scored autoregressively.
+"""Causal encoder-decoder transformer on patches of a clip, fused with functionals.
 
 python -m mimii_jax.main --config configs/transformer.py
 Two CPU cores: 2.9 minutes, average AUC .780 (SD .030 over 3 seeds) on simulated sound;
