@@ -31,15 +31,14 @@ def test_shares_are_of_each_id_and_label(more_recordings):
 def test_a_simulation_makes_no_more_clips_than_are_used(monkeypatch):
     asked = []
 
-    def simulate(ids, *, scale, seed):
-        asked.append(scale)
-        return slide_rail.Simulation(small_clips(ids, train=20, test=10), [])
+    def simulate(ids, **settings):
+        asked.append(settings)
+        return slide_rail.Simulation(small_clips(ids), [])
 
     monkeypatch.setattr(slide_rail, "simulate", simulate)
-    data = replace(DATA, scale=0.5, train_share=0.1, test_share=0.2, ids=("00",))
-    found = data.load("slider")
-    assert asked == [0.1]
-    assert (len(found.train), len(found.test)) == (10, 20)
+    shares = {"scale": 0.5, "train_share": 0.1, "test_share": 0.2}
+    replace(DATA, **shares, ids=("00",)).load("slider")
+    assert asked == [shares | {"seed": DATA.simulation_seed}]
 
 
 def test_simulated_clips_make_the_smallest_id_as_large(monkeypatch):
@@ -65,7 +64,7 @@ def test_evaluation_clips_are_further_ids(monkeypatch):
         clips = small_clips(of_folder[str(root)])
         return clips if "train" in splits else clips.test
 
-    def simulate(ids, *, scale, seed):
+    def simulate(ids, **settings):
         return slide_rail.Simulation(small_clips(ids), [])
 
     monkeypatch.setattr(Dataset, "_read", read)

@@ -29,6 +29,13 @@ def small():
     return simulate(("00", "04"), scale=0.01)
 
 
+def test_shares_leave_out_the_last_clips_of_a_split():
+    whole = simulate(("00",), scale=0.01).clips
+    part = slide_rail.simulate(("00",), scale=0.02, train_share=0.2, test_share=0.5)
+    assert len(part.clips.train) == round(968 * 0.004)
+    np.testing.assert_array_equal(part.clips.test.audio, whole.test.audio)
+
+
 def test_counts_names_and_order(small):
     clips = small.clips
     assert [clips.count("train", i, NORMAL) for i in clips.ids] == [10, 4]

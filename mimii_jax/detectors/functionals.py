@@ -36,7 +36,7 @@ class Functionals:
     scoring: Scoring
     fused: tuple[str, ...] = ()  # whose scores count; (): all groups
 
-    one_process = True
+    one_process = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.front_end, Linear):
