@@ -15,6 +15,7 @@ from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.detector import Fitted
 from mimii_jax.errors import ConfigError, require
 from mimii_jax.features.front_ends import extract
+from mimii_jax.files import file_errors
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
 from mimii_jax.report.tables import results_report
