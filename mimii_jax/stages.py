@@ -44,13 +44,13 @@ class Stage:
         """Yield the scores of every scoring, training set and seed."""
         for (detector, label), model in self.fitted.items():
             scores, normals = np.empty((len(self.seeds), 0)), model.normal_scores()
-            diverged = ~getattr(model, "alive", np.ones(len(scores), bool))
+            alive = getattr(model, "alive", [True] * len(scores))
             if len(test):
                 scores = model.score(test)
-                diverged = np.isnan(scores).all(axis=1)
+                alive = ~np.isnan(scores).all(axis=1)
             for i, (one, seed) in enumerate(zip(self.sets, self.seeds, strict=True)):
                 name = SEPARATOR.join(filter(None, (detector, one, label)))
-                if diverged[i]:
+                if not alive[i]:
                     log.warning(f"{name}, seed {seed}: diverged, so no scores")
                     continue
                 normal = None

@@ -174,8 +174,8 @@ def read_scores(path: Path) -> Scores:
         head = (detector, int(seed), machine_type, machine_id, int(label), name)
         rows.append((*head, finite(score, where)))
     if not rows:
-        names = np.empty((2, 0), str)
-        return Scores.of_detector("", NO_SEED, "", UNKNOWN, *names, np.empty(0))
+        none = np.empty(0, str)
+        return Scores.of_detector("", NO_SEED, "", UNKNOWN, none, none, np.empty(0))
     return Scores.concatenate([Scores.from_rows(rows)])
 
 
