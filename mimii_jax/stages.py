@@ -47,7 +47,7 @@ class Stage:
             alive = getattr(model, "alive", [True] * len(scores))
             if len(test):
                 scores = model.score(test)
-                alive = ~np.isnan(scores).all(axis=1)
+                alive = [not np.isnan(one).all() for one in scores]
             for i, (one, seed) in enumerate(zip(self.sets, self.seeds, strict=True)):
                 name = SEPARATOR.join(filter(None, (detector, one, label)))
                 if not alive[i]:
