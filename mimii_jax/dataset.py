@@ -213,10 +213,13 @@ def _share(clips: Clips, shares: dict[str, float]) -> Clips:
 
 def _append(clips: Clips, more: Clips) -> Clips:
     """Append clips of the same length and rate."""
-    if clips.audio.shape[1] != more.audio.shape[1]:
+    kinds = [
+        f"{one.audio.shape[1]} samples at {one.sample_rate} Hz" for one in (more, clips)
+    ]
+    if kinds[0] != kinds[1]:
         raise DataError(
-            f"{more.machine_type}: clips of {more.audio.shape[1]} samples can't be "
-            f"added to clips of {clips.audio.shape[1]}"
+            f"{more.machine_type}: clips of {kinds[0]} can't be added to clips of "
+            f"{kinds[1]}"
         )
     columns = {
         f.name: np.concatenate([getattr(clips, f.name), getattr(more, f.name)])

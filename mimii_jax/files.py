@@ -15,6 +15,11 @@ def in_file_name(text: str) -> str:
     return text.replace("/", "\N{DIVISION SLASH}")
 
 
+def printable(text: str) -> str:
+    """Show characters that a terminal obeys, or that aren't UTF-8, as their codes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 @contextmanager
 def file_errors(path: Path | str) -> Iterator[None]:
     """Turn the system's errors about a file into `DataError`, with its name."""

@@ -22,7 +22,7 @@ from jaxtyping import Int16
 
 from mimii_jax import log
 from mimii_jax.errors import DataError
-from mimii_jax.files import replace_file
+from mimii_jax.files import printable, replace_file
 
 MEAN = "mean"  # of the channels
 Channel = int | str  # a number from 0, or MEAN
@@ -235,9 +235,9 @@ def warn_of_content(
         ),
     ):
         if files:
-            log.warning(f"{len(files)} files {what}, such as {files[0]}")
+            log.warning(f"{len(files)} files {what}, such as {printable(files[0])}")
     if same:
-        pair = (leaks or same)[0]
+        pair = printable((leaks or same)[0])
         log.warning(f"{len(same)} files repeat the audio of another{leaked}: {pair}")
 
 

@@ -32,7 +32,7 @@ from mimii_jax.data.layouts import (
     recording_folders,
 )
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors
+from mimii_jax.files import file_errors, printable
 
 SAMPLE_RATE = 16000
 
@@ -229,11 +229,6 @@ def bad_lines(bad: Mapping[str, str], folder: Path, at_most: int = 20) -> list[s
     if len(lines) > at_most:
         lines[at_most:] = [f"and {len(lines) - at_most} more"]
     return lines
-
-
-def printable(text: str) -> str:
-    """Show characters that a terminal obeys, or that aren't UTF-8, as their codes."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def write(clips: Clips, root: Path) -> None:

@@ -24,6 +24,7 @@ from mimii_jax.data.layouts import (
     machine_types,
 )
 from mimii_jax.errors import DataError
+from mimii_jax.files import printable
 
 _TITLES = {NORMAL: "normal", ANOMALOUS: "anomalous", UNKNOWN: "unknown"}
 _MOST_FILES = 20  # lines, unless all are wanted
@@ -46,7 +47,7 @@ def list_recordings(root: Path, files: bool = False) -> None:
         good = [file for file in found.files if file.path not in bad]
         shown = good if files else good[:_MOST_FILES]
         for file in shown:
-            place = dcase.printable(os.path.relpath(file.path, folder))
+            place = printable(os.path.relpath(file.path, folder))
             log.info(f"  {place}: id {file.machine_id}, {_split(file)}, {_label(file)}")
         if len(shown) < len(good):
             log.info(f"  and {len(good) - len(shown):,} more: --files lists them all")
@@ -62,13 +63,14 @@ def _list_others(root: Path, seen: set[str]) -> None:
     """Print which files are passed over, a line per reason."""
     others: dict[str, list[str]] = {}
     known = {os.path.realpath(path) for path in seen}
-    for folder, _, names in os.walk(root):
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             path = os.path.join(folder, name)
             if os.path.realpath(path) in known:
                 continue
             place = os.path.relpath(path, root)
-            if any(part.startswith(".") for part in Path(place).parts):
+            if name.startswith("."):
                 reason = "hidden"
             elif re.search(AUDIO + r"\Z", name):
                 reason = "recordings, but neither listed nor in a folder of the layout"
@@ -76,7 +78,7 @@ def _list_others(root: Path, seen: set[str]) -> None:
                 continue
             else:
                 reason = "no .wav, .flac, .aiff or .ogg"
-            others.setdefault(reason, []).append(dcase.printable(place))
+            others.setdefault(reason, []).append(printable(place))
     for reason, places in others.items():
         more = ", …" if len(places) > 3 else ""
         log.info(
