@@ -124,7 +124,7 @@ def machine_folder(root: Path, machine_type: str) -> Path:
     present = ", ".join(_folders(root)) or "none"
     raise DataError(
         f"{root}: no machine type {machine_type}; present: {present}; "
-        "and no recordings (.wav, .flac, .aiff, .ogg)"
+        "nor are there recordings (wav, flac, aiff, ogg)"
     )
 
 
