@@ -84,7 +84,7 @@ def build(config: Config) -> Experiment:
         _choice("training_sets", kind, (*MATRIX, EXTRA))
     name = config.detector.name
     _choice("detector.name", name, {CONTROLS_ONLY, FUNCTIONALS, *ESTIMATORS, *MODELS})
-    front_end = _build_front_end(config)
+    front_end, rate = _build_front_end(config), config.features.sample_rate
     scorings = {}
     if name != CONTROLS_ONLY:
         for suffix, label, scoring in _scorings(config):
@@ -94,14 +94,11 @@ def build(config: Config) -> Experiment:
         require(sets == ("all",), f"training_sets={sets}: must be all with fuse_with")
     return Experiment(
         name=name,
-        data=_construct("data", Dataset, config.data),
+        data=_construct("data", Dataset, dict(config.data) | {"sample_rate": rate}),
         front_end=front_end,
         detector=next(iter(scorings.values()), None),
         scorings=scorings,
-        companions={
-            one: default_functionals(config.features.sample_rate)
-            for one in config.fuse_with
-        },
+        companions={one: default_functionals(rate) for one in config.fuse_with},
         seeds=_seeds(config.seeds),
         training_sets=sets,
         init_from=config.get("init_from", ""),

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from mimii_jax import log
-from mimii_jax.data import dcase, layouts
+from mimii_jax.data import dcase, layouts, own
+from mimii_jax.data.audio import MEAN, Channel
 from mimii_jax.data.clips import Clips
 from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.slide_rail import simulate as slide_rail
@@ -25,6 +26,9 @@ class Dataset:
     ids: tuple[str, ...]
     labels: str
     on_bad_file: str
+    channel: Channel
+    seconds: float | None  # of every clip; None: the most frequent length
+    sample_rate: int  # in Hz, that of the front end
     test_normals: int | None
     scale: float
     simulation_seed: int
@@ -42,6 +46,10 @@ class Dataset:
             check(field, strings, "must be strings, such as \"('00', '02')\"")
         known = self.on_bad_file in ("error", "skip")
         check("on_bad_file", known, "must be 'error' or 'skip'")
+        number = isinstance(self.channel, int) and self.channel >= 0
+        check("channel", number or self.channel == MEAN, "must be 0, 1, … or 'mean'")
+        long = self.seconds is None or 0 < self.seconds < float("inf")
+        check("seconds", long, "must be positive, or None: the most frequent length")
         some = self.test_normals is None or self.test_normals >= 1
         check("test_normals", some, "must be at least 1, or None")
         check("scale", self.scale > 0, "must be positive")
@@ -68,9 +76,13 @@ class Dataset:
 
     def machines(self) -> list[str]:
         """The machine types to train on, each by itself."""
-        if not self.root or self.machine_types:
-            return list(self.machine_types)
-        types = layouts.machine_types(self._root)
+        chosen = list(self.machine_types)
+        if not self.root:
+            return chosen
+        present = own.machines(self._root)
+        if present and chosen == ["slider"] != present:  # a default, not a choice
+            chosen = [one for one in chosen if one in present]
+        types = chosen or present or layouts.machine_types(self._root)
         if not types:
             raise DataError(f"{self.root}: holds no folder of a machine type")
         return types
@@ -90,7 +102,7 @@ class Dataset:
         else:
             clips = self._simulate(self.ids or SIMULATED_IDS, splits)
         if self.evaluation:
-            clips = _append(clips, self._evaluation(machine_type, clips.ids))
+            clips = _append(clips, self._evaluation(clips))
         if extra:
             clips = _append(clips, self._extra(clips.train))
         return clips
@@ -111,6 +123,7 @@ class Dataset:
         machine_type: str,
         ids: Sequence[str],
         splits: Sequence[str],
+        seconds: float | None = None,
         decode: bool = True,
     ) -> Clips:
         log.info(f"{machine_type}: {'reading' if decode else 'checking'} {root}")
@@ -123,6 +136,9 @@ class Dataset:
             on_bad_file=self.on_bad_file,
             labels=labels,
             test_normals=self.test_normals,
+            sample_rate=self.sample_rate,
+            channel=self.channel,
+            seconds=seconds or self.seconds,
             decode=decode,
         )
         if count := sum((machine_type, name) in labels for name in clips.name):
@@ -144,13 +160,17 @@ class Dataset:
         ).clips
         return clips if "train" in splits else clips.test
 
-    def _evaluation(self, machine_type: str, known: Sequence[str]) -> Clips:
+    def _evaluation(self, own_clips: Clips) -> Clips:
         """Test clips of machine IDs that aren't known yet."""
+        known = own_clips.ids
         if self.evaluation == SIMULATED:
             clips = self._simulate(EVALUATION_IDS, ("test",))
         else:
             root = Path(self.evaluation).expanduser()
-            clips = self._read(root, machine_type, (), ("test",))
+            seconds = own_clips.audio.shape[1] / own_clips.sample_rate
+            clips = self._read(
+                root, own_clips.machine_type, (), ("test",), seconds=seconds
+            )
             clips = _share(clips, {"test": self.test_share})
         clips = clips[~np.isin(clips.machine_id, known)]
         if not len(clips):
@@ -193,10 +213,13 @@ def _share(clips: Clips, shares: dict[str, float]) -> Clips:
 
 def _append(clips: Clips, more: Clips) -> Clips:
     """Append clips of the same length and rate."""
-    if clips.audio.shape[1] != more.audio.shape[1]:
+    kinds = [
+        f"{one.audio.shape[1]} samples at {one.sample_rate} Hz" for one in (more, clips)
+    ]
+    if kinds[0] != kinds[1]:
         raise DataError(
-            f"{more.machine_type}: clips of {more.audio.shape[1]} samples can't be "
-            f"added to clips of {clips.audio.shape[1]}"
+            f"{more.machine_type}: clips of {kinds[0]} can't be added to clips of "
+            f"{kinds[1]}"
         )
     columns = {
         f.name: np.concatenate([getattr(clips, f.name), getattr(more, f.name)])

@@ -22,10 +22,14 @@ def base_config() -> ConfigDict:
     c.fuse_with = ()  # "functionals": also their scores, and the mean of both
 
     c.data = ConfigDict()
-    c.data.root = ""  # folder of a folder per machine type; "": simulated
+    # Folder of a folder per machine type, or of one machine's normal recordings; or a
+    # csv file,machine,id,split,label. "": simulated.
+    c.data.root = ""
     c.data.machine_types = ("slider",)  # (): all there are
     c.data.ids = ()  # (): all there are; simulated: 00, 02 and 04
     c.data.on_bad_file = "error"  # or "skip"
+    c.data.channel = FieldReference(0, field_type=object)  # or "mean"
+    c.data.seconds = placeholder(float)  # clips are cut or padded; None: most frequent
     c.data.labels = ""  # of evaluation clips; "": eval_data_list.csv in or beside root
     # MIMII layout: normal test clips per ID; None: as many as anomalous ones.
     c.data.test_normals = FieldReference(100, field_type=object)

@@ -46,6 +46,8 @@ def _evaluate(args: argparse.Namespace) -> None:
         known_source = source(read_json(file.with_name("config.json")))
     else:
         scores = official.read_official(path)
+    if not len(scores):
+        raise DataError(f"{file}: no scores: the run had no test clips")
     scores = _select(scores, args, labels)
     rows = evaluate(scores, bootstrap=args.bootstrap, max_fpr=args.max_fpr)
     log.info(results_report(rows, known_source, args.split))

@@ -10,6 +10,16 @@ from pathlib import Path
 from mimii_jax.errors import DataError
 
 
+def in_file_name(text: str) -> str:
+    """Replace the slashes of a text, such as a machine ID, for a file's name."""
+    return text.replace("/", "\N{DIVISION SLASH}")
+
+
+def printable(text: str) -> str:
+    """Show characters that a terminal obeys, or that aren't UTF-8, as their codes."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 @contextmanager
 def file_errors(path: Path | str) -> Iterator[None]:
     """Turn the system's errors about a file into `DataError`, with its name."""

@@ -151,6 +151,8 @@ def _score(
     experiment: Experiment, stages: Iterable[Stage], test: Clips, workdir: Workdir
 ) -> list[Scored]:
     """Score the test clips by every stage, their fusions and the controls."""
+    if not len(test):
+        log.info(f"{test.machine_type}: no test clips, so no scores and no AUC")
     tables: list[Scored] = []
     first = None
     for stage in stages:

@@ -43,10 +43,14 @@ class Stage:
     def score(self, test: Clips) -> Iterator[Scored]:
         """Yield the scores of every scoring, training set and seed."""
         for (detector, label), model in self.fitted.items():
-            scores, normals = model.score(test), model.normal_scores()
+            scores, normals = np.empty((len(self.seeds), 0)), model.normal_scores()
+            alive = getattr(model, "alive", [True] * len(scores))
+            if len(test):
+                scores = model.score(test)
+                alive = [not np.isnan(one).all() for one in scores]
             for i, (one, seed) in enumerate(zip(self.sets, self.seeds, strict=True)):
                 name = SEPARATOR.join(filter(None, (detector, one, label)))
-                if np.isnan(scores[i]).all():
+                if not alive[i]:
                     log.warning(f"{name}, seed {seed}: diverged, so no scores")
                     continue
                 normal = None

@@ -17,7 +17,7 @@ from mimii_jax import log
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.defaults import ConfigDict, fill
 from mimii_jax.errors import ConfigError
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.files import file_errors, in_file_name, replace_file
 
 # Files about the clips of a run; every start writes them anew.
 OF_CLIPS = ("clips.csv", "examples.npz")
@@ -125,7 +125,7 @@ def example_rows(clips: Clips) -> list[int]:
 def example_name(clips: Clips, row: int) -> str:
     """Name in examples.npz: "<machine type>/<ID>/<normal or anomalous>"."""
     kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
-    return f"{clips.machine_type}/{clips.machine_id[row]}/{kind}"
+    return f"{clips.machine_type}/{in_file_name(clips.machine_id[row])}/{kind}"
 
 
 def _commit() -> str:

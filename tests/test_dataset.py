@@ -60,7 +60,7 @@ def test_simulated_clips_make_the_smallest_id_as_large(monkeypatch):
 def test_evaluation_clips_are_further_ids(monkeypatch):
     of_folder = {"/main": ("00", "02"), "/more": ("00", "01", "02"), "/same": ("00",)}
 
-    def read(self, root, machine_type, ids, splits):
+    def read(self, root, machine_type, ids, splits, seconds=None):
         clips = small_clips(of_folder[str(root)])
         return clips if "train" in splits else clips.test
 

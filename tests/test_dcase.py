@@ -270,8 +270,6 @@ def spoil(slider: Path) -> dict[str, str]:
     (train / "normal_id_00_00000013.wav").write_bytes(b"fLaC" + bytes(2000))
     (train / "normal_id_00_00000014.wav").write_bytes(good[:8] + b"AVI " + good[12:])
     put(train, "normal_00_15.wav")
-    put(train, "normal_id_00_00000016.wav", noise(0, LENGTH + 1))
-    put(train, "normal_id_00_00000017.wav", samplerate=44100)
     put(train, "normal_id_00_00000018.wav", noise(0, 0))
     (train / "normal_id_00_00000019.wav").mkdir()
     (train / "normal_id_00_00000020.wav").symlink_to(train / "nowhere.wav")
@@ -286,9 +284,6 @@ def spoil(slider: Path) -> dict[str, str]:
         "train/normal_id_00_00000013.wav": "no audio",
         "train/normal_id_00_00000014.wav": "no audio",
         "train/normal_00_15.wav": "wrong name, expected",
-        "train/normal_id_00_00000016.wav": "wrong length: 801 samples (0.0500625 s), "
-        "most files have 800 (0.05 s)",
-        "train/normal_id_00_00000017.wav": "sampling rate 44100 Hz, expected 16000 Hz",
         "train/normal_id_00_00000018.wav": "zero samples",
         "train/normal_id_00_00000019.wav": "unreadable",
         "train/normal_id_00_00000020.wav": "unreadable",
@@ -318,8 +313,8 @@ def test_skipping_goes_on_with_the_others_and_says_so(slider, capsys):
     clips = read(slider, on_bad_file="skip")
     assert clips.name.tolist() == good.name.tolist()
     np.testing.assert_array_equal(clips.audio, good.audio)
-    warning = capsys.readouterr().err
-    assert warning.count("\n") == 1
+    lines = capsys.readouterr().err.splitlines()
+    (warning,) = (line for line in lines if "unusable" in line)
     assert (
         f"{len(expected)} of {6 + len(expected)} files are unusable and skipped"
         in warning
@@ -410,45 +405,3 @@ def test_the_real_sample(real_sample, tmp_path):
     dcase.write(clips.test, tmp_path)
     again = dcase.read(tmp_path, "slider", splits=("test",))
     np.testing.assert_array_equal(again.audio, clips.test.audio)
-
-
-# the list
-
-
-def listing(capsys, root):
-    dcase.main([str(root)])
-    return [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-
-
-def test_the_listing_counts_clips_lengths_and_rates(tmp_path, capsys):
-    put_slider(tmp_path)
-    put(tmp_path / "slider/test", "id_03_00000000.wav", noise(0, LENGTH + 80))
-    put(tmp_path / "slider/test", "id_03_00000001.wav", samplerate=8000)
-    put(tmp_path / "slider/test", "new.wav")
-    (tmp_path / "slider/train/x.mp3").touch()
-    put_mimii(tmp_path / "0_dB_fan", ids=("04",))
-    lines = listing(capsys, tmp_path)
-    for line in (
-        "0_dB_fan, layout of MIMII",
-        "04 to be drawn normal 6 0.05 16000 8",
-        "04 to be drawn anomalous 2 0.05 16000 8",
-        "8 files, all usable",
-        "slider, layout of DCASE 2020",
-        "00 train normal 2 0.05 16000 1",
-        "00 test anomalous 1 0.05 16000 1",
-        "03 test unknown 2 0.055 to 0.1 8000 to 16000 1",
-        "9 files, 3 of them bad; 1 other files, such as train/x.mp3, don't end in .wav "
-        "or .flac",
-        "test/id_03_00000001.wav: sampling rate 8000 Hz, expected 16000 Hz",
-    ):
-        assert line in lines
-    assert any(line.startswith("test/new.wav: wrong name") for line in lines)
-    assert any(line.startswith("test/id_03_00000000.wav: wrong len") for line in lines)
-
-
-def test_the_listing_of_no_recordings_is_one_line(tmp_path):
-    (tmp_path / "empty").mkdir()
-    for root, message in (("empty", "no machine type"), ("nowhere", "No such file")):
-        with pytest.raises(SystemExit, match=message) as stop:
-            dcase.main([str(tmp_path / root)])
-        assert "\n" not in str(stop.value)

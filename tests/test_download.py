@@ -37,7 +37,7 @@ def test_a_new_user_gets_clips_that_can_be_read(server, dev, fan, tmp_path, caps
     require_whole(out, fan, "dev")
     printed = capsys.readouterr().out
     assert "dev_data_fan.zip: MD5 verified, 8 files" in printed
-    assert f"python -m mimii_jax.data.dcase {out}" in printed
+    assert f"python -m mimii_jax.data.list {out}" in printed
     assert f"--config.data.root={out} " in printed
     assert "--config.data.machine_types=\"('fan',)\"" in printed
     assert len(dcase.read(out, "fan")) == 8

@@ -265,7 +265,6 @@ def test_linear_features_run(recordings, tmp_path, no_figures):
     [
         ("windows.width", 33, "window"),
         ("features.n_fft", 40000, "n_fft=40000"),
-        ("features.sample_rate", 8000, "features.sample_rate=8000"),
         ("data.ids", ("00", "77"), "77"),
         ("data.machine_types", ("fan",), "fan"),
     ],

@@ -15,7 +15,7 @@ class Clips:
     """Clips of equal length, one row per clip in every array."""
 
     audio: Int16[np.ndarray, "clip time"]  # full scale is 32768
-    machine_id: Shaped[np.ndarray, " clip"]  # two digits, such as "00"
+    machine_id: Shaped[np.ndarray, " clip"]  # any text, such as "00"
     split: Shaped[np.ndarray, " clip"]  # "train" or "test"
     label: Int8[np.ndarray, " clip"]  # NORMAL, ANOMALOUS or UNKNOWN
     name: Shaped[np.ndarray, " clip"]  # such as "normal_id_00_00000000.wav"

@@ -1,6 +1,4 @@
-"""Find, read, write and list the recordings of machines, in any known layout.
-
-python -m mimii_jax.data.dcase ROOT                       lists the recordings in ROOT
+"""Find, read and write the recordings of machines.
 
     <root>/<machine_type>/train/normal_id_NN_NNNNNNNN.wav
     <root>/<machine_type>/test/{normal,anomaly}_id_NN_NNNNNNNN.wav
@@ -9,65 +7,34 @@ python -m mimii_jax.data.dcase ROOT                       lists the recordings i
 is the layout of DCASE 2020 Task 2, in which `write` writes.
 """
 
-import argparse
 import os
 import re
-import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from rich.table import Table
 
 from mimii_jax import log
-from mimii_jax.data import audio
+from mimii_jax.data import audio, own
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
 from mimii_jax.data.layouts import (
     AUDIO,
     LABELS,
     MIMII,
+    File,
+    Found,
     Labels,
     Layout,
-    find_labels,
     machine_folder,
-    machine_types,
     recognise,
     recording_folders,
 )
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors
+from mimii_jax.files import file_errors, printable
 
 SAMPLE_RATE = 16000
-_TITLES = {NORMAL: "normal", ANOMALOUS: "anomalous", UNKNOWN: "unknown"}
-
-
-@dataclass(frozen=True)
-class File:
-    """A well-named recording; its content hasn't been looked at."""
-
-    path: str
-    name: str  # of the clip; ends in .wav
-    split: str  # "" in a layout without splits
-    label: int
-    machine_id: str
-    domain: str
-
-    @property
-    def order(self) -> tuple[bool, str, str]:
-        """Sorts train before test, each by ID and name."""
-        return self.split == "test", self.machine_id, self.name
-
-
-class Found(NamedTuple):
-    """Recordings of a machine, by their names alone."""
-
-    layout: Layout
-    files: list[File]  # sorted
-    bad: dict[str, str]  # path -> reason
-    ignored: list[str]  # visible files that don't end like audio
 
 
 def read(
@@ -79,45 +46,54 @@ def read(
     on_bad_file: str = "error",
     labels: Labels | None = None,
     test_normals: int | None = 100,
+    sample_rate: int = SAMPLE_RATE,
+    channel: audio.Channel = 0,
+    seconds: float | None = None,
     decode: bool = True,
 ) -> Clips:
     """Read the recordings of one machine type.
 
     Parameters
     ----------
-    root : folder that holds a folder per machine type
-    machine_type : name of that folder, such as "slider"
+    root : folder of a folder per machine type, a plain folder or a manifest
+    machine_type : name of that folder, or in that manifest, such as "slider"
     ids : machine IDs to read, such as ("00", "02"); all of them when empty
     splits : "train", "test" or both
     on_bad_file : "error", or "skip" to leave out unusable files with a warning
     labels : (machine type, name) -> label of clips whose name has none
     test_normals : normal test clips per ID in the MIMII layout, which has no split;
         None: as many as anomalous ones
+    sample_rate, channel, seconds : what they are resampled, cut or padded to; see
+        `audio.load`
     decode : False checks the headers of the files alone; clips have no samples
 
     Returns
     -------
-    clips : one row per file, train before test, each sorted by machine ID and name;
-        files of other encodings than mono 16 bit are converted (see `audio.load`)
+    clips : one row per file, train before test, each sorted by machine ID and name
     """
-    folder = machine_folder(Path(root), machine_type)
-    found = find(folder, ids, splits, labels or {})
+    folder, found = find(Path(root), machine_type, ids, splits, labels or {})
     files = found.files
-    if found.layout is MIMII:
+    if found.layout == MIMII.title:
         files = _draw_split(files, ids, test_normals)
-        files = [file for file in files if file.split in splits]
+    files = [file for file in files if file.split in splits]
     chosen = [file for file in files if not ids or file.machine_id in ids]
-    paths = [file.path for file in chosen]
-    samples, _, unusable = audio.load(paths, SAMPLE_RATE, decode=decode)
+    samples, _, unusable = audio.load(
+        [file.path for file in chosen],
+        sample_rate,
+        channel=channel,
+        seconds=seconds,
+        splits={file.path: file.split for file in chosen},
+        decode=decode,
+    )
     bad = found.bad | unusable
     if bad:
         which = f"{len(bad)} of {len(chosen) + len(found.bad)} files are unusable"
         if on_bad_file == "error":
             raise DataError(
                 f"{folder}: {which}; repair or remove them, or skip them by "
-                "data.on_bad_file='skip':\n  " + "\n  ".join(_bad_lines(bad, folder))
+                "data.on_bad_file='skip':\n  " + "\n  ".join(bad_lines(bad, folder))
             )
-        lines = "; ".join(_bad_lines(bad, folder, at_most=3))
+        lines = "; ".join(bad_lines(bad, folder, at_most=3))
         log.warning(f"{folder}: {which} and skipped ({lines})")
     chosen = [file for file in chosen if file.path not in bad]
     present = {file.machine_id for file in files if file.path not in bad}
@@ -126,11 +102,11 @@ def read(
             f"{folder}: no clips of id {', '.join(missing)}; "
             f"present: {', '.join(sorted(present)) or 'none'}"
         )
-    if empty := sorted(set(splits) - {file.split for file in chosen}):
+    needed = "train" if "train" in splits else "test"
+    if needed not in {file.split for file in chosen}:
         of = f" of id {', '.join(ids)}" if ids else ""
-        raise DataError(
-            f"{folder}: no {' or '.join(empty)} clips{of}{_ignored(found.ignored)}"
-        )
+        others = ignored_text(found.ignored)
+        raise DataError(f"{folder}: no {needed} clips{of}{others}")
     return Clips(
         audio=samples,
         machine_id=np.array([file.machine_id for file in chosen]),
@@ -138,12 +114,26 @@ def read(
         label=np.array([file.label for file in chosen], np.int8),
         name=np.array([file.name for file in chosen]),
         machine_type=machine_type,
-        sample_rate=SAMPLE_RATE,
+        sample_rate=sample_rate,
         domain=np.array([file.domain for file in chosen]),
     )
 
 
 def find(
+    root: Path,
+    machine_type: str,
+    ids: Sequence[str],
+    splits: Sequence[str],
+    labels: Labels,
+) -> tuple[Path, Found]:
+    """Find the recordings of a machine, and the folder that they lie in."""
+    if found := own.find(root, machine_type):
+        return (root if root.is_dir() else root.parent), found
+    folder = machine_folder(root, machine_type)
+    return folder, _find_by_name(folder, ids, splits, labels)
+
+
+def _find_by_name(
     folder: Path, ids: Sequence[str], splits: Sequence[str], labels: Labels
 ) -> Found:
     """Find the files of all IDs, and the bad ones of `ids` or without an ID."""
@@ -184,7 +174,7 @@ def find(
             files.append(file)
         elif not ids or file.machine_id in ids:
             bad[path] = reason
-    return Found(layout, sorted(files, key=lambda file: file.order), bad, ignored)
+    return Found(layout.title, sorted(files, key=lambda file: file.order), bad, ignored)
 
 
 def _file(
@@ -224,16 +214,18 @@ def _draw_split(
     return sorted(split, key=lambda file: file.order)
 
 
-def _ignored(names: Sequence[str]) -> str:
+def ignored_text(names: Sequence[str]) -> str:
     """Which files aren't taken for recordings."""
     if not names:
         return ""
-    return f"; {len(names)} other files, such as {names[0]}, don't end in .wav or .flac"
+    first = printable(names[0])
+    return f"; {len(names)} other files, such as {first}, aren't wav, flac, aiff or ogg"
 
 
-def _bad_lines(bad: Mapping[str, str], folder: Path, at_most: int = 20) -> list[str]:
+def bad_lines(bad: Mapping[str, str], folder: Path, at_most: int = 20) -> list[str]:
     """A line per unusable file, with the reason."""
-    lines = [f"{os.path.relpath(p, folder)}: {why}" for p, why in sorted(bad.items())]
+    places = ((printable(os.path.relpath(p, folder)), bad[p]) for p in sorted(bad))
+    lines = [f"{place}: {reason}" for place, reason in places]
     if len(lines) > at_most:
         lines[at_most:] = [f"and {len(lines) - at_most} more"]
     return lines
@@ -251,68 +243,3 @@ def write(clips: Clips, root: Path) -> None:
         audio.write(path, clips.audio[row], clips.sample_rate)
 
     log.in_threads("writing", write_row, range(len(clips)))
-
-
-def list_recordings(root: Path) -> None:
-    """Print clips per ID, split and label of each machine type, and all bad files."""
-    types = machine_types(root)
-    if not types:
-        machine_folder(root, "slider")  # raises an error that explains why
-    labels = find_labels(root, "")
-    for machine_type in types:
-        folder = root / machine_type
-        found = find(folder, (), ("train", "test"), labels)
-        paths = [file.path for file in found.files]
-        _, headers, unusable = audio.load(paths, SAMPLE_RATE)
-        title = f"{machine_type}, layout of {found.layout.title}"
-        log.console.print(_table(title, found.files, headers))
-        bad = found.bad | unusable
-        count = len(paths) + len(found.bad)
-        state = f"{len(bad)} of them bad" if bad else "all usable"
-        log.info(
-            f"{count} files, {state if count else 'no recordings'}"
-            f"{_ignored(found.ignored)}"
-        )
-        log.info("".join(f"  {line}\n" for line in _bad_lines(bad, folder)))
-
-
-def _table(
-    title: str, files: Sequence[File], headers: Sequence[audio.Header | None]
-) -> Table:
-    """A row per ID, split, domain and label, with the ranges of the headers."""
-    table = Table(title=title, title_justify="left", box=None)
-    for name in ("id", "split", "label"):
-        table.add_column(name)
-    for name in ("clips", "seconds", "Hz", "channels"):
-        table.add_column(name, justify="right")
-    groups: dict[tuple[str, str, str], list[audio.Header | None]] = {}
-    for file, header in zip(files, headers, strict=True):
-        split = f"{file.split or 'to be drawn'} {file.domain}".strip()
-        key = (file.machine_id, split, _TITLES[file.label])
-        groups.setdefault(key, []).append(header)
-    for key in sorted(groups, key=lambda k: (k[0], not k[1].startswith("train"), k)):
-        known = [(h.frames / h.rate, h.rate, h.channels) for h in groups[key] if h]
-        ranges = [
-            f"{min(values):g} to {max(values):g}"
-            if len(set(values)) > 1
-            else f"{values[0]:g}"
-            for values in zip(*known, strict=True)
-        ]
-        table.add_row(*key, str(len(groups[key])), *ranges)
-    return table
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mimii_jax.data.dcase", description=list_recordings.__doc__
-    )
-    parser.add_argument("root", type=Path, help="folder of a folder per machine type")
-    try:
-        list_recordings(parser.parse_args(arguments).root)
-    except DataError as error:
-        sys.exit(f"error: {error}")
-
-
-if __name__ == "__main__":
-    main()

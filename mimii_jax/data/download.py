@@ -316,7 +316,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = shlex.quote(str(given.out))
     types = "".join(f"'{machine}'," for machine in machines)
     log.info(
-        f"list the clips:\n  python -m mimii_jax.data.dcase {folder}\n"
+        f"list the clips:\n  python -m mimii_jax.data.list {folder}\n"
         "train and evaluate:\n  python -m mimii_jax.main --config configs/mlp_vae.py "
         f'--config.data.root={folder} --config.data.machine_types="({types})"'
     )

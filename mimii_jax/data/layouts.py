@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.errors import DataError
@@ -15,7 +16,7 @@ LABELS = {None: UNKNOWN, "normal": NORMAL, "anomaly": ANOMALOUS, "abnormal": ANO
 LABEL_LIST = "eval_data_list.csv"
 Labels = Mapping[tuple[str, str], int]  # (machine type, published name) -> label
 
-AUDIO = r"\.(?i:wav|flac|aiff?)"  # endings of recordings
+AUDIO = r"\.(?i:wav|flac|aiff?|ogg)"  # endings of recordings
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,32 @@ DCASE_2020, DCASE_LATER, MIMII = LAYOUTS
 NAMED = (DCASE_2020, DCASE_LATER)  # those whose file names are the clips' names
 
 
+@dataclass(frozen=True)
+class File:
+    """A well-named recording; its content hasn't been looked at."""
+
+    path: str
+    name: str  # of the clip
+    split: str  # "" in a layout without splits
+    label: int
+    machine_id: str
+    domain: str
+
+    @property
+    def order(self) -> tuple[bool, str, str]:
+        """Sorts train before test, each by ID and name."""
+        return self.split == "test", self.machine_id, self.name
+
+
+class Found(NamedTuple):
+    """Recordings of a machine, by their names alone."""
+
+    layout: str
+    files: list[File]  # sorted
+    bad: dict[str, str]  # path -> reason
+    ignored: list[str]  # visible files that don't end like audio
+
+
 def parse_name(
     name: str, layouts: Sequence[Layout] = (DCASE_2020,)
 ) -> tuple[int, str, str]:
@@ -95,7 +122,10 @@ def machine_folder(root: Path, machine_type: str) -> Path:
             "the data root is the folder above it"
         )
     present = ", ".join(_folders(root)) or "none"
-    raise DataError(f"{root}: no machine type {machine_type}; present: {present}")
+    raise DataError(
+        f"{root}: no machine type {machine_type}; present: {present}; "
+        "nor are there recordings (wav, flac, aiff, ogg)"
+    )
 
 
 def recording_folders(folder: Path) -> Iterator[str]:
@@ -118,6 +148,7 @@ def recognise(folder: Path, files: Sequence[tuple[str, str]]) -> Layout:
     names = [f"{place}/{name}" for place, name in files[:3]]
     raise DataError(
         f"{folder}: fits no known layout; expected files such as {expected}; "
+        "or a list of files, manifest.csv, in the data root; "
         f"found {', '.join(names or sorted(os.listdir(folder))[:3]) or 'nothing'}"
     )
 

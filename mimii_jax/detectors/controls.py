@@ -41,7 +41,8 @@ def score_controls(clips: Clips) -> Scores:
     measured = log.in_threads(
         "controls", lambda wave: measure(wave, clips.sample_rate), list(clips.audio)
     )
+    columns = np.reshape(measured, (len(clips), len(CONTROLS))).T
     return Scores.concatenate(
         Scores.of_clips(name, NO_SEED, clips, score)
-        for name, score in zip(CONTROLS, np.transpose(measured), strict=True)
+        for name, score in zip(CONTROLS, columns, strict=True)
     )

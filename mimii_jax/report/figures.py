@@ -114,6 +114,8 @@ def clip_figures(path: Path) -> Figures:
             ("clips", "clips", own, "split", splits),
             ("labels", "test clips", test, "label", labels),
         ):
+            if not clips:
+                continue
             count = Counter((clip[column], clip["machine_id"]) for clip in clips)
             bars = {kind: [count[x, i] for i in ids] for kind, x in kinds.items()}
             if not any(bars.get("unlabelled", (1,))):

@@ -41,6 +41,7 @@ INTERVALS = (
     "Mean ± SD over seeds; in brackets, or under 95 %, the bootstrap interval of that "
     "mean over clips."
 )
+NO_TEST_CLIPS = "No test clips, so no scores and no AUC."
 ALT = {  # figures by the first word of their file names
     "clips": "Bars: training and test clips per machine ID",
     "labels": "Bars: normal and anomalous test clips per machine ID",
@@ -79,13 +80,15 @@ def write_report(
         rows = _evaluate(config, scores, split)
     seeds = ", ".join(str(seed) for seed in scores.seeds if seed != NO_SEED)
     about = f"Seeds: {seeds or 'none, no detector is random'}. {INTERVALS}"
-    sections = [Section("Results", [*extra_blocks, *_results(rows, split)])]
+    results = [*extra_blocks, *_results(rows, split)]
+    sections = [Section("Results", results)] if results else []
     if found := pictures(workdir / "figures"):
         sections.append(Section("Figures", found))
     sections.append(Section("How it was made", list(_made(workdir, config))))
     name = section(config, "detector").get("name", workdir.resolve().name)
-    title = f"{name}: {', '.join(scores.machine_types)}"
-    html = page(title, [source_block(config), about], sections)
+    title = ": ".join(filter(None, [name, ", ".join(scores.machine_types)]))
+    lead = [source_block(config), about if len(scores) else NO_TEST_CLIPS]
+    html = page(title, lead, sections)
     replace_file(workdir / REPORT, html.encode())
     return workdir / REPORT
 

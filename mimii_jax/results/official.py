@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mimii_jax.data.layouts import NAMED, Labels, parse_name
 from mimii_jax.errors import DataError
-from mimii_jax.files import replace_file
+from mimii_jax.files import in_file_name, replace_file
 from mimii_jax.results.metrics import MAX_FPR
 from mimii_jax.results.per_id import MEAN, POOLED, evaluate
 from mimii_jax.results.table import NO_SEED, Scores, csv_lines, finite
@@ -87,7 +87,7 @@ def write_official(scores: Scores, folder: Path) -> list[Path]:
             run = own[own.seed == seed]
             texts: dict[str, str] = {}
             for _, _, machine_type, machine_id, _, name, score in run.rows():
-                file = f"anomaly_score_{machine_type}_id_{machine_id}.csv"
+                file = in_file_name(f"anomaly_score_{machine_type}_id_{machine_id}.csv")
                 texts[file] = texts.get(file, "") + f"{name},{score!r}\n"
             here = folder / detector / ("" if seed == NO_SEED else f"seed_{seed}")
             here.mkdir(parents=True, exist_ok=True)

@@ -154,7 +154,10 @@ def write_scores(scores: Scores, path: Path) -> None:
 
 
 def read_scores(path: Path) -> Scores:
-    """Read a scores.csv; `DataError` names the line that is malformed."""
+    """Read a scores.csv; `DataError` names the line that is malformed.
+
+    The table of a run without test clips has no rows.
+    """
     lines = csv_lines(path)
     where, header = next(lines, (f"{path}:1", []))
     if tuple(header) != COLUMNS:
@@ -171,7 +174,8 @@ def read_scores(path: Path) -> Scores:
         head = (detector, int(seed), machine_type, machine_id, int(label), name)
         rows.append((*head, finite(score, where)))
     if not rows:
-        raise DataError(f"{path}: no scores")
+        none = np.empty(0, str)
+        return Scores.of_detector("", NO_SEED, "", UNKNOWN, none, none, np.empty(0))
     return Scores.concatenate([Scores.from_rows(rows)])
 
 
