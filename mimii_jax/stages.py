@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 from mimii_jax import log
 from mimii_jax.config import Experiment, build
 from mimii_jax.data.clips import NORMAL, Clips, hold_out
-from mimii_jax.detectors.detector import Fitted
+from mimii_jax.detectors.detector import Detector, Fitted
 from mimii_jax.errors import ConfigError, require
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.results.fusion import fuse
@@ -66,7 +66,16 @@ def fused(experiment: Experiment, tables: Sequence[Scored]) -> Iterator[Scored]:
     for name in test.detectors:
         if name not in experiment.companions and name in normal.detectors:
             parts = (name, *experiment.companions)
-            yield Scored(fuse(test, normal, parts, FUSED.join(parts)), None)
+            label = FUSED.join(parts)
+            common = normal[np.isin(normal.name, _common_names(normal, parts))]
+            of_normal = fuse(common, normal, parts, label) if len(common) else None
+            yield Scored(fuse(test, normal, parts, label), of_normal)
+
+
+def _common_names(normal: Scores, parts: Sequence[str]) -> list[str]:
+    """Names of the clips that all detectors have normal scores of."""
+    names = [set(normal.name[normal.detector == part].tolist()) for part in parts]
+    return sorted(set.intersection(*names))
 
 
 def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stage]:
@@ -126,9 +135,15 @@ def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stag
 
 
 def load(
-    experiment: Experiment, machine_type: str, trained: Workdir
+    experiment: Experiment, machine_type: str, trained: Workdir, keep: bool = True
 ) -> Iterator[Stage]:
-    """Load every stage from a workdir."""
+    """Load every stage from a workdir; `keep` there the vectors of what they score."""
+
+    def of(detector: Detector, folder: Path, runs: Sequence[Run]) -> Any:
+        fitted: Any = detector.load(folder, runs)
+        kept = keep or not hasattr(fitted, "folder")
+        return fitted if kept else replace(fitted, folder=None)
+
     if not experiment.detector:
         return
     for stage in ("", FINE_TUNED):
@@ -137,13 +152,13 @@ def load(
             pairs = _read_runs(folder, experiment.seeds)
             runs = [Run(seed, np.arange(0), np.arange(0)) for _, seed in pairs]
             fitted = {
-                name: detector.load(folder, runs)
+                name: of(detector, folder, runs)
                 for name, detector in _detectors(experiment)
             }
             yield _stage(experiment, fitted, pairs)
     for name, detector in experiment.companions.items():
         run = Run(0, np.arange(0), np.arange(0))
-        found = detector.load(trained.checkpoints(machine_type, name), [run])
+        found = of(detector, trained.checkpoints(machine_type, name), [run])
         yield Stage({(name, ""): found}, [""], [NO_SEED])
 
 

@@ -12,6 +12,7 @@ WITHOUT_JAX = (
     "results.per_id",
     "results.table",
     "results.official",
+    "results.threshold",
     "evaluate",
     "report.__main__",
     "report.of_workdir",
