@@ -99,12 +99,12 @@ def test_big_endian(tmp_path):
 
 def test_float_samples_beyond_full_scale_are_reported(tmp_path, capsys):
     loud = put(tmp_path, "loud.wav", np.array([300.0, 0.5, 1.0, -2]), subtype="FLOAT")
-    load(put(tmp_path, "quiet.wav", FULL / 1.5, subtype="FLOAT"))
+    load(put(tmp_path, "quiet.wav", FULL / 2, subtype="FLOAT"))
     assert capsys.readouterr().err == ""
     samples, _ = load(loud)
     assert samples.tolist() == [[32767, 16384, 32767, -32768]]
     warning = capsys.readouterr().err
-    assert f"{loud}: 50.0%" in warning
+    assert f"{loud} (75.0%)" in warning
     assert warning.startswith("warning: 1 files")
 
 
@@ -118,14 +118,131 @@ def test_chunks_around_the_audio_are_passed_over(tmp_path):
     np.testing.assert_array_equal(samples[0], noise(0))
 
 
+# rates, channels, lengths
+
+
+def tone(hertz: float, rate: int, seconds: float = 0.5, level: float = 0.25):
+    return level * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000, 96000])
+@pytest.mark.parametrize(("format", "subtype"), [("FLAC", "PCM_24"), ("WAV", "PCM_16")])
+def test_a_resampled_sine_keeps_level_and_frequency(tmp_path, rate, format, subtype):
+    options = {"samplerate": rate, "format": format, "subtype": subtype}
+    path = put(tmp_path, "x", tone(1000, rate), **options)
+    wave = audio.read_wave(path, RATE) / 2**15
+    assert len(wave) == RATE // 2
+    middle = slice(800, -800)  # away from the edges, where the filter rings
+    expected = tone(1000, RATE)[middle]
+    assert np.abs(wave[middle] - expected).max() < 1e-3
+
+
+def test_what_a_lower_rate_cannot_hold_is_filtered_out(tmp_path):
+    wave = tone(1000, 44100) + tone(12000, 44100)
+    path = put(tmp_path, "x.wav", wave, samplerate=44100)
+    found = audio.read_wave(path, RATE)[800:-800] / 2**15
+    assert np.abs(found - tone(1000, RATE)[800:-800]).max() < 1e-3
+
+
+def test_an_ogg_file_is_read_whole_and_nearly_as_written(tmp_path):
+    path = put(tmp_path, "x.ogg", tone(1000, RATE, 2), format="OGG", subtype="VORBIS")
+    found = audio.read_wave(path, RATE) / 2**15
+    assert len(found) == 2 * RATE
+    assert np.abs(found - tone(1000, RATE, 2))[800:-800].max() < 0.02
+
+
+def test_resampling_is_said_once_per_rate(tmp_path, capsys):
+    audio._say_resampled.cache_clear()
+    for number, rate in enumerate((16000, 44100, 8000, 44100)):
+        put(tmp_path, f"{number}.wav", samplerate=rate)
+    for _ in range(2):
+        load(*sorted(tmp_path.iterdir()))
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.count("44100 Hz") == printed.count("of 8000 Hz") == 1
+    assert "8000 Hz are resampled to 16000 Hz; they hold nothing above 4000" in printed
+
+
+def test_a_channel_is_chosen_or_all_are_averaged(tmp_path):
+    near, far = noise(1), noise(2)
+    path = put(tmp_path, "x.wav", np.stack([near, far], axis=1))
+    mono = put(tmp_path, "mono.wav", noise(3))
+    np.testing.assert_array_equal(audio.read_wave(path, RATE), near)
+    np.testing.assert_array_equal(audio.read_wave(path, RATE, 1), far)
+    mean = np.rint((near.astype(float) + far) / 2)
+    np.testing.assert_array_equal(audio.read_wave(path, RATE, "mean"), mean)
+    np.testing.assert_array_equal(audio.read_wave(mono, RATE, "mean"), noise(3))
+    _, _, bad = audio.load([str(path), str(mono)], RATE, channel=1)
+    assert bad.keys() == {str(mono)}
+    assert "has 1 channels" in bad[str(mono)]
+    with pytest.raises(DataError, match=r"mono\.wav: has 1 channels"):
+        audio.read_wave(mono, RATE, 1)
+
+
+def test_files_are_cut_or_padded_to_one_length(tmp_path, capsys):
+    lengths = (LENGTH, 300, LENGTH, 1, 3 * LENGTH)
+    paths = [
+        str(put(tmp_path, f"{n}.wav", noise(n, length)))
+        for n, length in enumerate(lengths)
+    ]
+    samples, _, bad = audio.load(paths, RATE)
+    assert not bad
+    assert samples.shape == (5, LENGTH)  # the most frequent length
+    said = " ".join(capsys.readouterr().out.split())
+    assert "of 5 files 1 are cut and 2 padded (mirrored) to 0.05 s" in said
+    np.testing.assert_array_equal(samples[4], noise(4, 3 * LENGTH)[:LENGTH])
+    # The end of a short one is its own sound again, without a jump.
+    mirrored = np.r_[noise(1, 300), noise(1, 300)[::-1], noise(1, 300)][:LENGTH]
+    np.testing.assert_array_equal(samples[1], mirrored)
+    assert set(samples[3].tolist()) == set(noise(3, 1).tolist())
+    samples, _, _ = audio.load(paths, RATE, seconds=0.1)
+    assert samples.shape == (5, 1600)
+    assert len(audio.read_wave(paths[4], RATE)) == 3 * LENGTH  # whole, for scoring
+
+
+# what is odd is named
+
+
+def test_silence_constants_and_repeats_are_named(tmp_path, capsys):
+    sounds = {
+        "a": noise(1) // 2,
+        "b": noise(2) // 2,
+        "silent": np.zeros(LENGTH, np.int16),
+        "silent too": np.zeros(LENGTH, np.int16),
+        "stuck": np.full(LENGTH, 7, np.int16),
+        "a again": noise(1) // 2,
+        "b again": noise(2) // 2,
+    }
+    paths = {k: str(put(tmp_path, f"{k}.wav", x)) for k, x in sounds.items()}
+    splits = dict.fromkeys(paths.values(), "train") | {paths["b again"]: "test"}
+    audio.load(list(paths.values()), RATE, splits=splits)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("warning: 2 files are digital silence")
+    assert lines[1].startswith("warning: 1 files hold one constant value")
+    assert lines[1].endswith(paths["stuck"])
+    assert "2 files repeat the audio of another (1 of them in training and" in lines[2]
+    assert lines[2].endswith(f"{paths['b again']} and {paths['b']}")
+
+
+def test_ordinary_files_are_read_without_a_warning(tmp_path, capsys):
+    load(*(put(tmp_path, f"{n}.wav", noise(n) // 2) for n in range(4)))
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT"])
+def test_samples_at_full_scale_are_named_in_every_encoding(tmp_path, subtype, capsys):
+    wave = np.clip(tone(200, 44100, level=1.5), -1, 1)
+    load(put(tmp_path, "x.wav", wave, subtype=subtype, samplerate=44100))
+    assert "warning: 1 files have samples at or over full" in capsys.readouterr().err
+
+
 # many files
 
 
 def test_rows_close_up_where_files_are_left_out(tmp_path):
     paths = [put(tmp_path, f"{number}.wav", noise(number)) for number in range(40)]
-    for number in (0, 3, 4):
+    for number in (0, 3, 4, 5):
         paths[number].write_bytes(b"RIFF")
-    put(tmp_path, "5.wav", noise(5, 400))
     nan = np.full(LENGTH, np.nan)  # is found out when it is decoded
     for number in (8, 39):
         put(tmp_path, f"{number}.wav", nan, subtype="FLOAT")
@@ -135,17 +252,15 @@ def test_rows_close_up_where_files_are_left_out(tmp_path):
     np.testing.assert_array_equal(samples, [noise(number) for number in right])
 
 
-def test_headers_alone_find_what_is_truncated_or_of_another_length(
-    tmp_path, monkeypatch
-):
+def test_headers_alone_find_what_is_truncated(tmp_path, monkeypatch):
     paths = [put(tmp_path, f"{number}.wav") for number in range(4)]
     paths[0].write_bytes(paths[0].read_bytes()[:-1])
     put(tmp_path, "1.wav", noise(0, 400))
     monkeypatch.setattr(audio, "_decode", None)
     samples, headers, bad = audio.load(list(map(str, paths)), RATE, decode=False)
-    assert samples.shape == (2, 0)
+    assert samples.shape == (3, 0)
     assert [header and header.frames for header in headers] == [None, 400, 800, 800]
-    assert set(bad) == {str(path) for path in paths[:2]}
+    assert set(bad) == {str(paths[0])}
 
 
 def test_no_files_and_none_that_can_be_used(tmp_path):
@@ -163,7 +278,7 @@ def test_no_files_and_none_that_can_be_used(tmp_path):
     ("format", "subtype"),
     [
         *(("WAV", "PCM_24"), ("WAV", "FLOAT"), ("RF64", "PCM_16"), ("FLAC", "PCM_16")),
-        *(("AIFF", "PCM_16"), ("WAV", "PCM_U8")),
+        *(("AIFF", "PCM_16"), ("WAV", "PCM_U8"), ("OGG", "VORBIS")),
     ],
 )
 def test_a_file_cut_off_anywhere_is_refused(tmp_path, format, subtype):
@@ -175,7 +290,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path, format, subtype):
     samples, bad = load(*cut)
     assert len(samples) == 0
     assert set(bad) == {str(other) for other in cut}
-    if format != "FLAC":
+    if format not in ("FLAC", "OGG"):
         assert bad.pop(str(cut[0])).startswith("empty")
         assert all(reason.startswith("truncated") for reason in bad.values())
 
@@ -228,7 +343,6 @@ def test_a_header_that_was_never_completed_is_legal(tmp_path, sizes, subtype):
         (0, b"RIFX", "truncated|no audio"),
         (8, b"AVI ", "no audio"),
         (12, b"tmf ", "no audio"),
-        (20, b"\7\0", "wrong length"),  # mu-law has 8 bit
         (22, b"\0\0", "no audio"),
         (40, b"\0\0\0\0", "zero samples"),
         (40, b"\1\0\0\0", "zero samples"),
@@ -245,7 +359,7 @@ def test_a_header_that_is_wrong_in_one_field(tmp_path, place, value, expected):
 
 def test_containers_that_hide_truncation_are_refused(tmp_path):
     path = put(tmp_path, "x.wav", format="W64")
-    assert "W64 isn't supported; use wav" in reason(path)
+    assert "W64 isn't supported, unlike wav" in reason(path)
 
 
 def test_samples_that_are_not_finite_are_refused(tmp_path):

@@ -1,38 +1,43 @@
-"""Audio files of one length and sampling rate -> one int16 array, by soundfile.
+"""Audio files of any kind -> int16 at one sampling rate, by soundfile and soxr.
 
 libsndfile reads a truncated file as a short one, and cuts 24 bit off where it should
 round; so headers are compared with the file's size here, and wide samples rounded.
 """
 
+import hashlib
 import io
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import soundfile
+import soxr
 from jaxtyping import Int16
 
 from mimii_jax import log
 from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
 
+MEAN = "mean"  # of the channels
+Channel = int | str  # a number from 0, or MEAN
 # Encoding -> type to read it as, factor to 16 bit; all others have 16 bit or less.
 WIDE: dict[str, tuple[Literal["int32", "float64"], float]] = {
     "PCM_24": ("int32", 2.0**-16),
     "PCM_32": ("int32", 2.0**-16),
-    "FLOAT": ("float64", 2.0**15),
-    "DOUBLE": ("float64", 2.0**15),
+    **dict.fromkeys(("FLOAT", "DOUBLE", "VORBIS", "OPUS"), ("float64", 2.0**15)),
 }
-FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC")  # a truncated one is noticed
+FORMATS = ("WAV", "WAVEX", "RF64", "AIFF", "FLAC", "OGG")  # a truncated one is noticed
 _BYTE_ORDER = {b"RIFF": "<", b"RF64": "<", b"RIFX": ">", b"FORM": ">"}
 # A program that writes into a pipe can't know the size: ffmpeg says 0xFFFFFFFF, arecord
 # 0x80000000, sox a little less than 0x7FFFF000.
 _UNKNOWN_SIZE = 0x7FFF0000
+_OGG_PAGE = 27 + 255 + 255 * 255  # bytes, the longest
 
 
 class Header(NamedTuple):
@@ -42,65 +47,104 @@ class Header(NamedTuple):
     channels: int
     frames: int
 
+    def length(self, rate: int) -> int:
+        """Samples at another rate."""
+        return round(self.frames * rate / self.rate)
+
+
+class Content(NamedTuple):
+    """What may be wrong with the samples of a file."""
+
+    clipped: float  # share of samples at or over full scale
+    constant: bool
+    silent: bool
+    digest: bytes  # equal for equal samples
+
 
 class _Unusable(Exception):
     """The reason why a file can't be used, without its name."""
 
 
+def read_wave(
+    path: Path | str, sample_rate: int, channel: Channel = 0
+) -> Int16[np.ndarray, " time"]:
+    """Read a whole recording, at `sample_rate` Hz; `DataError` if it can't be used."""
+    try:
+        with _opened(str(path)) as file:
+            _say_resampled(file.samplerate, sample_rate)
+            return _decode(file, sample_rate, channel)[0]
+    except _Unusable as error:
+        raise DataError(f"{path}: {error}") from None
+
+
 def load(
-    paths: Sequence[str], rate: int, *, decode: bool = True
+    paths: Sequence[str],
+    rate: int,
+    *,
+    channel: Channel = 0,
+    seconds: float | None = None,
+    splits: Mapping[str, str] | None = None,
+    decode: bool = True,
 ) -> tuple[Int16[np.ndarray, "clip time"], list[Header | None], dict[str, str]]:
-    """Read the first channel of the files that have the most frequent length.
+    """Read one channel of the files, resampled, cut or padded to one length.
 
     Full scale (1.0 for float) becomes 32768. Values between two integers are rounded to
-    the nearest, ties to the even one; values outside [-32768, 32767] are clipped.
+    the nearest, ties to the even one; values outside [-32768, 32767] are clipped. A
+    short file is padded by its own mirror image: silence would be a sound of its own.
+
+    Parameters
+    ----------
+    paths : files
+    rate : sampling rate in Hz
+    channel : number from 0, or "mean"
+    seconds : length of the clips; None: the most frequent one
+    splits : split of each path, to name the same audio in two splits
+    decode : False reads headers alone; clips have no samples
 
     Returns
     -------
-    audio : i16 [shape=(clip, time)], the usable files in the order of `paths`; without
-        `decode` only the headers are read, and clips have no samples
+    audio : i16 [shape=(clip, time)], the usable files in the order of `paths`
     headers : of each path; None if it has none
     bad : path -> reason, the other files
     """
     found = log.in_threads("checking", _header, paths, "files")
     headers = [header if isinstance(header, Header) else None for header in found]
-    counts = Counter(
-        header.frames for header in headers if header and header.rate == rate
-    )
-    usual = counts.most_common(1)[0][0] if counts else 0
-    reasons = [_reason(header, rate, usual) for header in found]
+    reasons = [_reason(header, rate, channel) for header in found]
     bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
     chosen = [path for path in paths if path not in bad]
+    good = [h for h, reason in zip(headers, reasons, strict=True) if h and not reason]
+    lengths = [header.length(rate) for header in good]
+    usual = Counter(lengths).most_common(1)[0][0] if lengths else 0
+    length = usual if seconds is None else round(seconds * rate)
     if not decode:
         return np.empty((len(chosen), 0), np.int16), headers, bad
-    try:
-        audio = np.empty((len(chosen), usual), np.int16)
-    except MemoryError:
-        raise DataError(
-            f"{os.path.dirname(paths[0])}: {len(chosen)} clips of {usual / rate:g} s "
-            f"need {2e-9 * len(chosen) * usual:.1f} GB of memory; choose fewer by "
-            "data.ids"
-        ) from None
+    for other in sorted({header.rate for header in good}):
+        _say_resampled(other, rate)
+    _say_fitted(lengths, length, rate)
+    audio = _allocate(chosen, length, rate)
 
-    def read(row: int) -> float | str:
+    def read(row: int) -> Content | str:
         try:
             with _opened(chosen[row]) as file:
-                return _decode(file, audio[row])
+                samples, content = _decode(file, rate, channel)
         except _Unusable as error:
             return str(error)
+        missing = max(length - len(samples), 0)
+        audio[row] = np.pad(samples[:length], (0, missing), mode="symmetric")
+        return content
 
-    clipped = []
+    contents: dict[str, Content] = {}
     for row, result in enumerate(
         log.in_threads("reading", read, range(len(chosen)), "files")
     ):
         if isinstance(result, str):
             bad[chosen[row]] = result
             continue
-        if len(clipped) != row:  # in place: memory may not hold a second copy
-            audio[len(clipped)] = audio[row]
-        clipped.append((result, chosen[row]))
-    _warn_of_clipping(clipped)
-    return audio[: len(clipped)], headers, bad
+        if len(contents) != row:  # in place: memory may not hold a second copy
+            audio[len(contents)] = audio[row]
+        contents[chosen[row]] = result
+    warn_of_content(contents, splits or {})
+    return audio[: len(contents)], headers, bad
 
 
 def _header(path: str) -> Header | str:
@@ -112,29 +156,89 @@ def _header(path: str) -> Header | str:
         return str(error)
 
 
-def _reason(header: Header | str, rate: int, usual: int) -> str:
+def _reason(header: Header | str, rate: int, channel: Channel) -> str:
     """Why a file can't be used; "" if it can."""
     if isinstance(header, str):
         return header
-    if header.rate != rate:
-        return f"sampling rate {header.rate} Hz, expected {rate} Hz"
-    if header.frames != usual:
-        return (
-            f"wrong length: {header.frames} samples ({header.frames / rate:g} s), most "
-            f"files have {usual} ({usual / rate:g} s)"
-        )
-    return ""
+    if header.length(rate) == 0:
+        return "zero samples"
+    return _missing_channel(header.channels, channel)
 
 
-def _warn_of_clipping(clipped: Sequence[tuple[float, str]]) -> None:
-    """Warn of files by their shares of samples beyond full scale."""
-    share, path = max(clipped, default=(0.0, ""))
-    if share:
-        log.warning(
-            f"{sum(share > 0 for share, _ in clipped)} files have samples beyond full "
-            f"scale (1.0), which are clipped; {path}: {share:.1%} of them. Divide all "
-            "files by the same number"
+def _missing_channel(channels: int, channel: Channel) -> str:
+    if channel == MEAN or int(channel) < channels:
+        return ""
+    return f"has {channels} channels, counted from 0; choose another data.channel"
+
+
+def _allocate(
+    paths: Sequence[str], length: int, rate: int
+) -> Int16[np.ndarray, "clip time"]:
+    """Room for the clips; `DataError` if memory can't hold them."""
+    try:
+        return np.empty((len(paths), length), np.int16)
+    except MemoryError:
+        raise DataError(
+            f"{os.path.dirname(paths[0])}: {len(paths)} clips of {length / rate:g} s "
+            f"need {2e-9 * len(paths) * length:.1f} GB of memory; choose fewer by "
+            "data.ids, or shorter ones by data.seconds"
+        ) from None
+
+
+@cache
+def _say_resampled(rate: int, to: int) -> None:
+    """Say once per rate that recordings are resampled."""
+    if rate != to:
+        text = f"recordings of {rate} Hz are resampled to {to} Hz"
+        empty = f"; they hold nothing above {rate / 2:g} Hz" if rate < to else ""
+        log.info(text + empty)
+
+
+def _say_fitted(lengths: Sequence[int], length: int, rate: int) -> None:
+    """Say how many files are cut or padded."""
+    cut = sum(n > length for n in lengths)
+    padded = sum(n < length for n in lengths)
+    if cut or padded:
+        log.info(
+            f"of {len(lengths)} files {cut} are cut and {padded} padded (mirrored) to "
+            f"{length / rate:g} s; they have {min(lengths) / rate:g} to "
+            f"{max(lengths) / rate:g} s; data.seconds sets the length"
         )
+
+
+def warn_of_content(
+    contents: Mapping[str, Content], splits: Mapping[str, str] | None = None
+) -> None:
+    """Warn of clipped, silent, constant and equal files, a line per kind."""
+    clipped = sorted(
+        ((c.clipped, path) for path, c in contents.items() if c.clipped), reverse=True
+    )
+    first: dict[bytes, str] = {}
+    same, leaks = [], []
+    for path, content in contents.items():
+        other = first.setdefault(content.digest, path)
+        if other != path and not content.constant:
+            same.append(f"{path} and {other}")
+            if splits and splits.get(path) != splits.get(other):
+                leaks.append(same[-1])
+    leaked = f" ({len(leaks)} of them in training and test)" if leaks else ""
+    for what, files in (
+        (
+            "have samples at or over full scale; record at a lower level, or divide "
+            "float files by a number",
+            [f"{path} ({share:.1%})" for share, path in clipped],
+        ),
+        ("are digital silence", [p for p, c in contents.items() if c.silent]),
+        (
+            "hold one constant value",
+            [p for p, c in contents.items() if c.constant and not c.silent],
+        ),
+    ):
+        if files:
+            log.warning(f"{len(files)} files {what}, such as {files[0]}")
+    if same:
+        pair = (leaks or same)[0]
+        log.warning(f"{len(same)} files repeat the audio of another{leaked}: {pair}")
 
 
 @contextmanager
@@ -148,7 +252,7 @@ def _opened(path: str) -> Iterator[soundfile.SoundFile]:
             with soundfile.SoundFile(source, closefd=False) as sound:
                 if sound.format not in FORMATS:
                     raise _Unusable(
-                        f"format {sound.format} isn't supported; use wav, flac or aiff"
+                        f"format {sound.format} isn't supported, unlike wav or flac"
                     )
                 if sound.frames == 0:
                     raise _Unusable("zero samples")
@@ -169,6 +273,8 @@ def _require_complete(file: int) -> bytes | None:
     if size < 12:
         raise _Unusable(f"truncated: it has {size} bytes" if size else "empty: 0 bytes")
     kind, form = struct.unpack("4s4x4s", os.pread(file, 12, 0))
+    if kind == b"OggS":
+        _require_last_page(os.pread(file, _OGG_PAGE, max(size - _OGG_PAGE, 0)))
     order = _BYTE_ORDER.get(kind)
     if order is None or form not in (b"WAVE", b"AIFF", b"AIFC"):
         return None  # libsndfile refuses it, or notices that it is truncated
@@ -202,20 +308,46 @@ def _sizes(file: int, order: str, kind: bytes) -> tuple[int, int, int]:
     raise _Unusable("truncated: it ends before the audio")
 
 
-def _decode(file: soundfile.SoundFile, out: Int16[np.ndarray, " time"]) -> float:
-    """Fill `out` with the first channel; the share of float samples beyond 1.0."""
+def _require_last_page(end: bytes) -> None:
+    """Require that the end of an ogg file is a whole page, marked as the last one."""
+    start = end.rfind(b"OggS")
+    page = end[max(start, 0) :]
+    head = 27 + (page[26] if len(page) > 26 else 0)
+    if start < 0 or len(page) != head + sum(page[27:head]) or not page[5] & 4:
+        raise _Unusable("truncated: it ends before the last page")
+
+
+def _decode(
+    file: soundfile.SoundFile, rate: int, channel: Channel
+) -> tuple[Int16[np.ndarray, " time"], Content]:
+    """Read one channel at `rate`, rounded to 16 bit."""
     dtype, factor = WIDE.get(file.subtype, ("int16", 1.0))
-    direct = dtype == "int16" and file.channels == 1
-    data = out if direct else np.empty((file.frames, file.channels), dtype)
+    if missing := _missing_channel(file.channels, channel):
+        raise _Unusable(missing)
+    try:
+        data = np.empty((file.frames, file.channels), dtype)
+    except (MemoryError, ValueError):
+        raise _Unusable(f"too long for the memory: {file.frames} samples") from None
     if (got := file.buffer_read_into(data, dtype)) != file.frames:
         raise _Unusable(f"truncated: {got} of {file.frames} samples could be read")
-    if direct:
-        return 0.0
-    first = data[:, 0]
-    if dtype == "float64" and not np.all(np.isfinite(first)):
+    if channel != MEAN:
+        data = data[:, int(channel), None]
+    if dtype == "float64" and not np.all(np.isfinite(data)):
         raise _Unusable("samples that are not finite")
-    out[:] = np.clip(np.rint(first * factor), -32768, 32767)
-    return float(np.mean(np.abs(first) > 1)) if dtype == "float64" else 0.0
+    low, high = factor * data.min(), factor * data.max()
+    full = 32512 if file.subtype in ("PCM_U8", "PCM_S8") else 32767
+    clipped = 0.0
+    if low <= -32768 or high >= full:
+        clipped = float(np.mean((factor * data <= -32768) | (factor * data >= full)))
+    wave = data[:, 0] if channel != MEAN else np.mean(data, axis=1)
+    if file.samplerate != rate:
+        wave = soxr.resample(wave.astype(np.float32), file.samplerate, rate)
+    if wave.dtype != np.int16:
+        wave = np.clip(np.rint(wave * factor), -32768, 32767).astype(np.int16)
+    wave = np.ascontiguousarray(wave)
+    digest = hashlib.blake2b(wave.data, digest_size=16).digest()
+    constant = bool(low == high)
+    return wave, Content(clipped, constant, constant and low == 0, digest)
 
 
 def write(path: Path, samples: Int16[np.ndarray, " time"], rate: int) -> None:
