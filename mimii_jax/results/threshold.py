@@ -7,7 +7,7 @@ clips; else that of all IDs, each counted from its own median in its own spread.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -61,14 +61,6 @@ def interval(count: float, n: int) -> tuple[float, float]:
     return float(low), float(high)
 
 
-class _Sample(NamedTuple):
-    """Scores of normal clips, to be compared with (score - middle) / spread."""
-
-    score: Float[np.ndarray, " clip"]
-    middle: float = 0.0
-    spread: float = 1.0
-
-
 @dataclass(frozen=True, eq=False)
 class Normals:
     """Scores of normal clips by one detector: what new scores are compared with."""
@@ -80,26 +72,34 @@ class Normals:
         self, machine_id: str, share: float = FALSE_ALARMS, method: str = METHODS[0]
     ) -> float:
         """Score that a share of the ID's normal clips exceeds."""
-        of = self._sample(machine_id)
-        return of.middle + of.spread * quantile(of.score, share, method)
+        return quantile(self.of(machine_id), share, method)
 
     def percentile(self, machine_id: str, score: float) -> float:
         """Percentage of normal clips with a lower score; half of those with this."""
-        of = self._sample(machine_id)
-        at = (score - of.middle) / of.spread
-        return float(50 * (np.mean(of.score < at) + np.mean(of.score <= at)))
+        normal = self.of(machine_id)
+        return float(50 * (np.mean(normal < score) + np.mean(normal <= score)))
 
-    def _sample(self, machine_id: str) -> _Sample:
+    def of(self, machine_id: str) -> Float[np.ndarray, " normal_clip"]:
+        """Scores to compare an ID with: its own; or those of all, in its units."""
+        if machine_id not in self._samples:
+            self._samples[machine_id] = self._sample(machine_id)
+        return self._samples[machine_id]
+
+    @cached_property
+    def _samples(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def _sample(self, machine_id: str) -> Float[np.ndarray, " normal_clip"]:
         own = self.score[self.machine_id == machine_id]
         if len(own) >= OWN_CLIPS:
-            return _Sample(own)
+            return own
         if len(own) < SCALED_CLIPS:
-            return _Sample(self.score)
+            return self.score
         low, middle, high = np.quantile(own, (0.16, 0.5, 0.84))
         # Each clip in units of the others of its ID, as a new clip will be.
         ids = np.unique(self.machine_id).tolist()
         pooled = [_left_out(self.score[self.machine_id == one]) for one in ids]
-        return _Sample(np.concatenate(pooled), middle, (high - low) / 2 or 1.0)
+        return middle + ((high - low) / 2 or 1.0) * np.concatenate(pooled)
 
 
 def _left_out(score: Float[np.ndarray, " clip"]) -> Float[np.ndarray, " clip"]:
