@@ -58,7 +58,7 @@ class Judge:
     experiment: Experiment
     stages: Sequence[Stage]
     detector: str  # name of the row
-    normal: Scores | None  # normal clips of the row, by seed
+    normal: Scores | None  # normal clips of all rows
     machine_type: str
     ids: Sequence[str]  # that the detector was fitted to
     n_samples: int  # of a training clip
@@ -85,8 +85,7 @@ class Judge:
         normal, table = None, scores
         if workdir.normals.is_file():
             table = read_scores(workdir.normals)
-            own = (table.detector == row) & (table.machine_type == kind)
-            normal = table[own] if own.any() else None
+            normal = table[table.machine_type == kind]
         table = table[table.machine_type == kind]
         clips = {*zip(table.machine_id.tolist(), table.name.tolist(), strict=True)}
         ids, counts = np.unique([one for one, _ in clips], return_counts=True)
@@ -117,9 +116,10 @@ class Judge:
     @cached_property
     def normals(self) -> Normals | None:
         """Normal clips; with several seeds, means of z-scores."""
-        if self.normal is None:
+        if self.normal is None or self.detector not in self.normal.detectors:
             return None
-        mean = mean_of_seeds(self.normal, self.normal)
+        own = self.normal[self.normal.detector == self.detector]
+        mean = mean_of_seeds(own, own)
         return Normals(mean.machine_id, mean.score)
 
     @cached_property
@@ -161,12 +161,14 @@ class Judge:
             for start, piece in pieces(wave, self.n_samples)
         ]
         clips = self._clips([piece for *_, piece in found], [ids[i] for i, *_ in found])
-        tables = [one for stage in self.stages for one in stage.score(clips)]
+        tables = [one for stage in self.stages for one in stage.score(clips, False)]
+        tables[0] = tables[0]._replace(normal=self.normal)
         tables += fused(self.experiment, tables)
         every = Scores.concatenate(one.test for one in tables)
         own = every[every.detector == self.detector]
         if self.normal is not None:
-            own = mean_of_seeds(own, self.normal)
+            of_row = self.normal[self.normal.detector == self.detector]
+            own = mean_of_seeds(own, of_row) if len(of_row) else own
         sums, seeds = np.zeros(len(clips)), len(own.seeds)
         np.add.at(sums, own.name.astype(int), own.score)
         best: dict[int, _Piece] = {}

@@ -135,8 +135,7 @@ def watch(
         if ready:
             yield from _all(judge, ready)
             done |= {path.resolve() for path in ready}
-        else:
-            time.sleep(WAIT_S)
+        time.sleep(WAIT_S)  # two looks in a row would see no growth
 
 
 def _size(path: Path) -> int:

@@ -44,10 +44,11 @@ class Stage:
     sets: Sequence[str]  # name of each run's training set; "": the only one
     seeds: Sequence[int]  # of each run
 
-    def score(self, test: Clips) -> Iterator[Scored]:
+    def score(self, test: Clips, with_normal: bool = True) -> Iterator[Scored]:
         """Yield the scores of every scoring, training set and seed."""
         for (detector, label), model in self.fitted.items():
-            scores, normals = model.score(test), model.normal_scores()
+            scores = model.score(test)
+            normals = model.normal_scores() if with_normal else ()
             for i, (one, seed) in enumerate(zip(self.sets, self.seeds, strict=True)):
                 name = SEPARATOR.join(filter(None, (detector, one, label)))
                 if np.isnan(scores[i]).all():

@@ -138,7 +138,7 @@ class FittedFunctionals:
     def normal_scores(self) -> list[NormalScores]:
         """Scores of each run's normal clips, each left out of its bank."""
         scores = [
-            [_z_scores(b, b.normal_scores(), b.machine_id) for b in banks]
+            [_z_scores(b, b.held_out_scores(), b.machine_id) for b in banks]
             for banks in self.banks.values()
         ]
         normal = next(iter(self.normal.values()))

@@ -325,7 +325,7 @@ class FittedNeural:
         if not self.banks:
             return [self.normal.held_out_mean(run) for run in range(len(self.alive))]
         return [
-            self.normal.scores(run, bank.normal_scores())
+            self.normal.scores(run, bank.held_out_scores())
             for run, bank in enumerate(self.banks)
         ]
 
