@@ -137,6 +137,9 @@ def _draw_place(
 ) -> None:
     axes.hist(normal, BINS, color=BLUE, alpha=0.4, label="normal clips")
     axes.axvline(limit, color="black", ls="--", lw=1, label="threshold")
-    axes.axvline(score, color=VERMILION, lw=2, label="this clip")
+    right = max(float(normal.max()), limit)
+    edge = right + (right - float(normal.min()))  # beyond, normal clips would be a line
+    where = f"this clip: {score:.4g}" + (", beyond this axis" if score > edge else "")
+    axes.axvline(min(score, edge), color=VERMILION, lw=2, label=where)
     axes.set(title="place among normal clips", xlabel="score", ylabel="clips")
     axes.legend()
