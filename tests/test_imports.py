@@ -19,6 +19,7 @@ WITHOUT_JAX = (
     "report.page",
     "report.tables",
     "report.figures",
+    "report.why",
     "report.inputs",
     "workdir",
 )
