@@ -155,7 +155,7 @@ def test_fewer_false_alarms_raise_the_threshold(workdir):
         Judge.load(workdir, false_alarms=share, method="gamma").threshold("00")
         for share in (0.2, 0.05, 0.01, 0.0001)
     ]
-    assert limits == sorted(set(limits))
+    assert np.all(np.diff(np.array(limits, float)) > 0)
 
 
 def test_exit_codes_and_unreadable_files(workdir, tmp_path, capfd):
@@ -253,6 +253,7 @@ def test_a_model_tells_when_and_where_and_several_seeds_are_averaged(root, tmp_p
     assert verdict.hertz == pytest.approx(3000, rel=0.2)
     assert len(list(tmp_path.glob("*.png"))) == 1
     table = read_scores(path / "scores.csv")
+    assert judge.normals
     assert len(judge.normals.score) == 24
     assert len(table[table.detector == "mlp_vae"].seeds) == 2
 
