@@ -44,13 +44,20 @@ def quiet() -> None:
     console.quiet = _errors.quiet = True
 
 
+class _Bar:
+    shown = False
+
+
 @contextmanager
 def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., None]]:
     """Show a progress bar; yields `advance(n, text="")`.
 
     On a terminal the bar stays with its rate when done; elsewhere one line says so if
-    the task took longer than two seconds.
+    the task took longer than two seconds. Within another bar nothing is shown.
     """
+    if _Bar.shown:
+        yield lambda n, text="": None
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=16),
@@ -61,6 +68,7 @@ def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., No
     start, done, last = time.perf_counter(), 0, ""
     with Progress(*columns, console=console, disable=not console.is_terminal) as live:
         row = live.add_task(task, total=total, text="")
+        _Bar.shown = True
 
         def advance(n: int, text: str = "") -> None:
             nonlocal done, last
@@ -72,7 +80,10 @@ def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., No
             last = f"{text}{speed}"
             live.update(row, advance=n, text=last)
 
-        yield advance
+        try:
+            yield advance
+        finally:
+            _Bar.shown = False
     seconds = time.perf_counter() - start
     if not console.is_terminal and seconds > 2:
         info(f"{task}: {done:,} {unit}, {last}, {seconds:.0f} s")

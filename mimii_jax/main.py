@@ -16,12 +16,12 @@ from itertools import chain, count
 from pathlib import Path
 
 import jax
-import pooch
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 from mimii_jax import log, run
 from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.stages import keep_compiled_programs
 from mimii_jax.train.loop import Diverged
 from mimii_jax.train.mesh import join_processes
 from mimii_jax.workdir import Workdir
@@ -100,10 +100,7 @@ def main(argv: list[str]) -> None:
 
 def _prepare_jax() -> None:
     """Keep compiled programs for the next start; deterministic kernels if wanted."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = pooch.os_cache("mimii_jax") / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    keep_compiled_programs()
     if CONFIG.value is not None and CONFIG.value.deterministic:
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true"

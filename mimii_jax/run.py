@@ -18,10 +18,11 @@ from mimii_jax.features.front_ends import extract
 from mimii_jax.files import file_errors
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.tables import results_report
+from mimii_jax.report.tables import alarms_text, results_report
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate as evaluate_scores
 from mimii_jax.results.table import Scores, read_scores, select_split, write_scores
+from mimii_jax.results.threshold import false_alarms, thresholds
 from mimii_jax.stages import Scored, Stage, fit, fused, load, open_metrics
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import EXTRA
@@ -199,14 +200,19 @@ def _report(
     workdir.write_about(seconds, jax=jax.__version__, devices=devices)
     if not workdir.writes:
         return scores
-    if normal:
-        write_scores(Scores.concatenate(normal), workdir.normals)
-    write_scores(scores, workdir.scores)
-    write_official(scores, workdir.path / "official")
     e = experiment.eval
     part = select_split(scores, e.split)
+    alarms, limits = [], None
+    if normal:
+        normals = Scores.concatenate(normal)
+        write_scores(normals, workdir.normals)
+        alarms, limits = false_alarms(part, normals), thresholds(scores, normals)
+    write_scores(scores, workdir.scores)
+    write_official(scores, workdir.path / "official", limits)
     rows = evaluate_scores(part, bootstrap=e.bootstrap, max_fpr=e.max_fpr)
     log.info(results_report(rows, experiment.data.source, e.split))
+    if alarms:
+        log.info(alarms_text(alarms))
     write_figures(workdir.path, e.split)
     log.info(f"Report: {write_report(workdir.path, rows)}")
     return scores

@@ -1,18 +1,22 @@
 """The fitted detectors of an experiment, one stage of training after the other."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
+import pooch
 
 from mimii_jax import log
 from mimii_jax.config import Experiment, build
 from mimii_jax.data.clips import NORMAL, Clips, hold_out
-from mimii_jax.detectors.detector import Fitted
-from mimii_jax.errors import ConfigError, require
+from mimii_jax.detectors.detector import Detector, Fitted
+from mimii_jax.detectors.neural import SHAPE
+from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.results.fusion import fuse
 from mimii_jax.results.table import NO_SEED, Scores
@@ -40,10 +44,11 @@ class Stage:
     sets: Sequence[str]  # name of each run's training set; "": the only one
     seeds: Sequence[int]  # of each run
 
-    def score(self, test: Clips) -> Iterator[Scored]:
+    def score(self, test: Clips, with_normal: bool = True) -> Iterator[Scored]:
         """Yield the scores of every scoring, training set and seed."""
         for (detector, label), model in self.fitted.items():
-            scores, normals = np.empty((len(self.seeds), 0)), model.normal_scores()
+            normals = model.normal_scores() if with_normal else ()
+            scores = np.empty((len(self.seeds), 0))
             alive = getattr(model, "alive", [True] * len(scores))
             if len(test):
                 scores = model.score(test)
@@ -70,7 +75,16 @@ def fused(experiment: Experiment, tables: Sequence[Scored]) -> Iterator[Scored]:
     for name in test.detectors:
         if name not in experiment.companions and name in normal.detectors:
             parts = (name, *experiment.companions)
-            yield Scored(fuse(test, normal, parts, FUSED.join(parts)), None)
+            label = FUSED.join(parts)
+            common = normal[np.isin(normal.name, _common_names(normal, parts))]
+            of_normal = fuse(common, normal, parts, label) if len(common) else None
+            yield Scored(fuse(test, normal, parts, label), of_normal)
+
+
+def _common_names(normal: Scores, parts: Sequence[str]) -> list[str]:
+    """Names of the clips that all detectors have normal scores of."""
+    names = [set(normal.name[normal.detector == part].tolist()) for part in parts]
+    return sorted(set.intersection(*names))
 
 
 def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stage]:
@@ -100,6 +114,8 @@ def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stag
         ]
         if workdir.writes:
             _write_runs(folder, [(one.name, seed) for one, seed in pairs])
+            shape = json.dumps({"n_samples": train.audio.shape[1]})
+            replace_file(folder / SHAPE, shape.encode())
         fitted = {
             name: detector.fit(train, held_out, runs, folder)
             for name, detector in _detectors(experiment)
@@ -130,9 +146,15 @@ def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stag
 
 
 def load(
-    experiment: Experiment, machine_type: str, trained: Workdir
+    experiment: Experiment, machine_type: str, trained: Workdir, keep: bool = True
 ) -> Iterator[Stage]:
-    """Load every stage from a workdir."""
+    """Load every stage from a workdir; `keep` there the vectors of what they score."""
+
+    def of(detector: Detector, folder: Path, runs: Sequence[Run]) -> Any:
+        fitted: Any = detector.load(folder, runs)
+        kept = keep or not hasattr(fitted, "folder")
+        return fitted if kept else replace(fitted, folder=None)
+
     if not experiment.detector:
         return
     for stage in ("", FINE_TUNED):
@@ -141,14 +163,34 @@ def load(
             pairs = _read_runs(folder, experiment.seeds)
             runs = [Run(seed, np.arange(0), np.arange(0)) for _, seed in pairs]
             fitted = {
-                name: detector.load(folder, runs)
+                name: of(detector, folder, runs)
                 for name, detector in _detectors(experiment)
             }
             yield _stage(experiment, fitted, pairs)
     for name, detector in experiment.companions.items():
         run = Run(0, np.arange(0), np.arange(0))
-        found = detector.load(trained.checkpoints(machine_type, name), [run])
+        found = of(detector, trained.checkpoints(machine_type, name), [run])
         yield Stage({(name, ""): found}, [""], [NO_SEED])
+
+
+def clip_length(experiment: Experiment, folder: Path) -> int:
+    """Samples of the clips that the models in a folder were fitted to."""
+    path = folder / SHAPE
+    if not path.is_file():
+        raise DataError(f"{path}: missing; run mimii_jax.main on this workdir again")
+    with file_errors(path):
+        n_samples = int(json.loads(path.read_text())["n_samples"])
+    for detector in (*experiment.scorings.values(), *experiment.companions.values()):
+        detector.check(n_samples)
+    return n_samples
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs for the next start."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = pooch.os_cache("mimii_jax") / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def open_metrics(

@@ -383,3 +383,18 @@ def test_density_finds_the_faults_of_real_machines():
 
     assert mean_auc("ldn+whitened_ldn") >= 0.93
     assert abs(mean_auc("knn") - 0.853) < 0.015
+
+
+def test_held_out_scores_are_those_of_new_clips():
+    away = {"held out": [], "left out": []}
+    for seed in range(6):
+        vectors = np.random.default_rng(seed).normal(size=(260, 300))
+        fitted = Fused.fit(Scoring("ldn", max_columns=None), vectors[:60])
+        new = fitted.score(vectors[60:])
+        for name, scores in (
+            ("held out", fitted.held_out),
+            ("left out", fitted.normal_scores()),
+        ):
+            away[name].append((np.mean(scores) - np.mean(new)) / np.std(new))
+    assert abs(np.mean(away["held out"])) < 0.2
+    assert np.mean(away["left out"]) < -0.2  # the clip is in the scale of the columns

@@ -254,6 +254,15 @@ class Fused:
         """Leave-one-out scores, fused."""
         return self._fuse(self.normal)
 
+    @cached_property
+    def held_out(self) -> ClipScores:
+        """Scores by back-ends refitted without a tenth of the clips, fused.
+
+        Unbiased, unlike leave-one-out scores: a clip that scales the columns is nearer
+        to the others in that scale, by a third of an SD among 60 clips.
+        """
+        return self._fuse([self._refitted(name) for name in self.scoring.names])
+
     def _fuse(self, scores: list[ClipScores]) -> ClipScores:
         if len(scores) == 1:
             return scores[0]
@@ -263,8 +272,9 @@ class Fused:
     def _left_out(self, name: str, backend: Backend) -> ClipScores:
         """Exact where the back-end can; else by refitting to nine tenths."""
         exact = backend.leave_one_out()
-        if exact is not None:
-            return exact
+        return self._refitted(name) if exact is None else exact
+
+    def _refitted(self, name: str) -> ClipScores:
         fold = np.arange(len(self.vectors)) % FOLDS
         scores = np.empty(len(fold))
         for one in np.unique(fold):
@@ -325,12 +335,19 @@ class Banks:
 
     def normal_scores(self) -> ClipScores:
         """Score each normal clip as if it weren't in its bank."""
+        return self._of_normal(Fused.normal_scores)
+
+    def held_out_scores(self) -> ClipScores:
+        """Score each normal clip by a bank refitted without it."""
+        return self._of_normal(lambda bank: bank.held_out)
+
+    def _of_normal(self, score: Callable[[Fused], ClipScores]) -> ClipScores:
         scores = np.empty(len(self.vectors))
         for one, rows in self._groups(self.machine_id):
             if one:
-                scores[rows] = one.normal_scores()
+                scores[rows] = score(one)
             elif rows.any():
-                scores[rows] = self.of_all.normal_scores()[rows]
+                scores[rows] = score(self.of_all)[rows]
         return scores
 
     def _groups(

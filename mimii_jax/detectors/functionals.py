@@ -123,17 +123,22 @@ class FittedFunctionals:
 
     def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
         """Mean of the groups' z-scores."""
+        return np.mean(list(self.group_scores(clips).values()), axis=0)
+
+    def group_scores(self, clips: Clips) -> dict[str, Float[np.ndarray, "run clip"]]:
+        """z-scores of each group that counts."""
         vectors, ids = self._vectors(clips), clips.machine_id
-        scores = [
-            [_z_scores(bank, bank.score(vectors[group], ids), ids) for bank in banks]
+        return {
+            group: np.stack(
+                [_z_scores(one, one.score(vectors[group], ids), ids) for one in banks]
+            )
             for group, banks in self.banks.items()
-        ]
-        return np.mean(scores, axis=0)
+        }
 
     def normal_scores(self) -> list[NormalScores]:
         """Scores of each run's normal clips, each left out of its bank."""
         scores = [
-            [_z_scores(b, b.normal_scores(), b.machine_id) for b in banks]
+            [_z_scores(b, b.held_out_scores(), b.machine_id) for b in banks]
             for banks in self.banks.values()
         ]
         normal = next(iter(self.normal.values()))

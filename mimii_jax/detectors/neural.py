@@ -325,7 +325,7 @@ class FittedNeural:
         if not self.banks:
             return [self.normal.held_out_mean(run) for run in range(len(self.alive))]
         return [
-            self.normal.scores(run, bank.normal_scores())
+            self.normal.scores(run, bank.held_out_scores())
             for run, bank in enumerate(self.banks)
         ]
 
@@ -363,17 +363,7 @@ class FittedNeural:
         n_frames, n_bins = self.detector._shape(clips.audio.shape[1])
         tiles = windows.tiles(n_frames)
         index = np.arange(windows.per_clip(n_frames))
-
-        @jax.jit
-        def of_clip(models: Models, audio: Array) -> tuple[Array, Array, Array]:
-            model = nnx.merge(self.graph, models.params, models.fixed)
-            standardiser = models.standardiser
-            features = front_end(audio.astype(np.float32) / 32768)
-            expected = model.predict(standardiser.apply(features[tiles]))
-            x = windows.gather(features[None], jnp.asarray(index))
-            track = jnp.mean(model.error(standardiser.apply(x)), axis=-1).ravel()
-            return features, standardiser.undo(expected), track
-
+        of_clip = _compile_explanation(self.graph, front_end, windows)
         features = np.empty((len(clips), n_frames, n_bins), np.float32)
         expected, tracks = np.full_like(features, np.nan), []
         with jax.debug_nans(False):
@@ -409,6 +399,28 @@ def clips_at_once(windows: Windows) -> int:
     if windows.width:
         return 1
     return CLIPS_AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else CLIPS_AT_ONCE
+
+
+@cache
+def _compile_explanation(
+    graph: nnx.GraphDef, front_end: FrontEnd, windows: Windows
+) -> Callable[[Models, Array], tuple[Array, Array, Array]]:
+    """A function of a run's models and a clip: features, expected ones, track."""
+
+    @jax.jit
+    def of_clip(models: Models, audio: Array) -> tuple[Array, Array, Array]:
+        model = nnx.merge(graph, models.params, models.fixed)
+        standardiser = models.standardiser
+        features = front_end(audio.astype(np.float32) / 32768)
+        expected = model.predict(
+            standardiser.apply(features[windows.tiles(len(features))])
+        )
+        index = jnp.arange(windows.per_clip(len(features)))
+        x = windows.gather(features[None], index)
+        track = jnp.mean(model.error(standardiser.apply(x)), axis=-1).ravel()
+        return features, standardiser.undo(expected), track
+
+    return of_clip
 
 
 @cache

@@ -19,7 +19,13 @@ from mimii_jax.report.page import (
     Table,
     page,
 )
-from mimii_jax.report.tables import by_type, id_lines, notes, results_lines
+from mimii_jax.report.tables import (
+    alarm_lines,
+    by_type,
+    id_lines,
+    notes,
+    results_lines,
+)
 from mimii_jax.results.metrics import MAX_FPR
 from mimii_jax.results.per_id import Row, evaluate
 from mimii_jax.results.table import (
@@ -30,6 +36,7 @@ from mimii_jax.results.table import (
     read_scores,
     select_split,
 )
+from mimii_jax.results.threshold import false_alarms
 
 REPORT = "report.html"
 PER_S = "_per_second"
@@ -42,6 +49,10 @@ INTERVALS = (
     "mean over clips."
 )
 NO_TEST_CLIPS = "No test clips, so no scores and no AUC."
+DECISIONS = (
+    "Decisions: at thresholds from the scores of normal clips that are not among the "
+    "test clips"
+)
 ALT = {  # figures by the first word of their file names
     "clips": "Bars: training and test clips per machine ID",
     "labels": "Bars: normal and anomalous test clips per machine ID",
@@ -81,6 +92,10 @@ def write_report(
     seeds = ", ".join(str(seed) for seed in scores.seeds if seed != NO_SEED)
     about = f"Seeds: {seeds or 'none, no detector is random'}. {INTERVALS}"
     results = [*extra_blocks, *_results(rows, split)]
+    if (workdir / "normals.csv").is_file():
+        normals = read_scores(workdir / "normals.csv")
+        if alarms := false_alarms(select_split(scores, split), normals):
+            results.append(Table(DECISIONS, *alarm_lines(alarms)))
     sections = [Section("Results", results)] if results else []
     if found := pictures(workdir / "figures"):
         sections.append(Section("Figures", found))

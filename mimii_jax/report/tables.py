@@ -7,6 +7,7 @@ from textwrap import wrap
 from mimii_jax.results.metrics import Estimate
 from mimii_jax.results.per_id import MEAN, POOLED, Row
 from mimii_jax.results.table import CONTROLS, SPLITS
+from mimii_jax.results.threshold import FalseAlarms
 
 WIDTH = 100  # columns of the terminal's table
 MOST_IDS = 6  # with more, the terminal shows the worst only
@@ -92,6 +93,34 @@ def id_lines(rows: Iterable[Row]) -> Lines:
         cells = [mean_interval(row.auc), mean_interval(row.pauc), clips]
         lines.append([row.machine_id, *cells])
     return head, lines
+
+
+def alarm_lines(rows: Sequence[FalseAlarms]) -> Lines:
+    """A line per detector: false alarms on normal test clips, anomalies found."""
+    head = [
+        "",
+        f"false alarms ({SPAN}), wanted: {rows[0].wanted:.1%}",
+        "anomalies found",
+        "normal test clips",
+    ]
+    lines = []
+    for row in rows:
+        low, high = row.interval
+        rate = f"{row.rate:.1%} ({low:.1%}-{high:.1%})"
+        rate += "" if row.as_wanted else ", not as wanted"
+        found = "-" if row.found is None else f"{row.found:.1%}"
+        name = f"{row.machine_type}, {row.detector}"
+        lines.append([name, rate, found, str(row.n_normal)])
+    return head, lines
+
+
+def alarms_text(rows: Sequence[FalseAlarms]) -> str:
+    """`alarm_lines` for the terminal."""
+    head, lines = alarm_lines(rows)
+    table = [head, *lines]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    padded = [[c.ljust(w) for c, w in zip(x, widths, strict=True)] for x in table]
+    return "\n".join(["Decisions by normal clips alone", *map("  ".join, padded), ""])
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

@@ -35,6 +35,21 @@ def fuse(scores: Scores, normals: Scores, parts: Sequence[str], name: str) -> Sc
     )
 
 
+def mean_of_seeds(scores: Scores, normals: Scores) -> Scores:
+    """Mean over seeds of a detector's z-scores; as they are with a single seed."""
+    tables = [scores[scores.seed == seed] for seed in scores.seeds]
+    if len(tables) == 1:
+        return scores
+    names = set.intersection(*(set(table.name.tolist()) for table in tables))
+    tables = [table[np.isin(table.name, sorted(names))] for table in tables]
+    tables = [table[np.argsort(table.name)] for table in tables]
+    pairs = zip(tables, scores.seeds, strict=True)
+    z = [standardise(table, normals[normals.seed == s]).score for table, s in pairs]
+    return replace(
+        tables[0], seed=np.full(len(names), NO_SEED), score=np.mean(z, axis=0)
+    )
+
+
 def _has(scores: Scores, parts: Sequence[str], seed: int) -> bool:
     return all(_rows(scores, part, seed).any() for part in parts)
 
@@ -52,7 +67,7 @@ def _fuse_seed(
     for part in parts:
         table = scores[_rows(scores, part, seed)]
         order = np.lexsort((table.name, table.machine_type))
-        tables.append(_standardise(table[order], normals[_rows(normals, part, seed)]))
+        tables.append(standardise(table[order], normals[_rows(normals, part, seed)]))
     first = tables[0]
     for part, table in zip(parts, tables, strict=True):
         if not np.array_equal(table.name, first.name):
@@ -65,7 +80,7 @@ def _fuse_seed(
     )
 
 
-def _standardise(table: Scores, normals: Scores) -> Scores:
+def standardise(table: Scores, normals: Scores) -> Scores:
     """Replace scores by z-scores, per machine type and ID."""
     score = np.empty(len(table))
     for kind in table.machine_types:

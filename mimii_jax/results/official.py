@@ -1,13 +1,19 @@
 """The DCASE csv files: scores per machine ID, and result.csv.
 
 `anomaly_score_<type>_id_<NN>.csv` has no header, and a line `name,score` per clip;
+`decision_result_<type>_id_<NN>.csv` a line `name,1` (anomaly) or `name,0`;
 `result.csv` has for each machine type its name, `id,AUC,pAUC`, a line per ID, a line
 `Average` and an empty line.
 """
 
 import re
+from collections import defaultdict
 from itertools import zip_longest
+from math import isnan
 from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
 
 from mimii_jax.data.layouts import NAMED, Labels, parse_name
 from mimii_jax.errors import DataError
@@ -75,23 +81,31 @@ def _read_file(path: Path, top: Path) -> Scores:
     return Scores.from_rows(rows)
 
 
-def write_official(scores: Scores, folder: Path) -> list[Path]:
+def write_official(
+    scores: Scores, folder: Path, limits: Float[np.ndarray, " row"] | None = None
+) -> list[Path]:
     """Write `<detector>/seed_<S>/` with score files and result.csv for each seed.
 
-    A detector without seeds gets `<detector>/` itself. Returns the files written.
+    A detector without seeds gets `<detector>/` itself; one with thresholds in `limits`
+    (not NaN), decisions too. Returns the files written.
     """
+    if limits is None:
+        limits = np.full(len(scores), np.nan)
     written = []
     for detector in scores.detectors:
-        own = scores[scores.detector == detector]
-        for seed in own.seeds:
-            run = own[own.seed == seed]
-            texts: dict[str, str] = {}
-            for _, _, machine_type, machine_id, _, name, score in run.rows():
-                file = in_file_name(f"anomaly_score_{machine_type}_id_{machine_id}.csv")
-                texts[file] = texts.get(file, "") + f"{name},{score!r}\n"
+        own = scores.detector == detector
+        for seed in scores[own].seeds:
+            rows = own & (scores.seed == seed)
+            run, texts = scores[rows], defaultdict[str, str](str)
+            pairs = zip(run.rows(), limits[rows].tolist(), strict=True)
+            for (*_, machine_type, machine_id, _, name, score), limit in pairs:
+                file = in_file_name(f"{machine_type}_id_{machine_id}.csv")
+                texts[f"anomaly_score_{file}"] += f"{name},{score!r}\n"
+                if not isnan(limit):
+                    texts[f"decision_result_{file}"] += f"{name},{int(score > limit)}\n"
             here = folder / detector / ("" if seed == NO_SEED else f"seed_{seed}")
             here.mkdir(parents=True, exist_ok=True)
-            for file, text in (texts | {RESULT: result_text(run)}).items():
+            for file, text in (*texts.items(), (RESULT, result_text(run))):
                 replace_file(here / file, text.encode())
                 written.append(here / file)
     return written

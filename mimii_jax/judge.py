@@ -1,0 +1,298 @@
+"""Recordings against the fitted detector of a workdir."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int16
+
+from mimii_jax import log
+from mimii_jax.config import Experiment, build
+from mimii_jax.data.audio import read_wave
+from mimii_jax.data.clips import UNKNOWN, Clips
+from mimii_jax.data.layouts import NAMED, parse_name
+from mimii_jax.detectors.detector import Explanation
+from mimii_jax.errors import DataError, require
+from mimii_jax.features.front_ends import extract
+from mimii_jax.report.figures import Scale
+from mimii_jax.report.why import write_picture
+from mimii_jax.results.fusion import mean_of_seeds
+from mimii_jax.results.table import CONTROLS, Scores, read_scores
+from mimii_jax.results.threshold import Normals
+from mimii_jax.stages import FUSED, SEPARATOR, Stage, clip_length, fused, load
+from mimii_jax.workdir import Workdir
+
+NORMAL, ANOMALY, UNREADABLE, UNDECIDED = "normal", "anomaly", "unreadable", "undecided"
+NEARBY_S = 0.25  # around the strongest second: the frames that tell its band
+
+
+class Verdict(NamedTuple):
+    """What is found about a file; None: unknown."""
+
+    file: str
+    decision: str
+    score: float | None = None  # of the piece with the highest
+    percentile: float | None = None  # among normal clips
+    threshold: float | None = None
+    second: float | None = None  # of the largest error
+    hertz: float | None = None  # where it is largest then
+    machine_id: str = ""
+    note: str = ""
+
+
+class _Piece(NamedTuple):
+    """The piece of a file that has its score."""
+
+    clip: Clips
+    start: float  # in seconds
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A row of a workdir's score table, and how it decides."""
+
+    experiment: Experiment
+    stages: Sequence[Stage]
+    detector: str  # name of the row
+    normal: Scores | None  # normal clips of all rows
+    machine_type: str
+    ids: Sequence[str]  # that the detector was fitted to
+    n_samples: int  # of a training clip
+    false_alarms: float  # wanted share
+    method: str  # of the threshold
+    machine_id: str = ""  # of all files; "": that of their names or folders
+    pictures: Path | None = None
+
+    @classmethod
+    def load(
+        cls, path: Path, *, detector: str = "", machine_type: str = "", **more: Any
+    ) -> "Judge":
+        """Load the models of a finished workdir."""
+        workdir = Workdir(path)
+        experiment = build(workdir.read_config())
+        require(workdir.finished, f"--workdir={path}: isn't finished; resume it first")
+        scores = read_scores(workdir.scores)
+        rows = [name for name in scores.detectors if name not in CONTROLS]
+        require(bool(rows), f"--workdir={path}: holds controls, no fitted detector")
+        row = _choose("--detector", detector or rows[0], rows)
+        types = scores.machine_types
+        several = len(types) > 1 and not machine_type
+        kind = _choose("--machine", "" if several else machine_type or types[0], types)
+        normal, table = None, scores
+        if workdir.normals.is_file():
+            table = read_scores(workdir.normals)
+            normal = table[table.machine_type == kind]
+        table = table[table.machine_type == kind]
+        clips = {*zip(table.machine_id.tolist(), table.name.tolist(), strict=True)}
+        ids, counts = np.unique([one for one, _ in clips], return_counts=True)
+        known = ids[counts > 1].tolist()  # an ID with a single clip has no bank
+        stages = list(load(experiment, kind, workdir, keep=False))
+        n_samples = clip_length(experiment, workdir.checkpoints(kind))
+        return cls(experiment, stages, row, normal, kind, known, n_samples, **more)
+
+    def __call__(self, files: Sequence[Path]) -> Iterator[Verdict]:
+        """Judge a few files at once."""
+        waves = log.in_threads("reading", self._read, files, "files")
+        good = {i: wave for i, wave in enumerate(waves) if not isinstance(wave, str)}
+        ids = {i: self._id(files[i]) for i in good}
+        best = self._score(good, ids) if good else {}
+        for i, (path, wave) in enumerate(zip(files, waves, strict=True)):
+            if isinstance(wave, str):
+                yield Verdict(str(path), UNREADABLE, note=wave)
+            else:
+                verdict = self._decide(path, ids[i], best[i])
+                yield verdict._replace(note=self._note(ids[i], len(wave)))
+
+    @property
+    def sample_rate(self) -> int:
+        """Of the front end, in Hz."""
+        front_end: Any = self.experiment.front_end
+        return front_end.sample_rate
+
+    @cached_property
+    def normals(self) -> Normals | None:
+        """Normal clips; with several seeds, means of z-scores."""
+        if self.normal is None or self.detector not in self.normal.detectors:
+            return None
+        own = self.normal[self.normal.detector == self.detector]
+        mean = mean_of_seeds(own, own)
+        return Normals(mean.machine_id, mean.score)
+
+    @cached_property
+    def _limits(self) -> dict[str, float]:
+        return {}
+
+    def threshold(self, machine_id: str) -> float | None:
+        """The score that the wanted share of an ID's normal clips exceeds."""
+        if self.normals and machine_id not in self._limits:
+            share, method = self.false_alarms, self.method
+            limit = self.normals.threshold(machine_id, share, method)
+            self._limits[machine_id] = limit
+        return self._limits.get(machine_id)
+
+    def _read(self, path: Path) -> Int16[np.ndarray, " time"] | str:
+        try:
+            channel = getattr(self.experiment.data, "channel", 0)
+            return read_wave(path, self.sample_rate, channel)
+        except DataError as error:
+            return str(error).removeprefix(f"{path}: ")
+
+    def _id(self, path: Path) -> str:
+        """The ID that is given, or of the file's name or a folder, or the only one."""
+        if self.machine_id or len(self.ids) == 1:
+            return self.machine_id or self.ids[0]
+        try:
+            return parse_name(path.name, NAMED)[1]
+        except ValueError:
+            folders = [part.removeprefix("id_") for part in path.absolute().parts[:-1]]
+            return next((part for part in folders[::-1] if part in self.ids), "")
+
+    def _score(
+        self, waves: Mapping[int, np.ndarray], ids: Mapping[int, str]
+    ) -> dict[int, _Piece]:
+        """The piece of each file with the highest score."""
+        found = [
+            (i, start, piece)
+            for i, wave in waves.items()
+            for start, piece in pieces(wave, self.n_samples)
+        ]
+        clips = self._clips([piece for *_, piece in found], [ids[i] for i, *_ in found])
+        tables = [one for stage in self.stages for one in stage.score(clips, False)]
+        tables[0] = tables[0]._replace(normal=self.normal)
+        tables += fused(self.experiment, tables)
+        every = Scores.concatenate(one.test for one in tables)
+        own = every[every.detector == self.detector]
+        if self.normal is not None:
+            of_row = self.normal[self.normal.detector == self.detector]
+            own = mean_of_seeds(own, of_row) if len(of_row) else own
+        sums, seeds = np.zeros(len(clips)), len(own.seeds)
+        np.add.at(sums, own.name.astype(int), own.score)
+        best: dict[int, _Piece] = {}
+        for row, ((i, start, _), score) in enumerate(
+            zip(found, sums / seeds, strict=True)
+        ):
+            if i not in best or score > best[i].score:
+                clip = clips[row : row + 1]
+                best[i] = _Piece(clip, start / self.sample_rate, float(score))
+        return best
+
+    def _clips(self, waves: Sequence[np.ndarray], ids: Sequence[str]) -> Clips:
+        n = len(waves)
+        return Clips(
+            audio=np.stack(waves),
+            machine_id=np.array(ids),
+            split=np.full(n, "test"),
+            label=np.full(n, UNKNOWN, np.int8),
+            name=np.array([f"{row:08d}" for row in range(n)]),
+            machine_type=self.machine_type,
+            sample_rate=self.sample_rate,
+        )
+
+    def _decide(self, path: Path, machine_id: str, piece: _Piece) -> Verdict:
+        score, limit = piece.score, self.threshold(machine_id)
+        verdict = Verdict(str(path), UNDECIDED, score, machine_id=machine_id)
+        if self.normals and limit is not None:
+            verdict = verdict._replace(
+                decision=ANOMALY if score > limit else NORMAL,
+                percentile=self.normals.percentile(machine_id, score),
+                threshold=limit,
+            )
+        why = next(filter(None, (m.explain(piece.clip) for m in self._models)), None)
+        if why:
+            at = why.seconds[np.argmax(why.track[0])]
+            verdict = verdict._replace(
+                second=float(piece.start + at), hertz=self._hertz(why, at)
+            )
+        if self.pictures:
+            self._draw(path, verdict, piece, why)
+        return verdict
+
+    @cached_property
+    def _models(self) -> list[Any]:
+        """Fitted models of the row, or of its parts."""
+        parts = self.detector.split(FUSED)
+        return [
+            model
+            for stage in self.stages
+            for (name, label), model in stage.fitted.items()
+            for one in dict.fromkeys(stage.sets)
+            if SEPARATOR.join(filter(None, (name, one, label))) in parts
+        ]
+
+    @property
+    def _scale(self) -> Scale:
+        front_end = self.experiment.front_end
+        return Scale(front_end.hop / self.sample_rate, front_end.frequencies)
+
+    def _hertz(self, why: Explanation, at: float) -> float | None:
+        scale = self._scale
+        if scale.frequency is None:
+            return None
+        away = np.abs(np.arange(len(why.error[0])) * scale.seconds_per_frame - at)
+        near = np.nan_to_num(why.error[0][away <= max(NEARBY_S, away.min())])
+        return float(scale.frequency[np.argmax(near.sum(axis=0))])
+
+    def _draw(
+        self, path: Path, verdict: Verdict, piece: _Piece, why: Explanation | None
+    ) -> None:
+        """Write the picture of a file's piece."""
+        assert self.pictures
+        front_end, rows = self.experiment.front_end, np.arange(1)
+        if why:
+            names = ("features", "expected", "error", "track")
+            arrays = {name: getattr(why, name)[0] for name in names}
+            arrays["seconds"] = why.seconds
+        else:
+            features = extract(front_end, piece.clip.audio, rows, lambda n: None)
+            arrays = {"features": np.asarray(features)[0]}
+        groups: dict[str, float] = {}
+        for model in self._models:
+            if hasattr(model, "group_scores"):
+                found = model.group_scores(piece.clip).items()
+                groups = {name: float(np.mean(z[:, 0])) for name, z in found}
+        place = None
+        if self.normals and verdict.threshold is not None:
+            normal = self.normals.of(verdict.machine_id)
+            place = (normal, piece.score, verdict.threshold)
+        title = f"{path.name}, from {piece.start:.1f} s: {verdict.decision}"
+        inside = path.absolute().relative_to(path.absolute().anchor).with_suffix("")
+        name = "_".join([*inside.parts[-2:], path.suffix[1:]]) + ".png"
+        write_picture(self.pictures / name, title, arrays, self._scale, groups, place)
+
+    def _note(self, machine_id: str, n_samples: int) -> str:
+        """Remarks on a file's ID and length."""
+        notes = []
+        if machine_id not in self.ids:
+            name = f"id {machine_id} is unknown" if machine_id else "no known id"
+            notes.append(f"{name}: compared with all ids")
+        rate, length = self.sample_rate, self.n_samples
+        if n_samples < length:
+            notes.append(f"{n_samples / rate:.3g} s, padded by reflection")
+        if n_samples > length:
+            count = -(-n_samples // length)
+            notes.append(f"{count} pieces of {length / rate:.3g} s, the highest counts")
+        return "; ".join(notes)
+
+
+def pieces(
+    wave: Int16[np.ndarray, " time"], length: int
+) -> list[tuple[int, Int16[np.ndarray, " piece"]]]:
+    """Start and samples of pieces that cover a wave; the last ends with it.
+
+    A wave that is too short is padded by its mirror image: silence would be an anomaly.
+    """
+    if len(wave) <= length:
+        return [(0, np.pad(wave, (0, length - len(wave)), "symmetric"))]
+    starts = list(range(0, len(wave) - length + 1, length))
+    if starts[-1] + length < len(wave):
+        starts.append(len(wave) - length)
+    return [(start, wave[start : start + length]) for start in starts]
+
+
+def _choose(flag: str, name: str, known: Sequence[str]) -> str:
+    require(name in known, f"{flag}: must be one of {', '.join(known)}")
+    return name

@@ -1,0 +1,248 @@
+"""Judge recordings by the detector in a workdir: score, decision and reason.
+
+python -m mimii_jax.score --workdir machine7 new.wav folder/
+python -m mimii_jax.score --workdir machine7 folder/ --false-alarms 0.01 --explain why/
+python -m mimii_jax.score --workdir machine7 --watch incoming/ --out scores.csv
+"""
+
+import argparse
+import csv
+import io
+import json
+import re
+import signal
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from mimii_jax import log
+from mimii_jax.data.layouts import AUDIO
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.files import file_errors, replace_file
+from mimii_jax.judge import ANOMALY, UNREADABLE, Judge, Verdict
+from mimii_jax.results.table import csv_lines
+from mimii_jax.results.threshold import FALSE_ALARMS, METHODS
+from mimii_jax.stages import keep_compiled_programs
+
+FAILED, FOUND, INTERRUPTED = 1, 2, 75  # exit codes
+AT_ONCE = 32  # files that are in memory
+WAIT_S = 1.0  # between two looks at a watched folder
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Judge files; print user errors as one line."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    _check(parser, args)
+    log.console.stderr = args.json  # the standard output is for data
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, log.request_stop)
+    try:
+        keep_compiled_programs()
+        if args.explain:
+            with file_errors(args.explain):
+                args.explain.mkdir(parents=True, exist_ok=True)
+        files = recordings(args.files)
+        judge = Judge.load(
+            args.workdir,
+            detector=args.detector,
+            machine_type=args.machine,
+            false_alarms=args.false_alarms,
+            method=args.threshold,
+            machine_id=args.id,
+            pictures=args.explain,
+        )
+        counts = {ANOMALY: 0, UNREADABLE: 0}
+        for verdict in _judged(judge, files, args):
+            if verdict.decision in counts:
+                counts[verdict.decision] += 1
+    except (ConfigError, DataError) as error:
+        parser.error(str(error))
+    except log.Interrupted:
+        log.info("interrupted")
+        sys.exit(INTERRUPTED)
+    if counts[ANOMALY] and args.fail_on_anomaly:
+        sys.exit(FOUND)
+    sys.exit(FAILED if counts[UNREADABLE] else 0)
+
+
+def _judged(
+    judge: Judge, files: Sequence[Path], args: argparse.Namespace
+) -> Iterator[Verdict]:
+    """Judge the files, then those of the watched folder; print and write verdicts."""
+    if not args.watch:
+        verdicts = []
+        for some in _all(judge, files):
+            verdicts += some
+        if args.out:
+            _write(verdicts, args.out)
+        else:
+            _print(verdicts, args.json)
+        yield from verdicts
+        return
+    done = _begin(args.out)
+    try:
+        for some in watch(judge, files, args.watch, done):
+            _append(some, args.out)
+            _print(some, args.json)
+            yield from some
+    except (KeyboardInterrupt, log.Interrupted):
+        log.info(f"stopped; the same command goes on with {args.out}")
+
+
+def _all(judge: Judge, files: Sequence[Path]) -> Iterator[list[Verdict]]:
+    with log.bar("judging", len(files), "files") as advance:
+        for start in range(0, len(files), AT_ONCE):
+            yield list(judge(files[start : start + AT_ONCE]))
+            advance(len(files[start : start + AT_ONCE]))
+
+
+def recordings(paths: Iterable[Path]) -> list[Path]:
+    """The files, and those in the folders that end like audio; each once."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        inside = sorted(path.rglob("*")) if path.is_dir() else [path]
+        named = [p for p in inside if _is_recording(p)] if path.is_dir() else inside
+        if not named:
+            raise DataError(f"{path}: no recordings in it")
+        for file in named:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _is_recording(path: Path) -> bool:
+    ending = re.fullmatch(f".+{AUDIO}", path.name)
+    return bool(ending) and not path.name.startswith(".") and path.is_file()
+
+
+def watch(
+    judge: Judge, files: Sequence[Path], folder: Path, done: set[Path]
+) -> Iterator[list[Verdict]]:
+    """Judge `files`, then each new one in the folder, once its size doesn't change."""
+    files = [file for file in files if file.resolve() not in done]
+    yield from _all(judge, files)
+    done |= {file.resolve() for file in files}
+    log.info(f"watching {folder}; Ctrl-C stops")
+    before: dict[Path, int] = {}
+    while True:
+        with file_errors(folder):
+            inside = [path for path in sorted(folder.rglob("*")) if _is_recording(path)]
+        sizes = {p: _size(p) for p in inside if p.resolve() not in done}
+        ready = [path for path, size in sizes.items() if 0 < size == before.get(path)]
+        before = sizes
+        if ready:
+            yield from _all(judge, ready)
+            done |= {path.resolve() for path in ready}
+        time.sleep(WAIT_S)  # two looks in a row would see no growth
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _rows(verdicts: Iterable[Verdict]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(verdicts)  # floats by repr
+    return text.getvalue()
+
+
+HEAD = ",".join(Verdict._fields) + "\n"
+
+
+def _write(verdicts: Sequence[Verdict], path: Path) -> None:
+    replace_file(path, (HEAD + _rows(verdicts)).encode())
+    count = sum(v.decision == ANOMALY for v in verdicts)
+    log.info(f"{path}: {len(verdicts)} files, {count} anomalies")
+    for verdict in verdicts:
+        if verdict.decision == UNREADABLE:
+            log.warning(f"{verdict.file}: {verdict.note}")
+
+
+def _begin(path: Path) -> set[Path]:
+    """Files that a csv has already; a line that a kill cut off is dropped."""
+    if not path.exists():
+        replace_file(path, HEAD.encode())
+        return set()
+    with file_errors(path):
+        content = path.read_bytes()
+    if not content.endswith(b"\n"):
+        replace_file(path, content[: content.rfind(b"\n") + 1] or HEAD.encode())
+    (_, head), *lines = csv_lines(path)
+    if head != list(Verdict._fields):
+        raise DataError(
+            f"{path}: expected columns {HEAD.strip()}; choose another --out"
+        )
+    return {Path(line[0]).resolve() for _, line in lines}
+
+
+def _append(verdicts: Sequence[Verdict], path: Path) -> None:
+    with file_errors(path), path.open("a", encoding="utf-8", newline="") as file:
+        file.write(_rows(verdicts))
+
+
+def _print(verdicts: Sequence[Verdict], as_json: bool) -> None:
+    """Print a line per file."""
+    for v in verdicts:
+        if as_json:
+            print(json.dumps(v._asdict()), flush=True)
+        elif v.decision == UNREADABLE:
+            log.warning(f"{v.file}: {v.note}")
+        else:
+            place = "" if v.percentile is None else f"{v.percentile:5.1f} %"
+            at = "" if v.second is None else f", most at {v.second:.1f} s"
+            at += "" if v.hertz is None else f", {v.hertz:,.0f} Hz"
+            note = f" ({v.note})" if v.note else ""
+            log.info(f"{v.decision:9} {v.score:10.4g} {place}  {v.file}{at}{note}")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Print a mistake as one line; code 2 is that of an anomaly."""
+        self.exit(FAILED, f"error: {message}\n")
+
+
+def _check(parser: _Parser, args: argparse.Namespace) -> None:
+    if not 0 < args.false_alarms < 1:
+        parser.error(f"--false-alarms={args.false_alarms}: must be between 0 and 1")
+    if not args.files and not args.watch:
+        parser.error("name recordings or folders, or --watch a folder")
+    if args.watch and not args.out:
+        parser.error("--watch needs --out, the csv of what is judged already")
+    if args.watch and not args.watch.is_dir():
+        parser.error(f"--watch={args.watch}: no such folder")
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="python -m mimii_jax.score",
+        description="Judge recordings by a trained detector. A long one is judged in "
+        "pieces as long as the training clips, and the highest counts; a short one is "
+        "padded by reflection.",
+        epilog="Exit codes: 0; 1 an unreadable file or a mistake; 2 an anomaly, with "
+        "--fail-on-anomaly; 75 interrupted.",
+    )
+    add = parser.add_argument
+    add("files", nargs="*", type=Path, metavar="FILE", help="recordings or folders")
+    add("--workdir", type=Path, required=True, help="of a finished training")
+    add("--id", default="", help="machine ID; default: that of the name or folder")
+    add("--machine", default="", help="machine type, where there are several")
+    add("--detector", default="", metavar="ROW", help="of scores.csv; default: first")
+    share = f"wanted share of false alarms, default {FALSE_ALARMS}"
+    add("--false-alarms", type=float, default=FALSE_ALARMS, metavar="P", help=share)
+    add("--threshold", choices=METHODS, default=METHODS[0], help="default: gamma")
+    output = parser.add_mutually_exclusive_group()
+    output.add_argument("--out", type=Path, metavar="CSV", help="write a csv")
+    output.add_argument("--json", action="store_true", help="print a line per file")
+    add("--fail-on-anomaly", action="store_true", help="exit code 2 for an anomaly")
+    add("--watch", type=Path, metavar="FOLDER", help="judge what appears there")
+    add("--explain", type=Path, metavar="DIR", help="write a picture per file")
+    return parser
+
+
+if __name__ == "__main__":
+    main()
