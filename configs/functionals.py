@@ -1,6 +1,7 @@
 """Functionals of a clip against those of normal clips, without training.
 
 python -m mimii_jax.main --config configs/functionals.py
+Average AUC .935, pAUC .877 on two simulated rails (README); seconds on two CPU cores.
 Variants: `:groups` (a row for each group, and one for all), `:quick` (seconds)
 """
 
