@@ -246,9 +246,9 @@ class Fused:
 
     @cached_property
     def normal(self) -> list[ClipScores]:
-        """Leave-one-out scores of each back-end."""
-        pairs = zip(self.scoring.names, self.backends, strict=True)
-        return [self._left_out(*pair) for pair in pairs]
+        """Leave-one-out scores of each back-end; by refits where it has none."""
+        exact = [backend.leave_one_out() for backend in self.backends]
+        return [self._refits[i] if one is None else one for i, one in enumerate(exact)]
 
     def normal_scores(self) -> ClipScores:
         """Leave-one-out scores, fused."""
@@ -261,7 +261,11 @@ class Fused:
         Unbiased, unlike leave-one-out scores: a clip that scales the columns is nearer
         to the others in that scale, by a third of an SD among 60 clips.
         """
-        return self._fuse([self._refitted(name) for name in self.scoring.names])
+        return self._fuse(self._refits)
+
+    @cached_property
+    def _refits(self) -> list[ClipScores]:
+        return [self._refitted(name) for name in self.scoring.names]
 
     def _fuse(self, scores: list[ClipScores]) -> ClipScores:
         if len(scores) == 1:
@@ -269,12 +273,8 @@ class Fused:
         pairs = zip(scores, self.normal, strict=True)
         return np.mean([z_scores(*pair) for pair in pairs], axis=0)
 
-    def _left_out(self, name: str, backend: Backend) -> ClipScores:
-        """Exact where the back-end can; else by refitting to nine tenths."""
-        exact = backend.leave_one_out()
-        return self._refitted(name) if exact is None else exact
-
     def _refitted(self, name: str) -> ClipScores:
+        """Score each tenth of the clips by a back-end fitted to the others."""
         fold = np.arange(len(self.vectors)) % FOLDS
         scores = np.empty(len(fold))
         for one in np.unique(fold):
