@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from scipy import stats
 
-from mimii_jax.results.metrics import z_scores
+from mimii_jax.results.metrics import median_and_spread, z_scores
 from mimii_jax.results.table import CONTROLS, Scores
 
 FALSE_ALARMS = 0.05  # share of normal clips over the threshold
@@ -48,8 +48,8 @@ def quantile(
         return empirical
     skew = max(float(stats.skew(z, bias=False)), 0.0)
     at = stats.pearson3.isf(share, skew, z.mean(), z.std(ddof=1))
-    low, middle, high = np.quantile(normal, (0.16, 0.5, 0.84))
-    limit = float(middle + at * ((high - low) / 2 or 1.0))
+    middle, spread = median_and_spread(normal)
+    limit = float(middle + at * spread)
     low, high = interval(int(np.sum(normal > limit)), len(normal))
     return limit if low <= share <= high else empirical
 
@@ -95,11 +95,11 @@ class Normals:
             return own
         if len(own) < SCALED_CLIPS:
             return self.score
-        low, middle, high = np.quantile(own, (0.16, 0.5, 0.84))
+        middle, spread = median_and_spread(own)
         # Each clip in units of the others of its ID, as a new clip will be.
         ids = np.unique(self.machine_id).tolist()
         pooled = [_left_out(self.score[self.machine_id == one]) for one in ids]
-        return middle + ((high - low) / 2 or 1.0) * np.concatenate(pooled)
+        return middle + spread * np.concatenate(pooled)
 
 
 def _left_out(score: Float[np.ndarray, " clip"]) -> Float[np.ndarray, " clip"]:
