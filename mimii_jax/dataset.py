@@ -146,15 +146,20 @@ class Dataset:
         return clips
 
     def _simulate(self, ids: Sequence[str], splits: Sequence[str]) -> Clips:
+        shares = {"train": self.train_share, "test": self.test_share}
         log.info(
-            f"slider: SIMULATED sound, not recordings (data.root is empty), at "
-            f"{self.scale * self.train_share:g} times the official number of training "
-            f"clips and {self.scale * self.test_share:g} times that of test clips"
+            "slider: SIMULATED sound, not recordings (data.root is empty), at "
+            + " and ".join(
+                f"{self.scale * shares[split]:g} times the official number of {split} "
+                "clips"
+                for split in splits
+            )
         )
         clips = slide_rail.simulate(
             ids,
             scale=self.scale,
-            train_share=self.train_share,
+            # One clip per ID remains, and isn't used.
+            train_share=self.train_share if "train" in splits else 0.0,
             test_share=self.test_share,
             seed=self.simulation_seed,
         ).clips
