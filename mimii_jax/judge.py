@@ -15,6 +15,7 @@ from mimii_jax.data.audio import read_wave
 from mimii_jax.data.clips import UNKNOWN, Clips
 from mimii_jax.data.layouts import NAMED, parse_name
 from mimii_jax.detectors.detector import Explanation
+from mimii_jax.detectors.vectors import read_clip_length
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import extract
 from mimii_jax.report.figures import Scale
@@ -22,7 +23,7 @@ from mimii_jax.report.why import write_picture
 from mimii_jax.results.fusion import mean_of_seeds
 from mimii_jax.results.table import CONTROLS, Scores, read_scores
 from mimii_jax.results.threshold import Normals
-from mimii_jax.stages import FUSED, SEPARATOR, Stage, clip_length, fused, load
+from mimii_jax.stages import FUSED, SEPARATOR, Stage, fused, load
 from mimii_jax.workdir import Workdir
 
 NORMAL, ANOMALY, UNREADABLE, UNDECIDED = "normal", "anomaly", "unreadable", "undecided"
@@ -91,7 +92,7 @@ class Judge:
         ids, counts = np.unique([one for one, _ in clips], return_counts=True)
         known = ids[counts > 1].tolist()  # an ID with a single clip has no bank
         stages = list(load(experiment, kind, workdir, keep=False))
-        n_samples = clip_length(experiment, workdir.checkpoints(kind))
+        n_samples = read_clip_length(workdir.checkpoints(kind))
         return cls(experiment, stages, row, normal, kind, known, n_samples, **more)
 
     def __call__(self, files: Sequence[Path]) -> Iterator[Verdict]:
@@ -136,8 +137,7 @@ class Judge:
 
     def _read(self, path: Path) -> Int16[np.ndarray, " time"] | str:
         try:
-            channel = getattr(self.experiment.data, "channel", 0)
-            return read_wave(path, self.sample_rate, channel)
+            return read_wave(path, self.sample_rate, self.experiment.data.channel)
         except DataError as error:
             return str(error).removeprefix(f"{path}: ")
 

@@ -21,9 +21,8 @@ from ml_collections import config_flags
 
 from mimii_jax import log, run
 from mimii_jax.errors import ConfigError, DataError
-from mimii_jax.stages import keep_compiled_programs
 from mimii_jax.train.loop import Diverged
-from mimii_jax.train.mesh import join_processes
+from mimii_jax.train.mesh import join_processes, keep_compiled_programs
 from mimii_jax.workdir import Workdir
 
 CONFIG = config_flags.DEFINE_config_file(

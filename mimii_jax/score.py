@@ -24,7 +24,7 @@ from mimii_jax.files import file_errors, replace_file
 from mimii_jax.judge import ANOMALY, UNREADABLE, Judge, Verdict
 from mimii_jax.results.table import csv_lines
 from mimii_jax.results.threshold import FALSE_ALARMS, METHODS
-from mimii_jax.stages import keep_compiled_programs
+from mimii_jax.train.mesh import keep_compiled_programs
 
 FAILED, FOUND, INTERRUPTED = 1, 2, 75  # exit codes
 AT_ONCE = 32  # files that are in memory
@@ -89,7 +89,7 @@ def _judged(
             _print(some, args.json)
             yield from some
     except (KeyboardInterrupt, log.Interrupted):
-        log.info(f"stopped; the same command goes on with {args.out}")
+        log.info(f"Stopped. Rerun to continue {args.out}.")
 
 
 def _all(judge: Judge, files: Sequence[Path]) -> Iterator[list[Verdict]]:

@@ -1,22 +1,18 @@
 """The fitted detectors of an experiment, one stage of training after the other."""
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-import pooch
 
 from mimii_jax import log
 from mimii_jax.config import Experiment, build
 from mimii_jax.data.clips import NORMAL, Clips, hold_out
 from mimii_jax.detectors.detector import Detector, Fitted
-from mimii_jax.detectors.neural import SHAPE
-from mimii_jax.errors import ConfigError, DataError, require
+from mimii_jax.errors import ConfigError, require
 from mimii_jax.files import file_errors, replace_file
 from mimii_jax.results.fusion import fuse
 from mimii_jax.results.table import NO_SEED, Scores
@@ -107,20 +103,19 @@ def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stag
         stage: str, sets: Sequence[TrainingSet], pretrained: dict[int, Any]
     ) -> Stage:
         pairs = [(one, seed) for one in sets for seed in experiment.seeds]
+        named = [(one.name, seed) for one, seed in pairs]
         folder = workdir.checkpoints(clips.machine_type, stage)
         runs = [
             Run(seed, one.clips, one.validation, pretrained=pretrained.get(seed))
             for one, seed in pairs
         ]
         if workdir.writes:
-            _write_runs(folder, [(one.name, seed) for one, seed in pairs])
-            shape = json.dumps({"n_samples": train.audio.shape[1]})
-            replace_file(folder / SHAPE, shape.encode())
+            _write_runs(folder, named)
         fitted = {
             name: detector.fit(train, held_out, runs, folder)
             for name, detector in _detectors(experiment)
         }
-        return _stage(experiment, fitted, [(one.name, seed) for one, seed in pairs])
+        return _stage(experiment, fitted, named)
 
     pretrained = _pretrained(experiment, clips.machine_type)
     random = fit_runs("", [one for one in sets if not one.tuned], pretrained)
@@ -171,26 +166,6 @@ def load(
         run = Run(0, np.arange(0), np.arange(0))
         found = of(detector, trained.checkpoints(machine_type, name), [run])
         yield Stage({(name, ""): found}, [""], [NO_SEED])
-
-
-def clip_length(experiment: Experiment, folder: Path) -> int:
-    """Samples of the clips that the models in a folder were fitted to."""
-    path = folder / SHAPE
-    if not path.is_file():
-        raise DataError(f"{path}: missing; run mimii_jax.main on this workdir again")
-    with file_errors(path):
-        n_samples = int(json.loads(path.read_text())["n_samples"])
-    for detector in (*experiment.scorings.values(), *experiment.companions.values()):
-        detector.check(n_samples)
-    return n_samples
-
-
-def keep_compiled_programs() -> None:
-    """Let JAX keep compiled programs for the next start."""
-    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        folder = pooch.os_cache("mimii_jax") / "compiled"
-        jax.config.update("jax_compilation_cache_dir", str(folder))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def open_metrics(

@@ -90,7 +90,7 @@ def load(
 
     Full scale (1.0 for float) becomes 32768. Values between two integers are rounded to
     the nearest, ties to the even one; values outside [-32768, 32767] are clipped. A
-    short file is padded by its own mirror image: silence would be a sound of its own.
+    short file is padded by its mirror image: silence would be an anomaly.
 
     Parameters
     ----------

@@ -21,6 +21,7 @@ from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Pooling
 from mimii_jax.detectors.detector import NormalScores
+from mimii_jax.detectors.vectors import write_clip_length
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
@@ -133,6 +134,8 @@ class ClassicalDetector:
     ) -> "FittedClassical":
         """Fit one model per run; held-out clips aren't needed."""
         del held_out
+        if folder:
+            write_clip_length(folder, train.audio.shape[1])
         if folder and (folder / MODEL).exists():
             return self.load(folder, runs)
         with log.bar("features", len(train)) as advance:

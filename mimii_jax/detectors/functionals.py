@@ -14,7 +14,7 @@ from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
 from mimii_jax.detectors.detector import NormalScores
-from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept
+from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept, write_clip_length
 from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import Linear, LogMel
 from mimii_jax.features.functionals import GROUPS, extract_functionals, functionals
@@ -71,6 +71,8 @@ class Functionals:
         self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
     ) -> "FittedFunctionals":
         """Fit one bank per group and run, to its training and validation clips."""
+        if folder:
+            write_clip_length(folder, train.audio.shape[1])
         if folder and all(path.exists() for path in self._paths(folder).values()):
             return self.load(folder, runs)
         found = [self.extract(clips) for clips in (train, held_out) if len(clips)]

@@ -1,7 +1,6 @@
 """Detectors that are Flax models, trained for all runs as one program."""
 
 import inspect
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
@@ -21,7 +20,13 @@ from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
 from mimii_jax.detectors.detector import Explanation, NormalScores
-from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept
+from mimii_jax.detectors.vectors import (
+    FOLDER,
+    NormalVectors,
+    kept,
+    read_clip_length,
+    write_clip_length,
+)
 from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.features.front_ends import (
     CLIPS_PER_TRANSFER,
@@ -30,7 +35,6 @@ from mimii_jax.features.front_ends import (
     map_clips,
 )
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
-from mimii_jax.files import file_errors, replace_file
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
@@ -38,7 +42,6 @@ from mimii_jax.train.runs import CheckpointPolicy, Pretrained, Run, Settings
 from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_runs
 from mimii_jax.train.step import group_size
 
-SHAPE = "shape.json"  # in a training's folder: the length of its clips
 SCORING_FIELDS = ("horizon",)  # of a model, that change no training
 # Whole clips that a model works through at once.
 CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 16
@@ -125,11 +128,8 @@ class NeuralDetector:
         restored.
         """
         n_samples = train.audio.shape[1]
-        if folder and jax.process_index() == 0:
-            with file_errors(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            content = json.dumps({"n_samples": n_samples})
-            replace_file(folder / SHAPE, content.encode())
+        if folder:
+            write_clip_length(folder, n_samples)
         checkpoints = Checkpoints(folder, self.checkpoint) if folder else None
         try:
             fitted = self._restore_finished(n_samples, runs, checkpoints) or (
@@ -154,12 +154,7 @@ class NeuralDetector:
 
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedNeural":
         """Read the latest checkpoint of the same runs."""
-        path = folder / SHAPE
-        try:
-            n_samples = int(json.loads(path.read_bytes())["n_samples"])
-        except (OSError, ValueError, KeyError) as error:
-            text = f"{path}: unreadable ({error}); train with this config first"
-            raise DataError(text) from error
+        n_samples = read_clip_length(folder)
         checkpoints = Checkpoints(folder, self.checkpoint)
         fitted = self._restore(n_samples, len(runs), checkpoints)
         checkpoints.close()

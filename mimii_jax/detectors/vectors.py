@@ -1,6 +1,7 @@
 """Vectors of clips, kept beside a fitted model: another back-end needs no model."""
 
 import hashlib
+import json
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from mimii_jax.files import file_errors, replace_file
 from mimii_jax.train.runs import Run
 
 FOLDER = "vectors"  # in a fit's folder
+SHAPE = "shape.json"  # in a fit's folder: the length of its clips
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,21 @@ class NormalVectors:
         rows = used & self.held_out if (used & self.held_out).any() else used
         score = self.vectors[run, rows, 0].astype(np.float64)
         return NormalScores(self.name[rows], self.machine_id[rows], score)
+
+
+def write_clip_length(folder: Path, n_samples: int) -> None:
+    """Keep the length of the clips of a fit."""
+    _write(folder / SHAPE, BytesIO(json.dumps({"n_samples": n_samples}).encode()))
+
+
+def read_clip_length(folder: Path) -> int:
+    """Samples of the clips that the models in a folder were fitted to."""
+    path = folder / SHAPE
+    try:
+        return int(json.loads(path.read_bytes())["n_samples"])
+    except (OSError, ValueError, KeyError) as error:
+        text = f"{path}: unreadable ({error}); train with this config first"
+        raise DataError(text) from error
 
 
 def kept(

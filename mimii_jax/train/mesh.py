@@ -1,4 +1,4 @@
-"""A mesh of devices over (run, data), arrays on it, and several processes.
+"""A mesh of devices over (run, data), arrays on it, several processes; JAX's cache.
 
 Runs are spread over the rows of the mesh and need no communication; the devices of a
 row share the batches of its runs. Features are on every device.
@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pooch
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -64,6 +65,14 @@ def replicate(array: Array, mesh: Mesh) -> Array:
     return jax.make_array_from_single_device_arrays(
         array.shape, replicated(mesh), [jax.device_put(array, d) for d in local]
     )
+
+
+def keep_compiled_programs() -> None:
+    """Let JAX keep compiled programs for the next start."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        folder = pooch.os_cache("mimii_jax") / "compiled"
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 
 def join_processes(coordinator: str, count: int, index: int) -> None:

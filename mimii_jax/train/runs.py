@@ -20,7 +20,6 @@ ALL, DOWNSAMPLED, EXTRA = "all", "downsampled", "all + simulated"
 ID, WITHOUT, TUNED = "id", "without", "all, then id"
 # Kinds of training sets; "id", "without" and "all, then id" have one per machine ID.
 MATRIX = (ALL, ID, DOWNSAMPLED, WITHOUT, TUNED)
-TRAINING_SETS = (*MATRIX, EXTRA)
 
 
 @dataclass(frozen=True, eq=False)
