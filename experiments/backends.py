@@ -20,7 +20,8 @@ from mimii_jax.detectors.backends import BACKENDS, Banks, Scoring
 from mimii_jax.report.tables import markdown
 from mimii_jax.results.metrics import MAX_FPR, auc
 
-NAMES = (*(name for name in BACKENDS if name != "mean"), "ldn+whitened_ldn")
+OF_ERRORS = ("mean", "gaussian_fixed")
+NAMES = (*(name for name in BACKENDS if name not in OF_ERRORS), "ldn+whitened_ldn")
 ALARM = 95  # percentile of the leave-one-out scores
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import norm
 from sklearn.covariance import ledoit_wolf
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import LocalOutlierFactor, NearestNeighbors
@@ -154,6 +155,13 @@ def test_likelihoods_are_those_of_scikit_learn():
     expected = GaussianMixture(2, reg_covar=1e-3, random_state=0).fit(BANK)
     found = scores("gmm", replace(PLAIN, components=2))
     np.testing.assert_allclose(found, -expected.score_samples(QUERY), rtol=1e-3)
+
+
+def test_one_variance_per_bin_is_the_mean_error_of_normal_clips():
+    variance = (BANK**2).mean(0)
+    expected = -norm.logpdf(QUERY, scale=np.sqrt(variance)).mean(1)
+    found = scores("gaussian_fixed", PLAIN, BANK**2, QUERY**2)
+    np.testing.assert_allclose(found + np.log(2 * np.pi) / 2, expected, rtol=1e-5)
 
 
 def test_the_mahalanobis_distance_is_that_of_ledoit_and_wolf():

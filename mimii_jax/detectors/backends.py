@@ -164,6 +164,16 @@ def mean(vectors: Vectors, scoring: Scoring) -> Backend:
     return Backend(None, partial(np.mean, axis=-1))
 
 
+def gaussian_fixed(vectors: Vectors, scoring: Scoring) -> Backend:
+    """Negative log-likelihood of squared errors, in nats without its constant.
+
+    Each bin has one variance: the mean error of the normal clips.
+    """
+    del scoring
+    variance = np.maximum(np.mean(vectors, axis=0, dtype=np.float64), VARIANCE_FLOOR)
+    return Backend(None, partial(distances.gaussian, jnp.asarray(variance, np.float32)))
+
+
 def mahalanobis(vectors: Vectors, scoring: Scoring) -> Backend:
     """Distance from the mean in the whitened space."""
     return Backend(_columns(vectors, scoring, whiten=True)[0], distances.norm)
@@ -212,9 +222,11 @@ def estimator(vectors: Vectors, scoring: Scoring, build: Callable[[], Any]) -> B
 
 
 GMM_FLOOR = 1e-3  # of the variances
+VARIANCE_FLOOR = 1e-6  # of standardised bins
 FOREST, SVM = partial(IsolationForest, random_state=0), partial(OneClassSVM, nu=0.1)
 BACKENDS: dict[str, Callable[[Vectors, Scoring], Backend]] = {
     "mean": mean,
+    "gaussian_fixed": gaussian_fixed,
     "mahalanobis": mahalanobis,
     "knn": partial(neighbours, rule=distances.knn),
     "ldn": partial(neighbours, rule=distances.ldn),

@@ -226,6 +226,15 @@ def norm(x: Float[Array, "clip dimension"]) -> Float[Array, " clip"]:
 
 
 @jax.jit
+def gaussian(
+    variance: Float[Array, " column"], squares: Float[Array, "clip column"]
+) -> Float[Array, " clip"]:
+    """Negative log-likelihood of squared errors, without log(2 pi) / 2; the mean."""
+    log = jnp.log(variance)[None]
+    return 0.5 * jnp.mean(squares * jnp.exp(-log) + log, axis=1)
+
+
+@jax.jit
 def surprise(
     mixture: Mixture, x: Float[Array, "clip dimension"]
 ) -> Float[Array, " clip"]:
