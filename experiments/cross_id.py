@@ -11,11 +11,13 @@ columns: --config.data.evaluation=PATH, a folder of the evaluation clips with th
 published labels in it; or --config.data.evaluation=simulated.
 """
 
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from experiments.cell import MATRIX, Cell, Config, Options, read_cell
+from experiments.cell import MATRIX, Cell, Config, Options, load_config, read_cell
 from experiments.matrix import METRICS, Matrix, matrices, outside_matrices
 from experiments.matrix_tables import (
     csv_text,
@@ -27,6 +29,7 @@ from experiments.matrix_tables import (
 from experiments.reported import FIRST_REPORT
 from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
 from mimii_jax import log
+from mimii_jax.config import FUNCTIONALS, MODELS
 from mimii_jax.errors import ConfigError
 from mimii_jax.report.figures import DOTS_PER_INCH
 from mimii_jax.report.of_workdir import write_report
@@ -40,9 +43,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = command_parser("cross_id", __doc__, "runs/cross_id")
     add = parser.add_argument
     add("--config", nargs="+", required=True, metavar="FILE[:VARIANT]")
+    banks = "also scores by a bank of normal clips per ID, and by one bank for all"
+    add("--banks", action="store_true", help=banks)
     args, overrides = parse(parser, argv)
     with one_line_errors():
-        cells = {cell.folder: cell for cell in map(matrix_cell, args.config)}
+        found = [matrix_cell(spec, args.banks) for spec in args.config]
+        cells = {cell.folder: cell for cell in found}
         outcomes = run_cells(cells, Options(overrides), args)
         done = {key: o.workdir for key, o in outcomes.items() if not o.error}
         for key, workdir in done.items():
@@ -53,13 +59,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(any(outcome.failed for outcome in outcomes.values()))
 
 
-def matrix_cell(spec: str) -> Cell:
+def matrix_cell(spec: str, banks: bool = False) -> Cell:
     """Create the cell of "configs/mlp_vae.py:reference", or of the name alone."""
     file, _, variant = spec.partition(":")
     if Path(file).parent not in (Path("."), Path("configs")):
         raise ConfigError(f"{file}: must be a file in configs/")
     name = Path(file).name.removesuffix(".py") + (f":{variant}" if variant else "")
-    return Cell(name, name, training_sets=MATRIX)
+    scorings = _banks(load_config(name).detector.name) if banks else {}
+    return Cell(name, name, training_sets=MATRIX, scorings=scorings)
+
+
+def _banks(kind: str) -> dict[str, dict[str, Any]]:
+    """Scorings by a bank of each ID's normal clips, and by one bank for all."""
+    if kind == FUNCTIONALS:
+        return {"default": {}, "one bank": {"per_id": False}}
+    if kind not in MODELS:
+        return {}
+    own = {"backend": "ldn", "neighbours": 3}
+    return {"default": {}, "ldn": own, "ldn, one bank": own | {"per_id": False}}
 
 
 def write_matrices(workdir: Path, name: str) -> list[tuple[Matrix, dict[str, str]]]:
@@ -74,7 +91,9 @@ def write_matrices(workdir: Path, name: str) -> list[tuple[Matrix, dict[str, str
     how = {"bootstrap": c.bootstrap, "max_fpr": c.max_fpr}
     found = matrices(scores, **how)
     for matrix in found:
-        stem = f"matrix_{matrix.name.split(', ')[-1]}"
+        model, _, machine_type = matrix.name.partition(", ")
+        scoring = re.sub(r"\W+", "_", model.removeprefix(name).strip(": "))
+        stem = "_".join(filter(None, ("matrix", machine_type, scoring.strip("_"))))
         (workdir / f"{stem}.md").write_text(matrix_markdown(matrix, reported))
         (workdir / f"{stem}.csv").write_text(csv_text(matrix))
         (workdir / "figures").mkdir(exist_ok=True)

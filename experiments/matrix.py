@@ -78,25 +78,30 @@ def compare(scores: Scores, name: str, base: str, **how: Any) -> Matrix:
 
 
 def matrices(scores: Scores, **how: Any) -> list[Matrix]:
-    """A matrix for each machine type and model whose rows are training sets."""
+    """A matrix for each machine type, model and scoring with training sets as rows."""
     found = []
     for machine_type in scores.machine_types:
         of_type = scores[scores.machine_type == machine_type]
         for model in models(of_type.detectors):
-            own = of_type[np.char.startswith(of_type.detector, model + SEPARATOR)]
-            short = own.renamed(lambda name: name.split(SEPARATOR)[-1])
-            found.append(compare(short, f"{model}, {machine_type}", BASE, **how))
+            own = of_type[np.array([_model(d) == model for d in of_type.detector])]
+            short = own.renamed(lambda name: name.split(SEPARATOR)[1])
+            name = SEPARATOR.join(filter(None, model))
+            found.append(compare(short, f"{name}, {machine_type}", BASE, **how))
     return found
 
 
-def models(detectors: Sequence[str]) -> list[str]:
-    """Models with rows of a matrix: those with a training set called "all"."""
-    ending = SEPARATOR + BASE
-    return [name.removesuffix(ending) for name in detectors if name.endswith(ending)]
+def models(detectors: Sequence[str]) -> list[tuple[str, str]]:
+    """Models and scorings with rows of a matrix: a training set called "all"."""
+    return [_model(name) for name in detectors if name.split(SEPARATOR)[1:2] == [BASE]]
 
 
 def outside_matrices(scores: Scores) -> Scores:
     """Rows of a score table that are in no matrix."""
-    starts = tuple(model + SEPARATOR for model in models(scores.detectors))
-    names = scores.detector.tolist()
-    return scores[np.array([not name.startswith(starts) for name in names], bool)]
+    inside = set(models(scores.detectors))
+    return scores[np.array([_model(name) not in inside for name in scores.detector])]
+
+
+def _model(detector: str) -> tuple[str, str]:
+    """Names of model and scoring in "model: training set: scoring"."""
+    model, _, rest = str(detector).partition(SEPARATOR)
+    return model, rest.partition(SEPARATOR)[2]
