@@ -3,7 +3,7 @@
 python -m mimii_jax.main --config configs/transformer.py
 Average AUC on a simulated rail (README), three seeds: .916 (SD .001) one step ahead,
 .736 (SD .012) generating the whole clip, .934 (SD .000) fused with functionals.
-Patches that do not overlap, at a smaller hop: 156 of 512 numbers; 1,056,384 parameters.
+Patches that do not overlap, at a smaller hop: 156 of 512 numbers; 1,122,432 parameters.
 
 Variants: `:reference` (the first report's sizes: 284 patches of 3,840 numbers, of which
 283 go in and 283 are predicted; 33,351,936 parameters, where 16 million are reported,
@@ -32,8 +32,10 @@ def get_config(variant: str = "default") -> ConfigDict:
     # the whole clip from its first patch. Any model can score with any.
     c.scoring.horizon = placeholder(int)
     c.scoring.horizon = 1
+    c.scoring.representation = "nll"
     c.scorings.default = ConfigDict()
-    c.scorings["free generation"] = ConfigDict({"horizon": placeholder(int)})
+    free = {"horizon": placeholder(int), "representation": "error"}
+    c.scorings["free generation"] = ConfigDict(free)
     c.fuse_with = ("functionals",)
 
     c.detector = ConfigDict()
@@ -46,17 +48,19 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.detector.heads = 4
     c.detector.feed_forward = 512
     c.detector.attention = "causal"  # or "leaky", which sees its targets
-    c.detector.likelihood = "squared"  # or "gaussian", with learned variances
+    c.detector.likelihood = "gaussian"  # with learned variances; or "squared"
 
     add_training(c)
     c.train.epochs = 12
     c.train.batch_size = 2
-    # Batch and rate: python -m experiments.select transformer
+    # Batch, rate and likelihood: python -m experiments.select transformer
     c.train.learning_rate = 8e-3
     c.train.warmup = 0.1
 
     if variant == "reference":
         c.scoring.horizon = None
+        c.scoring.representation = "error"
+        c.detector.likelihood = "squared"
         c.scorings = ConfigDict()
         c.fuse_with = ()
         c.features.hop = 512

@@ -72,7 +72,10 @@ def _cells(names: Sequence[str], simulation_seeds: Sequence[int]) -> Iterator[Ce
         kind = name.split(":")[0]
         scorings = {"default": {}}
         if kind == "transformer":
-            scorings["free generation"] = {"horizon": None}
+            scorings["free generation"] = {
+                "horizon": None,
+                "representation": "error",
+            }
         fuse_with = ("functionals",) if kind in TRAINED else ()
         for seed in simulation_seeds:
             folder = name if seed == 0 else f"{name}, simulation {seed}"

@@ -1,12 +1,15 @@
 """Choose a recipe by the loss of held-out normal clips, never by a label.
 
 python -m experiments.select mlp_vae         # KL weight, latent size, learning rate
-python -m experiments.select transformer     # learning rate, batch size
+python -m experiments.select transformer     # learning rate, batch size, likelihood
 
 MLP VAE: by the evidence lower bound (ELBO). A squared error with a KL weight b is, up
 to a constant, b times the negative ELBO of a Gaussian decoder of variance b; so models
 of different weights compare by val_loss / b + n_features / 2 * log(2 pi b), in nats per
-window. Transformer: by the mean squared error of predicted patches, standardised.
+window. Transformer: by the negative log-likelihood of a number of a patch, given all
+patches before it, in nats without log(2 pi) / 2; with a squared error as loss, that of
+one variance per bin, the mean error of the normal clips (training clips among them,
+which favours it).
 """
 
 import json
@@ -16,6 +19,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -24,38 +28,43 @@ from experiments.cell import Cell, Config, Options
 from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
 from mimii_jax import log
 from mimii_jax.errors import DataError
+from mimii_jax.results.table import read_scores
 from mimii_jax.workdir import Workdir
 
 FIELDS = {
     "mlp_vae": ("detector.kl_weight", "detector.latent", "train.learning_rate"),
-    "transformer": ("train.learning_rate", "train.batch_size"),
+    "transformer": ("train.learning_rate", "train.batch_size", "detector.likelihood"),
 }
+# The other score of a transformer that is trained without variances.
+SQUARED = {"scoring.representation": "error", "scoring.backend": "gaussian_fixed"}
 EPOCHS = {"mlp_vae": 5, "transformer": 8}
-Candidate = tuple[float, ...]  # values of the fields
+Candidate = tuple[Any, ...]  # values of the fields
 
 
 def first_round(name: str) -> list[Candidate]:
     """List the candidates to start with."""
     if name == "mlp_vae":
         return [*product((1.0, 0.5, 0.25, 0.1), (8, 20, 40), (1e-3,))]
-    return [(rate, 4) for rate in (1e-3, 2e-3, 4e-3, 8e-3)]
+    return [(rate, 4, "gaussian") for rate in (1e-3, 2e-3, 4e-3, 8e-3)]
 
 
 def second_round(name: str, best: Candidate) -> list[Candidate]:
     """List variations of the best candidate, in the fields not varied before."""
     if name == "mlp_vae":
         return [(*best[:2], rate) for rate in (3e-4, 3e-3)]
-    return [(best[0], batch) for batch in (2, 8)]
+    batches = [(best[0], batch, best[2]) for batch in (2, 8)]
+    return [*batches, (*best[:2], "squared")]
 
 
 def measure(workdir: Path, name: str) -> float:
     """Measure of a trained candidate on held-out clips; less is better."""
+    if name == "transformer":
+        scores = read_scores(Workdir(workdir).normals)
+        return float(np.mean(scores.score))
     last = json.loads((workdir / "metrics.jsonl").read_text().splitlines()[-1])
     if None in last["val_loss"]:
         raise DataError(f"{workdir}: too few clips to hold any out; raise --scale")
     loss = float(np.mean(last["val_loss"]))
-    if name != "mlp_vae":
-        return loss
     config: Config = Workdir(workdir).read_config()
     weight = config.detector.kl_weight
     n_features = config.windows.width * config.features.n_mels
@@ -67,7 +76,9 @@ def try_all(args: Namespace, options: Options, found: list[Candidate]) -> dict:
     cells = {}
     for candidate in found:
         changes = dict(zip(FIELDS[args.name], candidate, strict=True))
-        name = ", ".join(f"{k.split('.')[1]} {v:g}" for k, v in changes.items())
+        name = ", ".join(f"{k.split('.')[1]} {v}" for k, v in changes.items())
+        if "squared" in candidate:
+            changes |= SQUARED
         cell = Cell(name, args.name, {**changes, "train.epochs": args.epochs})
         cells[f"{args.name}/{cell.folder}"] = cell
     outcomes = run_cells(cells, options, args)
@@ -101,7 +112,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for heading in (*FIELDS[args.name], "measure"):
         table.add_column(heading, justify="right")
     for candidate, value in sorted(found.items(), key=lambda item: item[1]):
-        table.add_row(*(f"{number:g}" for number in candidate), f"{value:.6g}")
+        table.add_row(*map(str, candidate), f"{value:.6g}")
     log.console.print(table)
 
 

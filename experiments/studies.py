@@ -41,6 +41,7 @@ def _variants(config: str, changes: Mapping[str, Mapping[str, Any]]) -> list[Cel
 
 FIVE_EPOCHS = "mlp_vae, 5 epochs"
 NOT_AUGMENTED = "none"
+SQUARED = {"detector.likelihood": "squared", "scoring.representation": "error"}
 CHANNELS = (13, 26, 53, 106, 212)  # 1,058,102 parameters; the transformer: 1,056,384
 
 STUDIES = {
@@ -248,7 +249,7 @@ STUDIES = {
         "million parameters.",
         cells=[
             Cell("conv_vae", "conv_vae", {"detector.channels": CHANNELS}),
-            Cell("transformer", "transformer"),
+            Cell("transformer", "transformer", SQUARED),
         ],
         base="conv_vae",
     ),
@@ -264,7 +265,7 @@ STUDIES = {
                 "transformer",
                 {"detector.attention": attention},
                 scorings={
-                    "free generation": {"horizon": None},
+                    "free generation": {"horizon": None, "representation": "error"},
                     "one step ahead": {},
                 },
             )

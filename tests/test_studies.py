@@ -291,7 +291,7 @@ def test_a_recipe_is_chosen_by_held_out_clips(fake, tmp_path):
         select.main(["transformer", "--out", str(tmp_path)])
     rows = [line.split() for line in printed.get().splitlines() if " │ " in line]
     assert [row[1] for row in rows][:3] == ["0.004"] * 3
-    assert len(list(tmp_path.glob("*/*/scores.csv"))) == 6
+    assert len(list(tmp_path.glob("*/*/scores.csv"))) == 7
 
 
 def test_spatial_and_temporal_have_about_equal_parameters():

@@ -284,7 +284,7 @@ def test_the_reference_has_284_vectors_of_3840():
     assert len(model.network.encoder) == len(model.network.decoder) == 4
     assert model.network.embed.kernel.shape == (3840, 512)
     assert count(model) == 33_351_936
-    assert count(as_configured("default")) == 1_056_384
+    assert count(as_configured("default")) == 1_122_432
 
 
 def test_the_number_of_parameters_by_hand():
