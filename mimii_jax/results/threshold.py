@@ -149,9 +149,13 @@ class FalseAlarms:
     detector: str
     wanted: float
     rate: float
-    interval: tuple[float, float]  # of the rate, over clips
     n_normal: int
     found: float | None  # share of the anomalous clips; None without any
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the rate, over clips; thresholds have noise of their own."""
+        return interval(self.rate * self.n_normal, self.n_normal)
 
     @property
     def as_wanted(self) -> bool:
@@ -180,8 +184,5 @@ def false_alarms(
             n = len(of_normal) // len(np.unique(scores.seed[own]))
             rate = float(np.mean(of_normal))
             found = float(np.mean(of_anomalous)) if len(of_anomalous) else None
-            row = FalseAlarms(
-                machine_type, detector, share, rate, interval(rate * n, n), n, found
-            )
-            rows.append(row)
+            rows.append(FalseAlarms(machine_type, detector, share, rate, n, found))
     return rows
