@@ -137,6 +137,14 @@ def thresholds(
     return found
 
 
+def decide(
+    scores: Scores, normals: Scores, share: float = FALSE_ALARMS
+) -> Float[np.ndarray, " row"]:
+    """Decision on every row: 1 anomaly, 0 normal, NaN without normal scores."""
+    limits = thresholds(scores, normals, share)
+    return np.where(np.isnan(limits), np.nan, scores.score > limits)
+
+
 def _columns(scores: Scores, columns: Sequence[str]) -> list[list]:
     return [getattr(scores, column).tolist() for column in columns]
 
@@ -167,11 +175,7 @@ def false_alarms(
     scores: Scores, normals: Scores, share: float = FALSE_ALARMS
 ) -> list[FalseAlarms]:
     """Measure the share of false alarms on normal test clips, per detector."""
-    alarm = np.where(
-        np.isnan(limits := thresholds(scores, normals, share)),
-        np.nan,
-        scores.score > limits,
-    )
+    alarm = decide(scores, normals, share)
     rows = []
     for machine_type in scores.machine_types:
         for detector in scores.detectors:
