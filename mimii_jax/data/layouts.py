@@ -45,7 +45,7 @@ LAYOUTS = (
         "train/normal_id_00_00000000.wav",
     ),
     Layout(
-        "DCASE 2021 to 2025",
+        "DCASE 2021 to 2026",
         "(?P<split>train|test|source_test|target_test)",
         "section_(?P<id>[0-9]{2})(?:_(?P<domain>source|target))?"
         "(?:_(?P<named_split>train|test))?(?:_(?P<label>normal|anomaly))?"
