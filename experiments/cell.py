@@ -108,10 +108,10 @@ def require_known(options: Options) -> None:
             raise ConfigError(f"--config.{name}: no such field in configs/")
 
 
-def read_cell(name: str, workdir: Path) -> Scores:
+def read_cell(name: str, workdir: Path, file: str = "scores.csv") -> Scores:
     """Read the scores of a cell, its rows named after it; others keep their names."""
     config: Config = Workdir(workdir).read_config()
     detector = config.detector.name
-    return read_scores(workdir / "scores.csv").renamed(
+    return read_scores(workdir / file).renamed(
         lambda row: name + row[len(detector) :] if row.startswith(detector) else row
     )

@@ -20,9 +20,10 @@ from experiments.matrix_tables import mark, signed
 from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
 from mimii_jax import log
 from mimii_jax.report.inputs import read_json
-from mimii_jax.report.tables import by_type, markdown, results_lines
+from mimii_jax.report.tables import alarm_lines, by_type, markdown, results_lines
 from mimii_jax.results.per_id import MEAN, evaluate
 from mimii_jax.results.table import CONTROLS, Scores
+from mimii_jax.results.threshold import FalseAlarms, false_alarms
 
 CONFIGS = (
     "functionals",
@@ -58,6 +59,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         done = {key: o.workdir for key, o in outcomes.items() if not o.error}
         if done:
             _print_tables([_read(cells[key], path) for key, path in done.items()])
+            if alarms := list(
+                _alarms([(cells[key], path) for key, path in done.items()])
+            ):
+                log.info(markdown(*alarm_lines(alarms)))
     minutes = (
         f"{key} {read_json(path / 'run.json')['seconds'] / 60:.1f}"
         for key, path in done.items()
@@ -88,6 +93,25 @@ def _read(cell: Cell, workdir: Path) -> Scores:
     simulation = cell.changes["data.simulation_seed"]
     scores = read_cell(cell.config, workdir)
     return replace(scores, seed=1000 * simulation + np.maximum(scores.seed, 0))
+
+
+def _alarms(cells: Sequence[tuple[Cell, Path]]) -> Iterator[FalseAlarms]:
+    """Yield the false alarms of each detector, of all simulations together."""
+    found: dict[tuple[str, str], dict[int, FalseAlarms]] = {}
+    for cell, path in cells:
+        if (path / "normals.csv").is_file():
+            normals = read_cell(cell.config, path, "normals.csv")
+            for row in false_alarms(read_cell(cell.config, path), normals):
+                of_detector = found.setdefault((row.machine_type, row.detector), {})
+                of_detector[cell.changes["data.simulation_seed"]] = row
+    for rows in map(list, map(dict.values, found.values())):
+        clips = [row.n_normal for row in rows]
+        yield replace(
+            rows[0],
+            rate=float(np.average([row.rate for row in rows], weights=clips)),
+            n_normal=sum(clips),
+            found=float(np.mean([row.found or 0.0 for row in rows])),
+        )
 
 
 def _print_tables(tables: Sequence[Scores]) -> None:

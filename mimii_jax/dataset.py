@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from mimii_jax import log
-from mimii_jax.data import dcase, layouts, own
+from mimii_jax.data import dcase, labels, layouts, own
 from mimii_jax.data.audio import MEAN, Channel
 from mimii_jax.data.clips import Clips
 from mimii_jax.errors import ConfigError, DataError, require
@@ -127,21 +127,21 @@ class Dataset:
         decode: bool = True,
     ) -> Clips:
         log.info(f"{machine_type}: {'reading' if decode else 'checking'} {root}")
-        labels = layouts.find_labels(root, self.labels)
+        known = labels.find_labels(root, self.labels)
         clips = dcase.read(
             root,
             machine_type,
             ids,
             splits=splits,
             on_bad_file=self.on_bad_file,
-            labels=labels,
+            labels=known,
             test_normals=self.test_normals,
             sample_rate=self.sample_rate,
             channel=self.channel,
             seconds=seconds or self.seconds,
             decode=decode,
         )
-        if count := sum((machine_type, name) in labels for name in clips.name):
+        if count := sum((machine_type, name) in known for name in clips.name):
             log.info(f"{machine_type}: {count} evaluation clips have published labels")
         return clips
 

@@ -2,6 +2,8 @@
 
 python -m mimii_jax.evaluate PATH
 python -m mimii_jax.evaluate PATH --labels eval_data_list.csv
+
+Of the challenges since 2021 also the metrics of sections and domains, and of decisions.
 """
 
 import argparse
@@ -12,15 +14,17 @@ import numpy as np
 
 from mimii_jax import log
 from mimii_jax.data.clips import UNKNOWN
-from mimii_jax.data.layouts import Labels, read_labels
+from mimii_jax.data.labels import Labels, read_labels
 from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
 from mimii_jax.report.inputs import read_json, source
-from mimii_jax.report.tables import results_report
+from mimii_jax.report.tables import results_report, sections_text
 from mimii_jax.results import official
 from mimii_jax.results.metrics import MAX_FPR
 from mimii_jax.results.per_id import evaluate
+from mimii_jax.results.sections import Decisions, has_sections
 from mimii_jax.results.table import SPLITS, Scores, read_scores, select_split
+from mimii_jax.results.threshold import decide
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,10 +55,13 @@ def _evaluate(args: argparse.Namespace) -> None:
     scores = _select(scores, args, labels)
     rows = evaluate(scores, bootstrap=args.bootstrap, max_fpr=args.max_fpr)
     log.info(results_report(rows, known_source, args.split))
+    decisions = _decisions(path, file if own else None, scores)
+    if has_sections(scores):
+        log.info(sections_text(scores, decisions, args.max_fpr))
     if path.is_dir() and not own:
         _compare(path, labels)
     if args.out:
-        result = official.result_text(scores, args.max_fpr)
+        result = official.result_text(scores, decisions, args.max_fpr)
         replace_file(args.out, result.encode())
         log.info(f"wrote {args.out}")
 
@@ -75,6 +82,14 @@ def _select(scores: Scores, args: argparse.Namespace, labels: Labels) -> Scores:
     if not len(selected):
         raise DataError(f"{args.path}: no clips in the {SPLITS[args.split]}")
     return selected
+
+
+def _decisions(path: Path, table: Path | None, scores: Scores) -> Decisions:
+    """Decisions by a workdir's normal clips, or those beside official scores."""
+    if not table:
+        return official.read_decisions(path, scores)
+    normals = table.with_name("normals.csv")
+    return decide(scores, read_scores(normals) if normals.is_file() else scores[:0])
 
 
 def _compare(path: Path, labels: Labels) -> None:
@@ -98,16 +113,21 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     where = (
         "a workdir or its scores.csv; or a folder of DCASE csv files "
-        "anomaly_score_<type>_id_<NN>.csv (lines: name,score; no header), in it or in "
-        "folders <detector>/seed_<S>; or one such file"
+        "anomaly_score_<type>_id_<NN>.csv or "
+        "anomaly_score_<type>_section_<NN>[_<domain>]_test.csv (lines: name,score; no "
+        "header), decision_result_* beside them, in it or in folders "
+        "<detector>/seed_<S>; or one such file"
     )
     split = "of the test clips: validation (40 %%), test (60 %%), or all"
-    labels = "eval_data_list.csv, the organisers' labels of the evaluation clips"
+    labels = (
+        "eval_data_list.csv, the organisers' labels of the evaluation clips, or the "
+        "folder with their evaluator's ground_truth_data and ground_truth_domain"
+    )
     limit = "false positive rate where pAUC ends"
     out = "also write the result.csv of one detector, as the challenge's evaluator"
     add("path", type=Path, help=where)
     add("--split", choices=SPLITS, default="all", help=split)
-    add("--labels", type=Path, metavar="FILE", help=labels)
+    add("--labels", type=Path, metavar="PATH", help=labels)
     add("--detector", help="this one only")
     add("--bootstrap", type=int, default=1000, metavar="N", help="replicates, 0: none")
     add("--max_fpr", type=float, default=MAX_FPR, metavar="RATE", help=limit)

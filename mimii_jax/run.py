@@ -18,11 +18,12 @@ from mimii_jax.features.front_ends import extract
 from mimii_jax.files import file_errors
 from mimii_jax.report.figures import write_figures
 from mimii_jax.report.of_workdir import write_report
-from mimii_jax.report.tables import alarms_text, results_report
+from mimii_jax.report.tables import alarms_text, results_report, sections_text
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate as evaluate_scores
+from mimii_jax.results.sections import has_sections
 from mimii_jax.results.table import Scores, read_scores, select_split, write_scores
-from mimii_jax.results.threshold import false_alarms, thresholds
+from mimii_jax.results.threshold import decide, false_alarms
 from mimii_jax.stages import Scored, Stage, fit, fused, load, open_metrics
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import EXTRA
@@ -202,16 +203,16 @@ def _report(
         return scores
     e = experiment.eval
     part = select_split(scores, e.split)
-    alarms, limits = [], None
+    normals = Scores.concatenate(normal) if normal else scores[:0]
     if normal:
-        normals = Scores.concatenate(normal)
         write_scores(normals, workdir.normals)
-        alarms, limits = false_alarms(part, normals), thresholds(scores, normals)
     write_scores(scores, workdir.scores)
-    write_official(scores, workdir.path / "official", limits)
+    write_official(scores, workdir.path / "official", decide(scores, normals))
     rows = evaluate_scores(part, bootstrap=e.bootstrap, max_fpr=e.max_fpr)
     log.info(results_report(rows, experiment.data.source, e.split))
-    if alarms:
+    if has_sections(part):
+        log.info(sections_text(part, decide(part, normals), e.max_fpr))
+    if alarms := false_alarms(part, normals):
         log.info(alarms_text(alarms))
     write_figures(workdir.path, e.split)
     log.info(f"Report: {write_report(workdir.path, rows)}")

@@ -57,6 +57,8 @@ for row in rows:
                     head = f'"{row}",{seed},slider,{i}'
                     lines.append(f"{head},{label},{clip},{score}")
 (workdir / "scores.csv").write_text("\n".join(lines) + "\n")
+normal = [line for line in lines if ",0,0_id_" in line]
+(workdir / "normals.csv").write_text("\n".join([lines[0], *normal]) + "\n")
 if "train" in config:  # the loss has its minimum at some learning rate
     loss = (config["train"]["learning_rate"] - 4e-3) ** 2 + 1
     row = {"machine_type": "slider", "epoch": 1, "step": 1, "val_loss": [loss]}

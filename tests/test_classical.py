@@ -33,6 +33,8 @@ def detector(kind, **sections):
     module, variant = KINDS[kind]
     c = module.get_config(variant)
     c.features.n_mels = 32
+    if kind == "forest_windows":
+        c.detector.n_estimators = 10
     for section, fields in sections.items():
         c[section].update(fields)
     return build(c).detector
@@ -133,3 +135,27 @@ def test_a_run_learns_from_its_own_clips_alone():
     np.testing.assert_array_equal(first[0], second[0])
     assert not np.array_equal(first[1], second[1])
     assert not np.array_equal(first[2], second[2])
+
+
+@pytest.mark.parametrize("kind", ["forest_windows", "svm"])
+def test_normal_clips_are_scored_by_models_that_were_not_fitted_to_them(kind, tmp_path):
+    made = detector(kind)
+    fold = np.arange(12) % 10
+    of_fold = fit(kind, folder=tmp_path).normal_scores()
+    for run, seed in enumerate(SEEDS):
+        assert of_fold[run].name.tolist() == CLIPS.train.name.tolist()
+        for one in (0, 1, 9):
+            rest = [Run(seed, np.flatnonzero(fold != one))]
+            others = made.fit(CLIPS.train, CLIPS.train[:0], rest, None)
+            expected = others.score(CLIPS.train[fold == one])[0]
+            found = of_fold[run].score[fold == one]
+            np.testing.assert_allclose(found, expected, rtol=1e-5)
+    again = made.load(tmp_path, on_all(CLIPS.train)).normal_scores()
+    np.testing.assert_array_equal(again[1].score, of_fold[1].score)
+
+    own, held_out = CLIPS.train[:9], CLIPS.train[9:]
+    known = made.fit(own, held_out, [Run(0, np.arange(9), np.arange(1, 3))], None)
+    (normal,) = known.normal_scores()
+    assert normal.name.tolist() == held_out.name[1:].tolist()
+    expected = known.score(held_out)[0, 1:]
+    np.testing.assert_allclose(normal.score, expected, rtol=1e-5)

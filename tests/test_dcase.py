@@ -9,6 +9,7 @@ from wav_files import LENGTH, RATE, noise, put, put_slider, read
 
 from mimii_jax.data import dcase, layouts
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
+from mimii_jax.data.labels import Label
 from mimii_jax.data.layouts import LAYOUTS, parse_name
 from mimii_jax.errors import DataError
 
@@ -71,8 +72,8 @@ def test_labels_are_of_their_machine_type_and_of_unlabelled_names_alone(tmp_path
     put(tmp_path / "fan" / "test", "id_01_00000000.wav", noise(0))
     put(tmp_path / "fan" / "test", "anomaly_id_00_00000000.wav", noise(1))
     name = "id_01_00000000.wav"
-    labels = {("fan", name): ANOMALOUS, ("pump", name): NORMAL}
-    labels["fan", "anomaly_id_00_00000000.wav"] = NORMAL
+    labels = {("fan", name): Label(ANOMALOUS), ("pump", name): Label(NORMAL)}
+    labels["fan", "anomaly_id_00_00000000.wav"] = Label(NORMAL)
     clips = dcase.read(tmp_path, "fan", splits=("test",), labels=labels)
     assert clips.label.tolist() == [ANOMALOUS, ANOMALOUS]
 

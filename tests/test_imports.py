@@ -12,6 +12,7 @@ WITHOUT_JAX = (
     "results.per_id",
     "results.table",
     "results.official",
+    "results.sections",
     "results.threshold",
     "evaluate",
     "report.__main__",

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from mimii_jax.data import layouts
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
-from mimii_jax.data.layouts import LAYOUTS, read_labels
+from mimii_jax.data.labels import read_labels
+from mimii_jax.data.layouts import LAYOUTS
 from mimii_jax.errors import DataError
 
 # names
@@ -82,14 +83,16 @@ def test_the_published_list_has_the_published_numbers(published_labels):
     kinds = {machine_type for machine_type, _ in labels}
     assert kinds == {"ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve"}
     slider = Counter(
-        (name[3:5], label) for (kind, name), label in labels.items() if kind == "slider"
+        (name[3:5], label)
+        for (kind, name), (label, _) in labels.items()
+        if kind == "slider"
     )
     expected = {NORMAL: 100, ANOMALOUS: 178}
     assert slider == {
         (i, label): n for i in ("01", "03", "05") for label, n in expected.items()
     }
-    assert labels["fan", "id_01_00000000.wav"] == NORMAL
-    assert labels["fan", "id_01_00000001.wav"] == ANOMALOUS
+    assert labels["fan", "id_01_00000000.wav"].label == NORMAL
+    assert labels["fan", "id_01_00000001.wav"].label == ANOMALOUS
 
 
 GOOD = "id_01_00000000.wav,normal_id_01_00000098.wav,0\n"
@@ -100,8 +103,9 @@ GOOD = "id_01_00000000.wav,normal_id_01_00000098.wav,0\n"
     [
         (GOOD, ":1: no machine type before the clips"),
         ("fan\n", ": no labels in it"),
-        ("fan\nid_01_00000000.wav,0\n", ":2: expected a machine type, or name"),
+        ("fan\nid_01_00000000.wav,a,2\n", ":2: expected a machine type, or name"),
         (f"fan\n{GOOD.replace(',0', ',1')}", ":2: id_01_00000000.wav, normal_.* contr"),
+        ("fan\nsection_00_0000.wav,section_00_source_test_0000.wav\n", ":2: .* contr"),
         (f"fan\n{GOOD.replace('l_id_01', 'l_id_03')}", ":2: .*contradict each other"),
         (f"fan\n{GOOD.replace('.wav', '.mp3')}", ":2: wrong name"),
         (

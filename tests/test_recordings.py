@@ -15,7 +15,8 @@ from configs import controls
 from mimii_jax import evaluate
 from mimii_jax.data import dcase
 from mimii_jax.data.clips import NORMAL, UNKNOWN
-from mimii_jax.data.layouts import LABEL_LIST, parse_name, read_labels
+from mimii_jax.data.labels import LABEL_LIST, read_labels
+from mimii_jax.data.layouts import parse_name
 from mimii_jax.errors import DataError
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.official import write_official
@@ -117,7 +118,7 @@ def test_the_command_labels_score_files_of_unlabelled_names(
     truth = []
     for machine_id in ("01", "03", "05"):
         lines = []
-        for (kind, name), label in labels.items():
+        for (kind, name), (label, _) in labels.items():
             if kind == "slider" and name[3:5] == machine_id:
                 score = rng.normal(label)
                 lines.append(f"{name},{score}\n")

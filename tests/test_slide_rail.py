@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 
 from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL
-from mimii_jax.data.layouts import read_labels
+from mimii_jax.data.labels import read_labels
 from mimii_jax.errors import DataError
 from mimii_jax.slide_rail import simulate as slide_rail
 from mimii_jax.slide_rail.machines import BELT, DAMAGE, GREASE, MECHANICS
@@ -64,7 +64,7 @@ def test_test_clips_are_as_many_as_published(published_scores, published_labels)
     for path in published_scores.glob("anomaly_score_slider_id_*.csv"):
         for name in path.read_text().split():
             published[path.stem[-2:], int(name.startswith("anomaly"))] += 1
-    for (machine, name), label in read_labels(published_labels).items():
+    for (machine, name), (label, _) in read_labels(published_labels).items():
         published[name[3:5], label] += machine == "slider"
     ours = {
         (machine_id, label): count

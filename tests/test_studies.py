@@ -284,6 +284,9 @@ def test_the_table_of_results_has_all_detectors_and_the_controls(fake, tmp_path)
     assert code == 0
     for name in ("mlp_vae", "one_class_svm:linear", "minutes: mlp_vae 0.0"):
         assert name in printed
+    *_, alarms = printed.split("false alarms (95 %)")
+    assert "| slider, one_class_svm:linear: default | " in alarms
+    assert alarms.count(" | yes | ") == 2
 
 
 def test_a_recipe_is_chosen_by_held_out_clips(fake, tmp_path):

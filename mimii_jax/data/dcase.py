@@ -19,13 +19,13 @@ import numpy as np
 from mimii_jax import log
 from mimii_jax.data import audio, own
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
+from mimii_jax.data.labels import NOTHING, Labels
 from mimii_jax.data.layouts import (
     AUDIO,
     LABELS,
     MIMII,
     File,
     Found,
-    Labels,
     Layout,
     machine_folder,
     recognise,
@@ -60,7 +60,7 @@ def read(
     ids : machine IDs to read, such as ("00", "02"); all of them when empty
     splits : "train", "test" or both
     on_bad_file : "error", or "skip" to leave out unusable files with a warning
-    labels : (machine type, name) -> label of clips whose name has none
+    labels : of clips whose name has none
     test_normals : normal test clips per ID in the MIMII layout, which has no split;
         None: as many as anomalous ones
     sample_rate, channel, seconds : what they are resampled, cut or padded to; see
@@ -169,8 +169,8 @@ def _find_by_name(
         if not reason:
             seen[key] = name
             if file.label == UNKNOWN:
-                label = labels.get((folder.name, file.name), UNKNOWN)
-                file = replace(file, label=label)
+                label, domain = labels.get((folder.name, file.name), NOTHING)
+                file = replace(file, label=label, domain=file.domain or domain)
             files.append(file)
         elif not ids or file.machine_id in ids:
             bad[path] = reason

@@ -1,9 +1,8 @@
-"""Layouts of recordings on disk: folders, file names, and the list of their labels."""
+"""Layouts of recordings on disk: folders and file names."""
 
-import csv
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -13,8 +12,6 @@ from mimii_jax.errors import DataError
 from mimii_jax.files import file_errors
 
 LABELS = {None: UNKNOWN, "normal": NORMAL, "anomaly": ANOMALOUS, "abnormal": ANOMALOUS}
-LABEL_LIST = "eval_data_list.csv"
-Labels = Mapping[tuple[str, str], int]  # (machine type, published name) -> label
 
 AUDIO = r"\.(?i:wav|flac|aiff?|ogg)"  # endings of recordings
 
@@ -48,7 +45,7 @@ LAYOUTS = (
         "train/normal_id_00_00000000.wav",
     ),
     Layout(
-        "DCASE 2021 to 2025",
+        "DCASE 2021 to 2026",
         "(?P<split>train|test|source_test|target_test)",
         "section_(?P<id>[0-9]{2})(?:_(?P<domain>source|target))?"
         "(?:_(?P<named_split>train|test))?(?:_(?P<label>normal|anomaly))?"
@@ -105,6 +102,12 @@ def parse_name(
     raise ValueError(f"wrong name, expected one like {layouts[0].example}")
 
 
+def named_domain(name: str) -> str:
+    """Domain in the name of a recording since 2021; "" if there is none."""
+    found = re.fullmatch(DCASE_LATER.name + AUDIO, name)
+    return (found["domain"] or "") if found else ""
+
+
 def machine_types(root: Path) -> list[str]:
     """The folders in `root` that have folders of recordings in them, sorted."""
     return [name for name in _folders(root) if any(recording_folders(root / name))]
@@ -156,60 +159,3 @@ def recognise(folder: Path, files: Sequence[tuple[str, str]]) -> Layout:
 def _folders(folder: Path) -> list[str]:
     with file_errors(folder), os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir())
-
-
-def read_labels(path: Path) -> Labels:
-    """Read the organisers' labels of the evaluation clips, whose names have none.
-
-    For each machine type the list has a line with its name, then a line per clip:
-    published name, name with the label, 0 (normal) or 1 (anomalous).
-    """
-    labels: dict[tuple[str, str], int] = {}
-    machine_type = ""
-    try:
-        with file_errors(path), path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for row in filter(None, reader):
-                where = f"{path}:{reader.line_num}"
-                if len(row) == 1:
-                    machine_type = row[0]
-                    continue
-                name, label = _labelled_name(row, where)
-                if not machine_type:
-                    raise DataError(f"{where}: no machine type before the clips")
-                if labels.setdefault((machine_type, name), label) != label:
-                    raise DataError(f"{where}: {name} has another label above")
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: not a label list: {error}") from None
-    if not labels:
-        raise DataError(f"{path}: no labels in it")
-    return labels
-
-
-def find_labels(root: Path, path: str) -> Labels:
-    """The labels in `path`; where it is "", those of a list in or beside `root`."""
-    if path:
-        return read_labels(Path(path).expanduser())
-    for file in (root / LABEL_LIST, root.absolute().parent / LABEL_LIST):
-        if file.is_file():
-            return read_labels(file)
-    return {}
-
-
-def _labelled_name(row: list[str], where: str) -> tuple[str, int]:
-    """Published name and label of a line of the list."""
-    if len(row) != 3 or row[2] not in ("0", "1"):
-        raise DataError(
-            f"{where}: expected a machine type, or name,name with label,0 or 1"
-        )
-    name, full_name, number = row
-    try:
-        label, machine_id, _ = parse_name(full_name)
-        agree = (label, machine_id) == (int(number), parse_name(name)[1])
-    except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
-    if not agree:
-        raise DataError(
-            f"{where}: {name}, {full_name} and {number} contradict each other"
-        )
-    return name, label

@@ -15,11 +15,10 @@ from rich.table import Table
 from mimii_jax import log
 from mimii_jax.data import audio, dcase, own
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
+from mimii_jax.data.labels import LABEL_LIST, find_labels
 from mimii_jax.data.layouts import (
     AUDIO,
-    LABEL_LIST,
     File,
-    find_labels,
     machine_folder,
     machine_types,
 )

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import joblib
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Float32
 from sklearn.ensemble import IsolationForest
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import SGDOneClassSVM
@@ -19,16 +19,18 @@ from sklearn.svm import OneClassSVM
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
-from mimii_jax.detectors.backends import Pooling
+from mimii_jax.detectors.backends import FOLDS, Pooling
 from mimii_jax.detectors.detector import NormalScores
-from mimii_jax.detectors.vectors import write_clip_length
+from mimii_jax.detectors.vectors import FOLDER, NormalVectors, write_clip_length
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
-from mimii_jax.features.windows import Standardiser, Windows, clip_moments
+from mimii_jax.features.windows import Moment, Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors
 from mimii_jax.train.runs import Run
 
 MODEL = "models.joblib"
+Model = tuple[Any, Standardiser]  # scikit-learn's, and of its bins
+UNSEEN = Path(FOLDER) / "unseen.npz"  # scores of normal clips, not fitted to
 MAX_EXAMPLES = 100_000  # more are subsampled, with the run's seed
 
 
@@ -132,31 +134,31 @@ class ClassicalDetector:
     def fit(
         self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
     ) -> "FittedClassical":
-        """Fit one model per run; held-out clips aren't needed."""
-        del held_out
+        """Fit a model per run, and score normal clips by models not fitted to them."""
         if folder:
             write_clip_length(folder, train.audio.shape[1])
         if folder and (folder / MODEL).exists():
             return self.load(folder, runs)
-        with log.bar("features", len(train)) as advance:
-            rows = np.arange(len(train))
-            features = extract(self.front_end, train.audio, rows, advance)
+        features, others = self._extract(train), self._extract(held_out)
         moments = clip_moments(features) if self.standardise else None
-        fitted = FittedClassical(self, [], [])
+        models, standardisers, unseen = [], [], []
+        per_clip = self.windows.per_clip(features.shape[1])
         with log.bar("fitting", len(runs), "models") as advance:
             for run in runs:
-                standardiser = Standardiser.identity(features.shape[2])
-                if moments:
-                    own = (of_clip[run.clips] for of_clip in moments)
-                    standardiser = Standardiser.of_moments(*own)
-                examples = self._examples(features, run, standardiser)
-                with warnings.catch_warnings():
-                    # Nystroem takes every example where there are fewer: as intended.
-                    warnings.filterwarnings("ignore", "n_components > n_samples")
-                    fitted.models.append(self.estimator.build(run.seed).fit(examples))
-                fitted.standardisers.append(standardiser)
+                if (count := len(run.clips) * per_clip) > MAX_EXAMPLES:
+                    log.info(
+                        f"seed {run.seed}: fitted to {MAX_EXAMPLES:,} of {count:,} "
+                        "windows, drawn at random"
+                    )
+                model = self._fit_one(features, moments, run)
+                unseen.append(self._unseen(features, others, moments, run, model))
+                models.append(model[0])
+                standardisers.append(model[1])
                 advance(1)
+        normal = NormalVectors.of(np.stack(unseen), train, held_out, runs)
+        fitted = FittedClassical(self, models, standardisers, normal)
         if folder:
+            normal.save(folder / UNSEEN)
             fitted.save(folder)
         return fitted
 
@@ -172,7 +174,63 @@ class ClassicalDetector:
         if len(models) != len(runs):
             raise DataError(f"{path}: {len(models)} models for {len(runs)} runs")
         standard = [Standardiser(*map(jnp.asarray, s)) for s in standardisers]
-        return FittedClassical(self, models, standard)
+        unseen = folder / UNSEEN  # which older workdirs lack
+        normal = NormalVectors.load(unseen, len(runs)) if unseen.exists() else None
+        return FittedClassical(self, models, standard, normal)
+
+    def _extract(self, clips: Clips) -> Array:
+        """Features [clip frame bin]."""
+        if not len(clips):
+            wave = jax.ShapeDtypeStruct((clips.audio.shape[1],), np.float32)
+            return jnp.zeros((0, *jax.eval_shape(self.front_end, wave).shape))
+        with log.bar("features", len(clips)) as advance:
+            return extract(self.front_end, clips.audio, np.arange(len(clips)), advance)
+
+    def _fit_one(
+        self, features: Array, moments: tuple[Moment, Moment] | None, run: Run
+    ) -> Model:
+        """Fit a model to the clips of a run."""
+        standardiser = Standardiser.identity(features.shape[2])
+        if moments:
+            standardiser = Standardiser.of_moments(*(one[run.clips] for one in moments))
+        examples = self._examples(features, run, standardiser)
+        with warnings.catch_warnings():
+            # Nystroem takes every example where there are fewer: as intended.
+            warnings.filterwarnings("ignore", "n_components > n_samples")
+            return self.estimator.build(run.seed).fit(examples), standardiser
+
+    def _unseen(
+        self,
+        features: Array,
+        others: Array,
+        moments: tuple[Moment, Moment] | None,
+        run: Run,
+        model: Model,
+    ) -> Float32[np.ndarray, "clip segment"]:
+        """Score held-out clips, or each tenth by a model of the rest; 0 for others."""
+        per_clip = self.windows.per_clip(features.shape[1])
+        scores = np.zeros((len(features) + len(others), per_clip), np.float32)
+        if len(run.validation):
+            rows = run.validation
+            scores[len(features) + rows] = self._outlyingness(others[rows], *model)
+            return scores
+        require(len(run.clips) > 1, "a single normal clip; must be at least 2")
+        fold = np.arange(len(run.clips)) % FOLDS
+        for one in np.unique(fold):
+            rest = replace(run, clips=run.clips[fold != one])
+            of_rest = self._fit_one(features, moments, rest)
+            rows = run.clips[fold == one]
+            scores[rows] = self._outlyingness(features[rows], *of_rest)
+        return scores
+
+    def _outlyingness(
+        self, features: Array, model: Any, standardiser: Standardiser
+    ) -> Float[np.ndarray, "clip segment"]:
+        """Outlyingness of every window under a model."""
+        index = jnp.arange(len(features) * self.windows.per_clip(features.shape[1]))
+        x = standardiser.apply(self.windows.gather(features, index))
+        # scikit-learn's score is higher for what is more normal.
+        return -np.reshape(model.score_samples(_flat(x)), (len(features), -1))
 
     def _examples(
         self, features: Array, run: Run, standardiser: Standardiser
@@ -180,10 +238,6 @@ class ClassicalDetector:
         per_clip = self.windows.per_clip(features.shape[1])
         index = (run.clips[:, None] * per_clip + np.arange(per_clip)).ravel()
         if len(index) > MAX_EXAMPLES:
-            log.info(
-                f"seed {run.seed}: fitted to {MAX_EXAMPLES:,} of {len(index):,} "
-                "windows, drawn at random"
-            )
             rng = np.random.default_rng(run.seed)
             index = np.sort(rng.choice(index, MAX_EXAMPLES, replace=False))
         x = self.windows.gather(features, jnp.asarray(index))
@@ -197,22 +251,17 @@ class FittedClassical:
     detector: ClassicalDetector
     models: list[Any]
     standardisers: list[Standardiser]
+    normal: NormalVectors | None = None  # windows' scores of clips not fitted to
 
     def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
         """Outlyingness of every window under every run's model."""
-        windows, front_end = self.detector.windows, self.detector.front_end
+        detector = self.detector
 
         def of_chunk(rows: np.ndarray) -> np.ndarray:
-            features = extract(front_end, clips.audio, rows, advance)
-            index = jnp.arange(len(rows) * windows.per_clip(features.shape[1]))
-            x = windows.gather(features, index)
+            features = extract(detector.front_end, clips.audio, rows, advance)
             pairs = zip(self.models, self.standardisers, strict=True)
-            # scikit-learn's score is higher for what is more normal.
-            scores = [
-                -np.ravel(model.score_samples(_flat(standardiser.apply(x))))
-                for model, standardiser in pairs
-            ]
-            return np.reshape(scores, (len(scores), len(rows), -1, 1))
+            scores = [detector._outlyingness(features, *pair) for pair in pairs]
+            return np.stack(scores)[..., None]
 
         starts = range(CLIPS_PER_TRANSFER, len(clips), CLIPS_PER_TRANSFER)
         with log.bar("scoring", len(clips)) as advance:
@@ -226,9 +275,12 @@ class FittedClassical:
     def explain(self, clips: Clips) -> None:
         """Explain nothing."""
 
-    def normal_scores(self) -> Sequence[NormalScores]:
-        """Return nothing: every normal clip was fitted to."""
-        return ()
+    def normal_scores(self) -> list[NormalScores]:
+        """Scores of each run's normal clips by a model that wasn't fitted to them."""
+        if not self.normal:
+            return []
+        runs, pool = range(len(self.models)), self.detector.pooling
+        return [self.normal.held_out_scores(run, pool) for run in runs]
 
     def pretrained(self) -> Sequence[Any]:
         """Return nothing: these models can't be fine-tuned."""

@@ -318,7 +318,14 @@ class FittedNeural:
         if not self.normal:
             return []
         if not self.banks:
-            return [self.normal.held_out_mean(run) for run in range(len(self.alive))]
+            if not self.normal.held_out.any():
+                log.warning(
+                    "thresholds are those of clips that the model was fitted to, so "
+                    "expect more false alarms than wanted; hold clips out by "
+                    "data.validation_fraction=0.1"
+                )
+            runs = range(len(self.alive))
+            return [self.normal.held_out_scores(r, lambda x: x[:, 0]) for r in runs]
         return [
             self.normal.scores(run, bank.held_out_scores())
             for run, bank in enumerate(self.banks)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import jax
 import numpy as np
@@ -89,12 +89,12 @@ class NormalVectors:
         used = self.used[run]
         return NormalScores(self.name[used], self.machine_id[used], score)
 
-    def held_out_mean(self, run: int) -> NormalScores:
-        """First column of the clips held out; of all where none were."""
+    def held_out_scores(self, run: int, score: Callable[..., Any]) -> NormalScores:
+        """Score the vectors of the clips held out; of all where none were."""
         used = self.used[run]
         rows = used & self.held_out if (used & self.held_out).any() else used
-        score = self.vectors[run, rows, 0].astype(np.float64)
-        return NormalScores(self.name[rows], self.machine_id[rows], score)
+        scores = np.asarray(score(self.vectors[run, rows]), np.float64)
+        return NormalScores(self.name[rows], self.machine_id[rows], scores)
 
 
 def write_clip_length(folder: Path, n_samples: int) -> None:

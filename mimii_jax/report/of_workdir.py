@@ -25,9 +25,11 @@ from mimii_jax.report.tables import (
     id_lines,
     notes,
     results_lines,
+    section_lines,
 )
 from mimii_jax.results.metrics import MAX_FPR
 from mimii_jax.results.per_id import Row, evaluate
+from mimii_jax.results.sections import has_sections
 from mimii_jax.results.table import (
     CONTROLS,
     NO_SEED,
@@ -36,7 +38,7 @@ from mimii_jax.results.table import (
     read_scores,
     select_split,
 )
-from mimii_jax.results.threshold import false_alarms
+from mimii_jax.results.threshold import decide, false_alarms
 
 REPORT = "report.html"
 PER_S = "_per_second"
@@ -53,6 +55,7 @@ DECISIONS = (
     "Decisions: at thresholds from the scores of normal clips that are not among the "
     "test clips"
 )
+SECTIONS = "Sections and domains, as in the challenge: harmonic means"
 ALT = {  # figures by the first word of their file names
     "clips": "Bars: training and test clips per machine ID",
     "labels": "Bars: normal and anomalous test clips per machine ID",
@@ -92,10 +95,12 @@ def write_report(
     seeds = ", ".join(str(seed) for seed in scores.seeds if seed != NO_SEED)
     about = f"Seeds: {seeds or 'none, no detector is random'}. {INTERVALS}"
     results = [*extra_blocks, *_results(rows, split)]
-    if (workdir / "normals.csv").is_file():
-        normals = read_scores(workdir / "normals.csv")
-        if alarms := false_alarms(select_split(scores, split), normals):
-            results.append(Table(DECISIONS, *alarm_lines(alarms)))
+    file, part = workdir / "normals.csv", select_split(scores, split)
+    normals = read_scores(file) if file.is_file() else scores[:0]
+    if has_sections(part):
+        results.append(Table(SECTIONS, *section_lines(part, decide(part, normals))))
+    if alarms := false_alarms(part, normals):
+        results.append(Table(DECISIONS, *alarm_lines(alarms)))
     sections = [Section("Results", results)] if results else []
     if found := pictures(workdir / "figures"):
         sections.append(Section("Figures", found))

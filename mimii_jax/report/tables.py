@@ -1,12 +1,14 @@
 """Tables of results for the terminal, Markdown and the page; no JAX."""
 
 from collections.abc import Iterable, Sequence
+from math import isnan
 from shutil import get_terminal_size
 from textwrap import wrap
 
-from mimii_jax.results.metrics import Estimate
+from mimii_jax.results import sections
+from mimii_jax.results.metrics import MAX_FPR, Estimate
 from mimii_jax.results.per_id import MEAN, POOLED, Row
-from mimii_jax.results.table import CONTROLS, SPLITS
+from mimii_jax.results.table import CONTROLS, SPLITS, Scores
 from mimii_jax.results.threshold import FalseAlarms
 
 WIDTH = 100  # columns of the terminal's table
@@ -96,10 +98,14 @@ def id_lines(rows: Iterable[Row]) -> Lines:
 
 
 def alarm_lines(rows: Sequence[FalseAlarms]) -> Lines:
-    """A line per detector: false alarms on normal test clips, anomalies found."""
+    """A line per detector: false alarms on normal test clips, anomalies found.
+
+    The wanted share is within the interval over clips, or it isn't.
+    """
     head = [
         "",
-        f"false alarms ({SPAN}), wanted: {rows[0].wanted:.1%}",
+        f"false alarms ({SPAN})",
+        f"{rows[0].wanted:.1%} within",
         "anomalies found",
         "normal test clips",
     ]
@@ -107,20 +113,52 @@ def alarm_lines(rows: Sequence[FalseAlarms]) -> Lines:
     for row in rows:
         low, high = row.interval
         rate = f"{row.rate:.1%} ({low:.1%}-{high:.1%})"
-        rate += "" if row.as_wanted else ", not as wanted"
+        away = "more" if low > row.wanted else "fewer"
+        within = "yes" if row.as_wanted else f"no, {away}"
         found = "-" if row.found is None else f"{row.found:.1%}"
         name = f"{row.machine_type}, {row.detector}"
-        lines.append([name, rate, found, str(row.n_normal)])
+        lines.append([name, rate, within, found, str(row.n_normal)])
     return head, lines
 
 
 def alarms_text(rows: Sequence[FalseAlarms]) -> str:
     """`alarm_lines` for the terminal."""
-    head, lines = alarm_lines(rows)
+    return _text("Decisions by normal clips alone", *alarm_lines(rows))
+
+
+def section_lines(
+    scores: Scores, decisions: sections.Decisions, max_fpr: float = MAX_FPR
+) -> Lines:
+    """A line per machine type and detector: the challenge's metrics since 2021."""
+    head = ["", "AUC source", "AUC target", "pAUC", "official", *sections.METRICS[2:]]
+    lines = []
+    for detector in scores.detectors:
+        of = scores.detector == detector
+        table = sections.measure(scores[of], decisions[of], max_fpr)
+        types = table.machine_types
+        for one in [*types, *[""] * (len(types) > 1)]:
+            domains = [table.rows(one, domain) for domain in sections.DOMAINS]
+            aucs = [sections.harmonic(rows)[0] for rows in domains]
+            _, pauc, *decided = sections.harmonic(table.rows(one))
+            numbers = [*aucs, pauc, table.official(one), *decided]
+            cells = ["-" if isnan(number) else digits(number) for number in numbers]
+            lines.append([f"{one or 'all machine types'}, {detector}", *cells])
+    return head, lines
+
+
+def sections_text(
+    scores: Scores, decisions: sections.Decisions, max_fpr: float = MAX_FPR
+) -> str:
+    """`section_lines` for the terminal."""
+    title = "Sections and domains, as in the challenge: harmonic means"
+    return _text(title, *section_lines(scores, decisions, max_fpr))
+
+
+def _text(title: str, head: list[str], lines: list[list[str]]) -> str:
     table = [head, *lines]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     padded = [[c.ljust(w) for c, w in zip(x, widths, strict=True)] for x in table]
-    return "\n".join(["Decisions by normal clips alone", *map("  ".join, padded), ""])
+    return "\n".join([title, *map("  ".join, padded), ""])
 
 
 def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:

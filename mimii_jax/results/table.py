@@ -5,8 +5,8 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +14,8 @@ import numpy as np
 from jaxtyping import Float, Int, Shaped
 
 from mimii_jax.data.clips import UNKNOWN, Clips
+from mimii_jax.data.labels import NOTHING, Labels
+from mimii_jax.data.layouts import named_domain
 from mimii_jax.errors import DataError
 from mimii_jax.files import file_errors, replace_file
 
@@ -38,8 +40,12 @@ class Scores:
     label: Int[np.ndarray, " row"]  # 0 normal, 1 anomalous, -1 unknown
     name: Shaped[np.ndarray, " row"]  # file name, such as "normal_id_00_00000000.wav"
     score: Float[np.ndarray, " row"]  # finite, higher is more anomalous
+    # "source", "target" or ""; by default what the name says
+    domain: Shaped[np.ndarray, " row"] = field(default_factory=lambda: np.array(()))
 
     def __post_init__(self) -> None:
+        if not self.domain.size:
+            object.__setattr__(self, "domain", self.named_domain)
         bad = np.flatnonzero(~np.isfinite(self.score))
         if len(bad):
             score = self.score[bad[0]]
@@ -52,13 +58,19 @@ class Scores:
         """Select rows by mask, indices or slice."""
         return replace(self, **{c: getattr(self, c)[index] for c in COLUMNS})
 
+    @property
+    def named_domain(self) -> Shaped[np.ndarray, " row"]:
+        """Domains in the names."""
+        return np.array(list(map(named_domain, self.name.tolist())), str)
+
     @classmethod
     def of_clips(
         cls, detector: str, seed: int, clips: Clips, score: Float[np.ndarray, " clip"]
     ) -> Self:
         """Scores of one detector with one seed on these clips."""
         clip = clips.label.astype(np.int64), clips.machine_id, clips.name
-        return cls.of_detector(detector, seed, clips.machine_type, *clip, score)
+        table = cls.of_detector(detector, seed, clips.machine_type, *clip, score)
+        return replace(table, domain=clips.domain)
 
     @classmethod
     def of_detector(
@@ -95,7 +107,7 @@ class Scores:
         columns = [[getattr(table, c) for table in tables] for c in COLUMNS]
         joined = cls(*map(np.concatenate, columns))
         seen = set()
-        for row, (*key, _, name, _) in enumerate(joined.rows()):
+        for row, (*key, _, name, _, _) in enumerate(joined.rows()):
             if (*key, name) in seen:
                 raise DataError(f"{joined._describe(row)}: two scores for this clip")
             seen.add((*key, name))
@@ -105,11 +117,17 @@ class Scores:
         """Rows as tuples in the order of `COLUMNS`."""
         return zip(*(getattr(self, c).tolist() for c in COLUMNS), strict=True)
 
-    def labelled(self, labels: Mapping[tuple[str, str], int]) -> Self:
-        """Fill unknown labels from a map (machine type, name) -> label."""
+    def labelled(self, labels: Labels) -> Self:
+        """Fill unknown labels and domains."""
         keys = zip(self.machine_type.tolist(), self.name.tolist(), strict=True)
-        found = np.array([labels.get(key, UNKNOWN) for key in keys], np.int64)
-        return replace(self, label=np.where(self.label == UNKNOWN, found, self.label))
+        found = [labels.get(key, NOTHING) for key in keys]
+        label = np.array([one.label for one in found], np.int64)
+        domain = np.array([one.domain for one in found], str)
+        return replace(
+            self,
+            label=np.where(self.label == UNKNOWN, label, self.label),
+            domain=np.where(self.domain == "", domain, self.domain),
+        )
 
     @property
     def detectors(self) -> list[str]:
@@ -147,9 +165,12 @@ def write_scores(scores: Scores, path: Path) -> None:
     """Write scores.csv, whole or not at all; `read_scores` gets identical numbers."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    # repr is the shortest text that reads back as the same float.
-    writer.writerows((*row, repr(score)) for *row, score in scores.rows())
+    # Domains are a column where names don't tell them.
+    told = np.array_equal(scores.domain, scores.named_domain)
+    writer.writerow(COLUMNS[:-1] if told else COLUMNS)
+    for *row, score, domain in scores.rows():
+        # repr is the shortest text that reads back as the same float.
+        writer.writerow((*row, repr(score), *([] if told else [domain])))
     replace_file(path, file.getvalue().encode())
 
 
@@ -160,19 +181,19 @@ def read_scores(path: Path) -> Scores:
     """
     lines = csv_lines(path)
     where, header = next(lines, (f"{path}:1", []))
-    if tuple(header) != COLUMNS:
+    if tuple(header) not in (COLUMNS, COLUMNS[:-1]):
         raise DataError(f"{where}: expected columns {','.join(COLUMNS)}")
     rows = []
     for where, line in lines:
-        if len(line) != len(COLUMNS):
-            raise DataError(f"{where}: {len(line)} fields instead of {len(COLUMNS)}")
-        detector, seed, machine_type, machine_id, label, name, score = line
+        if len(line) != len(header):
+            raise DataError(f"{where}: {len(line)} fields instead of {len(header)}")
+        detector, seed, machine_type, machine_id, label, name, score, *domain = line
         if not re.fullmatch("-?[0-9]{1,18}", seed):
             raise DataError(f"{where}: seed {seed!r} is not a whole number")
         if label not in ("0", "1", "-1"):
             raise DataError(f"{where}: label {label!r} is not 0, 1 or -1")
         head = (detector, int(seed), machine_type, machine_id, int(label), name)
-        rows.append((*head, finite(score, where)))
+        rows.append((*head, finite(score, where), *domain))
     if not rows:
         none = np.empty(0, str)
         return Scores.of_detector("", NO_SEED, "", UNKNOWN, none, none, np.empty(0))

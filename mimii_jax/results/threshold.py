@@ -137,6 +137,14 @@ def thresholds(
     return found
 
 
+def decide(
+    scores: Scores, normals: Scores, share: float = FALSE_ALARMS
+) -> Float[np.ndarray, " row"]:
+    """Decision on every row: 1 anomaly, 0 normal, NaN without normal scores."""
+    limits = thresholds(scores, normals, share)
+    return np.where(np.isnan(limits), np.nan, scores.score > limits)
+
+
 def _columns(scores: Scores, columns: Sequence[str]) -> list[list]:
     return [getattr(scores, column).tolist() for column in columns]
 
@@ -149,9 +157,13 @@ class FalseAlarms:
     detector: str
     wanted: float
     rate: float
-    interval: tuple[float, float]  # of the rate, over clips
     n_normal: int
     found: float | None  # share of the anomalous clips; None without any
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of the rate, over clips; thresholds have noise of their own."""
+        return interval(self.rate * self.n_normal, self.n_normal)
 
     @property
     def as_wanted(self) -> bool:
@@ -163,11 +175,7 @@ def false_alarms(
     scores: Scores, normals: Scores, share: float = FALSE_ALARMS
 ) -> list[FalseAlarms]:
     """Measure the share of false alarms on normal test clips, per detector."""
-    alarm = np.where(
-        np.isnan(limits := thresholds(scores, normals, share)),
-        np.nan,
-        scores.score > limits,
-    )
+    alarm = decide(scores, normals, share)
     rows = []
     for machine_type in scores.machine_types:
         for detector in scores.detectors:
@@ -180,8 +188,5 @@ def false_alarms(
             n = len(of_normal) // len(np.unique(scores.seed[own]))
             rate = float(np.mean(of_normal))
             found = float(np.mean(of_anomalous)) if len(of_anomalous) else None
-            row = FalseAlarms(
-                machine_type, detector, share, rate, interval(rate * n, n), n, found
-            )
-            rows.append(row)
+            rows.append(FalseAlarms(machine_type, detector, share, rate, n, found))
     return rows
