@@ -1,18 +1,14 @@
 """A cell of a study: a config with changes, trained into a workdir."""
 
-import ast
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
-from pkgutil import iter_modules
 from typing import Any
 
-import configs
 from mimii_jax.defaults import ConfigDict, flatten
 from mimii_jax.errors import ConfigError
+from mimii_jax.named import FOLDER, load_config, set_fields
 from mimii_jax.results.table import Scores, read_scores
 from mimii_jax.workdir import Workdir
 
@@ -69,40 +65,10 @@ class Cell:
         return config
 
 
-def load_config(spec: str) -> Config:
-    """Load the config of a file and variant below configs/."""
-    file, _, variant = spec.partition(":")
-    if not find_spec(f"configs.{file}"):
-        raise ConfigError(f"configs/{file}.py: no such file")
-    try:
-        return import_module(f"configs.{file}").get_config(variant or "default")
-    except ValueError as error:
-        raise ConfigError(f"configs/{file}.py: {error}") from error
-
-
-def set_fields(config: Config, fields: Mapping[str, Any]) -> None:
-    """Set fields by their full names, from values or a command line's text."""
-    known = flatten(config)
-    for name, value in fields.items():
-        if name not in known:
-            raise ConfigError(f"{name}: no such field in this config")
-        try:
-            if isinstance(value, str) and not isinstance(known[name], str):
-                value = ast.literal_eval(value)
-            if isinstance(known[name], tuple) and not isinstance(value, tuple):
-                value = (value,)
-            config.update_from_flattened_dict({name: value})
-        except (SyntaxError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise ConfigError(f"{name}={value}: {reason}") from error
-
-
 def require_known(options: Options) -> None:
     """Refuse a field on the command line that no config in configs/ has."""
-    modules = [
-        import_module(f"configs.{m.name}") for m in iter_modules(configs.__path__)
-    ]
-    known = {name for module in modules for name in flatten(module.get_config())}
+    names = [path.stem for path in FOLDER.glob("[!_]*.py")]
+    known = {field for name in names for field in flatten(load_config(name))}
     for name, _ in options.overrides:
         if name not in known:
             raise ConfigError(f"--config.{name}: no such field in configs/")

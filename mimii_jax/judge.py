@@ -1,13 +1,13 @@
 """Recordings against the fitted detector of a workdir."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int16
+from jaxtyping import Float, Int16
 
 from mimii_jax import log
 from mimii_jax.config import Experiment, build
@@ -17,7 +17,7 @@ from mimii_jax.data.layouts import NAMED, parse_name
 from mimii_jax.detectors.detector import Explanation
 from mimii_jax.detectors.vectors import read_clip_length
 from mimii_jax.errors import DataError, require
-from mimii_jax.features.front_ends import extract
+from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, extract
 from mimii_jax.report.figures import Scale
 from mimii_jax.report.why import write_picture
 from mimii_jax.results.fusion import mean_of_seeds
@@ -77,21 +77,23 @@ class Judge:
         experiment = build(workdir.read_config())
         require(workdir.finished, f"--workdir={path}: isn't finished; resume it first")
         scores = read_scores(workdir.scores)
-        rows = [name for name in scores.detectors if name not in CONTROLS]
+        normal = read_scores(workdir.normals) if workdir.normals.is_file() else None
+        tables = [scores, normal] if normal else [scores]  # one may have no rows
+        names = dict.fromkeys(name for table in tables for name in table.detectors)
+        rows = [name for name in names if name not in CONTROLS]
         require(bool(rows), f"--workdir={path}: holds controls, no fitted detector")
         row = _choose("--detector", detector or rows[0], rows)
-        types = scores.machine_types
+        types = sorted({kind for table in tables for kind in table.machine_types})
         several = len(types) > 1 and not machine_type
         kind = _choose("--machine", "" if several else machine_type or types[0], types)
-        normal, table = None, scores
-        if workdir.normals.is_file():
-            table = read_scores(workdir.normals)
-            normal = table[table.machine_type == kind]
-        table = table[table.machine_type == kind]
+        if normal:
+            normal = normal[normal.machine_type == kind]
+        table = normal or scores[scores.machine_type == kind]
         clips = {*zip(table.machine_id.tolist(), table.name.tolist(), strict=True)}
         ids, counts = np.unique([one for one, _ in clips], return_counts=True)
         known = ids[counts > 1].tolist()  # an ID with a single clip has no bank
-        stages = list(load(experiment, kind, workdir, keep=False))
+        loaded = load(experiment, kind, workdir, keep=False)
+        stages = [part for stage in loaded if (part := _part(stage, row)).fitted]
         n_samples = read_clip_length(workdir.checkpoints(kind))
         return cls(experiment, stages, row, normal, kind, known, n_samples, **more)
 
@@ -99,7 +101,7 @@ class Judge:
         """Judge a few files at once."""
         waves = log.in_threads("reading", self._read, files, "files")
         good = {i: wave for i, wave in enumerate(waves) if not isinstance(wave, str)}
-        ids = {i: self._id(files[i]) for i in good}
+        ids = {i: self.id_of(files[i]) for i in good}
         best = self._score(good, ids) if good else {}
         for i, (path, wave) in enumerate(zip(files, waves, strict=True)):
             if isinstance(wave, str):
@@ -135,13 +137,20 @@ class Judge:
             self._limits[machine_id] = limit
         return self._limits.get(machine_id)
 
+    def score(
+        self, waves: Sequence[Int16[np.ndarray, " time"]], ids: Sequence[str]
+    ) -> Float[np.ndarray, " wave"]:
+        """Scores of waves in memory, each that of its highest piece."""
+        best = self._score(dict(enumerate(waves)), dict(enumerate(ids)))
+        return np.array([best[i].score for i in range(len(waves))])
+
     def _read(self, path: Path) -> Int16[np.ndarray, " time"] | str:
         try:
             return read_wave(path, self.sample_rate, self.experiment.data.channel)
         except DataError as error:
             return str(error).removeprefix(f"{path}: ")
 
-    def _id(self, path: Path) -> str:
+    def id_of(self, path: Path) -> str:
         """The ID that is given, or of the file's name or a folder, or the only one."""
         if self.machine_id or len(self.ids) == 1:
             return self.machine_id or self.ids[0]
@@ -160,10 +169,15 @@ class Judge:
             for i, wave in waves.items()
             for start, piece in pieces(wave, self.n_samples)
         ]
-        clips = self._clips([piece for *_, piece in found], [ids[i] for i, *_ in found])
+        rows = range(_bucket(len(found)))  # few shapes: each is compiled once
+        filled = [found[min(row, len(found) - 1)] for row in rows]
+        clips = self._clips(
+            [piece for *_, piece in filled], [ids[i] for i, *_ in filled]
+        )
         tables = [one for stage in self.stages for one in stage.score(clips, False)]
-        tables[0] = tables[0]._replace(normal=self.normal)
-        tables += fused(self.experiment, tables)
+        if FUSED in self.detector:
+            tables[0] = tables[0]._replace(normal=self.normal)
+            tables += fused(self.experiment, tables)
         every = Scores.concatenate(one.test for one in tables)
         own = every[every.detector == self.detector]
         if self.normal is not None:
@@ -172,9 +186,8 @@ class Judge:
         sums, seeds = np.zeros(len(clips)), len(own.seeds)
         np.add.at(sums, own.name.astype(int), own.score)
         best: dict[int, _Piece] = {}
-        for row, ((i, start, _), score) in enumerate(
-            zip(found, sums / seeds, strict=True)
-        ):
+        for row, (i, start, _) in enumerate(found):
+            score = sums[row] / seeds
             if i not in best or score > best[i].score:
                 clip = clips[row : row + 1]
                 best[i] = _Piece(clip, start / self.sample_rate, float(score))
@@ -211,17 +224,10 @@ class Judge:
             self._draw(path, verdict, piece, why)
         return verdict
 
-    @cached_property
+    @property
     def _models(self) -> list[Any]:
         """Fitted models of the row, or of its parts."""
-        parts = self.detector.split(FUSED)
-        return [
-            model
-            for stage in self.stages
-            for (name, label), model in stage.fitted.items()
-            for one in dict.fromkeys(stage.sets)
-            if SEPARATOR.join(filter(None, (name, one, label))) in parts
-        ]
+        return [model for stage in self.stages for model in stage.fitted.values()]
 
     @property
     def _scale(self) -> Scale:
@@ -291,6 +297,25 @@ def pieces(
     if starts[-1] + length < len(wave):
         starts.append(len(wave) - length)
     return [(start, wave[start : start + length]) for start in starts]
+
+
+def _bucket(n: int) -> int:
+    """The next power of two up to `CLIPS_PER_TRANSFER`, then multiples of that."""
+    if n > CLIPS_PER_TRANSFER:
+        return -(-n // CLIPS_PER_TRANSFER) * CLIPS_PER_TRANSFER
+    return 1 << (n - 1).bit_length()
+
+
+def _part(stage: Stage, row: str) -> Stage:
+    """The models of a stage that a row needs, or its parts."""
+    parts, sets = row.split(FUSED), dict.fromkeys(stage.sets)
+
+    def needed(name: str, label: str) -> bool:
+        rows = (SEPARATOR.join(filter(None, (name, one, label))) for one in sets)
+        return any(row in parts for row in rows)
+
+    fitted = {key: model for key, model in stage.fitted.items() if needed(*key)}
+    return replace(stage, fitted=fitted)
 
 
 def _choose(flag: str, name: str, known: Sequence[str]) -> str:

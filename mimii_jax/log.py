@@ -6,8 +6,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -27,11 +29,14 @@ R = TypeVar("R")
 
 console = Console(highlight=False)
 _errors = Console(stderr=True, highlight=False)
+_silent = ContextVar("silent", default=False)
+_one_bar = Lock()  # of all threads, one shows its bar
 
 
 def info(text: str) -> None:
     """Print one plain line."""
-    console.print(text, markup=False, soft_wrap=True)
+    if not _silent.get():
+        console.print(text, markup=False, soft_wrap=True)
 
 
 def warning(text: str) -> None:
@@ -44,8 +49,14 @@ def quiet() -> None:
     console.quiet = _errors.quiet = True
 
 
-class _Bar:
-    shown = False
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within, this thread shows neither lines nor bars; warnings are shown."""
+    token = _silent.set(True)
+    try:
+        yield
+    finally:
+        _silent.reset(token)
 
 
 @contextmanager
@@ -55,7 +66,7 @@ def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., No
     On a terminal the bar stays with its rate when done; elsewhere one line says so if
     the task took longer than two seconds. Within another bar nothing is shown.
     """
-    if _Bar.shown:
+    if _silent.get() or not _one_bar.acquire(blocking=False):
         yield lambda n, text="": None
         return
     columns = (
@@ -66,24 +77,27 @@ def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., No
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     start, done, last = time.perf_counter(), 0, ""
-    with Progress(*columns, console=console, disable=not console.is_terminal) as live:
-        row = live.add_task(task, total=total, text="")
-        _Bar.shown = True
+    try:
+        with Progress(
+            *columns, console=console, disable=not console.is_terminal
+        ) as live:
+            row = live.add_task(task, total=total, text="")
 
-        def advance(n: int, text: str = "") -> None:
-            nonlocal done, last
-            done += n
-            rate = done / max(time.perf_counter() - start, 1e-9)
-            speed = (
-                f"{rate:,.0f} {unit}/s" if rate > 1 else f"{60 * rate:.2g} {unit}/min"
-            )
-            last = f"{text}{speed}"
-            live.update(row, advance=n, text=last)
+            def advance(n: int, text: str = "") -> None:
+                nonlocal done, last
+                done += n
+                rate = done / max(time.perf_counter() - start, 1e-9)
+                speed = (
+                    f"{rate:,.0f} {unit}/s"
+                    if rate > 1
+                    else f"{60 * rate:.2g} {unit}/min"
+                )
+                last = f"{text}{speed}"
+                live.update(row, advance=n, text=last)
 
-        try:
             yield advance
-        finally:
-            _Bar.shown = False
+    finally:
+        _one_bar.release()
     seconds = time.perf_counter() - start
     if not console.is_terminal and seconds > 2:
         info(f"{task}: {done:,} {unit}, {last}, {seconds:.0f} s")

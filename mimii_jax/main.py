@@ -21,6 +21,7 @@ from ml_collections import config_flags
 
 from mimii_jax import log, run
 from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.named import find_config
 from mimii_jax.train.loop import Diverged
 from mimii_jax.train.mesh import join_processes, keep_compiled_programs
 from mimii_jax.workdir import Workdir
@@ -114,7 +115,7 @@ def _new_folder(path: Path) -> Path:
 def parse(argv: list[str]) -> list[str]:
     """Parse the flags; print a mistake in them as one line."""
     try:
-        rest = flags.FLAGS(argv)
+        rest = flags.FLAGS(_with_config_found(argv))
         if CONFIG.value is not None:
             CONFIG.value.keys()  # raises what went wrong when its file was loaded
         return rest
@@ -126,6 +127,20 @@ def parse(argv: list[str]) -> list[str]:
         reason = str(error).strip().splitlines()[-1].strip()
         print(f"error: --config: {reason}", file=sys.stderr)
         sys.exit(FAILED)
+
+
+def _with_config_found(argv: list[str]) -> list[str]:
+    """Replace the name of a config by its path, so that any folder will do."""
+    found = list(argv)
+    for i, text in enumerate(argv):
+        flag, equals, value = text.partition("=")
+        if flag.lstrip("-") != "config" or not flag.startswith("-"):
+            continue
+        if equals:
+            found[i] = f"{flag}={find_config(value)}"
+        elif i + 1 < len(argv):
+            found[i + 1] = find_config(argv[i + 1])
+    return found
 
 
 if __name__ == "__main__":

@@ -68,13 +68,14 @@ def fused(experiment: Experiment, tables: Sequence[Scored]) -> Iterator[Scored]:
         return
     test = Scores.concatenate(table.test for table in tables)
     normal = Scores.concatenate(table.normal for table in tables if table.normal)
-    for name in test.detectors:
+    for name in (test if len(test) else normal).detectors:
         if name not in experiment.companions and name in normal.detectors:
             parts = (name, *experiment.companions)
             label = FUSED.join(parts)
             common = normal[np.isin(normal.name, _common_names(normal, parts))]
             of_normal = fuse(common, normal, parts, label) if len(common) else None
-            yield Scored(fuse(test, normal, parts, label), of_normal)
+            of_test = fuse(test, normal, parts, label) if len(test) else test
+            yield Scored(of_test, of_normal)
 
 
 def _common_names(normal: Scores, parts: Sequence[str]) -> list[str]:

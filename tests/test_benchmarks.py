@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from experiments.benchmarks import front_end, memory, peers, rounds, score, train
-from experiments.cell import load_config, set_fields
+from mimii_jax.named import load_config, set_fields
 
 QUICK = ["--rounds", "1", "--spare", "0", "--patience", "0"]
 needs_torch = pytest.mark.skipif(rounds.torch is None, reason="PyTorch is optional")

@@ -11,6 +11,7 @@ from wav_files import put
 from configs import functionals, isolation_forest, mlp_vae
 from mimii_jax import evaluate, run
 from mimii_jax.errors import DataError
+from mimii_jax.judge import Judge
 from mimii_jax.report.__main__ import main as report
 from mimii_jax.results.table import read_scores
 from mimii_jax.workdir import Workdir
@@ -44,6 +45,8 @@ def test_a_detector_is_trained_and_the_report_has_no_auc(
     found = read_scores(workdir / "normals.csv")
     assert found.ids == ["7", "line A"]
     assert len(found) == (2 if module is mlp_vae else 16)
+    judge = Judge.load(workdir, false_alarms=0.05, method="gamma")
+    assert all(verdict.threshold for verdict in judge([normals / "7" / "0.wav"]))
     # The same start again, the page again; nothing to evaluate is one line.
     trained(config, workdir)
     report([str(workdir)])

@@ -26,10 +26,10 @@ import numpy as np
 
 from experiments.benchmarks import rounds
 from experiments.benchmarks.rounds import cores, torch
-from experiments.cell import load_config
 from mimii_jax.config import build
 from mimii_jax.features.front_ends import LogMel, extract
 from mimii_jax.features.stft import FLOOR
+from mimii_jax.named import load_config
 
 SECONDS = 10
 OURS = "ours"

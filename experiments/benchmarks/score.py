@@ -27,8 +27,8 @@ from flax import nnx
 from experiments.benchmarks.peers import Transformer
 from experiments.benchmarks.rounds import benchmark_parser, report, take_turns, torch
 from experiments.benchmarks.train import Task
-from experiments.cell import load_config, set_fields
 from experiments.run_cells import parse
+from mimii_jax.named import load_config, set_fields
 
 OURS, TORCH = "ours", "torch"
 Work = Callable[[], Any]

@@ -30,10 +30,11 @@ from flax import nnx
 
 from experiments.benchmarks.peers import CONV_VAE, PEERS
 from experiments.benchmarks.rounds import benchmark_parser, report, take_turns, torch
-from experiments.cell import Config, load_config, set_fields
+from experiments.cell import Config
 from experiments.run_cells import parse
 from mimii_jax.config import build
 from mimii_jax.features.windows import Standardiser
+from mimii_jax.named import load_config, set_fields
 from mimii_jax.train.loop import Metrics, loss_so_far
 from mimii_jax.train.mesh import make_mesh, replicate
 from mimii_jax.train.runs import Run
