@@ -1,7 +1,8 @@
 """The interface of detectors: fit on normal clips, score any clip."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,9 +25,20 @@ class Explanation(NamedTuple):
 
     features: Float[np.ndarray, "clip frame bin"]  # in the front end's unit
     expected: Float[np.ndarray, "clip frame bin"]  # NaN where it predicts nothing
-    error: Float[np.ndarray, "clip frame bin"]  # squared, standardised as in training
+    error: Float[np.ndarray, "clip frame bin"]  # squared, standardised
     seconds: Float[np.ndarray, " segment"]  # middle of each segment
     track: Float[np.ndarray, "clip segment"]  # mean error of each segment
+    # of functionals: difference of each bin from normal clips, in their SD; and the
+    # z-score of each group
+    bins: Float[np.ndarray, "clip bin"] | None = None
+    groups: Mapping[str, Float[np.ndarray, " clip"]] = MappingProxyType({})
+
+    def of(self, row: int) -> dict[str, Any]:
+        """Arrays of one clip, by name."""
+        names = ("features", "expected", "error", "track", "bins")
+        arrays = {name: getattr(self, name) for name in names}
+        of_clip = {k: x[row] for k, x in arrays.items() if x is not None}
+        return of_clip | {"seconds": self.seconds}
 
 
 class Fitted(Protocol):

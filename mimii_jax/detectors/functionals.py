@@ -13,14 +13,23 @@ from jaxtyping import Float, Float32, Shaped
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
-from mimii_jax.detectors.detector import NormalScores
+from mimii_jax.detectors.detector import Explanation, NormalScores
 from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept, write_clip_length
 from mimii_jax.errors import ConfigError
-from mimii_jax.features.front_ends import Linear, LogMel
-from mimii_jax.features.functionals import GROUPS, extract_functionals, functionals
+from mimii_jax.features.front_ends import Linear, LogMel, extract
+from mimii_jax.features.functionals import (
+    GROUPS,
+    STATISTICS,
+    TINY,
+    extract_functionals,
+    functionals,
+)
 from mimii_jax.results.metrics import z_scores
 from mimii_jax.train.runs import Run
 
+BANDS = "bands"
+LIMIT = 8.0  # SD: nothing counts beyond, as in a bank
+LEAST_DB = 0.1  # SD over time of what never changes
 Vectors = Mapping[str, Float32[np.ndarray, "clip column"]]
 
 
@@ -129,7 +138,11 @@ class FittedFunctionals:
 
     def group_scores(self, clips: Clips) -> dict[str, Float[np.ndarray, "run clip"]]:
         """z-scores of each group that counts."""
-        vectors, ids = self._vectors(clips), clips.machine_id
+        return self._group_scores(self._vectors(clips), clips.machine_id)
+
+    def _group_scores(
+        self, vectors: Vectors, ids: Shaped[np.ndarray, " clip"]
+    ) -> dict[str, Float[np.ndarray, "run clip"]]:
         return {
             group: np.stack(
                 [_z_scores(one, one.score(vectors[group], ids), ids) for one in banks]
@@ -155,8 +168,58 @@ class FittedFunctionals:
             for group in self.detector.groups
         }
 
-    def explain(self, clips: Clips) -> None:
-        """Explain nothing."""
+    def explain(self, clips: Clips) -> Explanation | None:
+        """Difference from the nearest normal clips, by bin and frame; None: no bands.
+
+        Nearest by the group `bands` of the first run, whose statistics over time are
+        also what is expected: the mean level of each bin, and its SD. The error of a
+        frame is its squared distance from them, each bin weighted by the square of its
+        share in the difference of the clip.
+        """
+        if BANDS not in self.normal:
+            return None
+        front_end, vectors = self.detector.front_end, self._vectors(clips)
+        rows = np.arange(len(clips))
+        features = np.asarray(extract(front_end, clips.audio, rows, lambda n: None))
+        level, spread, bins = self._nearest(vectors[BANDS], clips.machine_id)
+        weight = bins**2 / np.maximum(np.mean(bins**2, axis=1, keepdims=True), TINY)
+        expected = np.broadcast_to(level[:, None], features.shape)
+        error = weight[:, None] * ((features - expected) / spread[:, None]) ** 2
+        scores = self._group_scores(vectors, clips.machine_id)
+        return Explanation(
+            features,
+            expected,
+            error,
+            np.arange(features.shape[1]) * front_end.hop / clips.sample_rate,
+            error.mean(axis=2),
+            bins,
+            {group: np.mean(score, axis=0) for group, score in scores.items()},
+        )
+
+    def _nearest(
+        self,
+        vectors: Float32[np.ndarray, "clip column"],
+        machine_id: Shaped[np.ndarray, " clip"],
+    ) -> tuple[np.ndarray, ...]:
+        """Mean and SD over time of the nearest normal clips, and the difference.
+
+        The difference of a bin is that of its statistics, root mean square, in units of
+        their SD over normal clips.
+        """
+        normal, scoring = self.normal[BANDS], self.detector.scoring
+        bank, ids = normal.vectors[0][normal.used[0]], normal.machine_id[normal.used[0]]
+        found = []
+        for x, one in zip(vectors, machine_id, strict=True):
+            own = bank[ids == one] if scoring.per_id and sum(ids == one) > 1 else bank
+            scale = own.std(axis=0)
+            scale = np.where(scale > 0, scale, 1)
+            away = np.linalg.norm(np.clip((own - x) / scale, -LIMIT, LIMIT), axis=1)
+            near = own[np.argsort(away)[: scoring.neighbours]].mean(axis=0)
+            statistics = ((x - near) / scale).reshape(len(STATISTICS), -1)
+            level, spread, *_ = near.reshape(len(STATISTICS), -1)
+            bins = np.sqrt(np.mean(statistics**2, axis=0))
+            found.append((level, np.maximum(spread, LEAST_DB), bins))
+        return tuple(map(np.stack, zip(*found, strict=True)))
 
     def pretrained(self) -> Sequence[Any]:
         """Return nothing: there are no parameters."""
