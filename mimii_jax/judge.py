@@ -26,7 +26,7 @@ from mimii_jax.stages import FUSED, SEPARATOR, Stage, fused, load
 from mimii_jax.workdir import Workdir
 
 NORMAL, ANOMALY, UNREADABLE, UNDECIDED = "normal", "anomaly", "unreadable", "undecided"
-Arrays = Mapping[str, Any]  # of `Explanation.of`, and z-scores by group; {}: unknown
+Arrays = Mapping[str, np.ndarray]  # of `Explanation.of`; {}: unknown
 NEARBY_S = 0.25  # around the strongest second: the frames that tell its band
 
 
@@ -199,12 +199,8 @@ class Judge:
             [piece.clip.audio[0] for piece in best.values()],
             [piece.clip.machine_id[0] for piece in best.values()],
         )
-        found = [why for model in self._models if (why := model.explain(clips))]
-        groups = {name: z for why in found for name, z in why.groups.items()}
-        return {
-            i: found[0].of(row) | {"groups": {k: z[row] for k, z in groups.items()}}
-            for row, i in enumerate(best if found else ())
-        }
+        why = next(filter(None, (m.explain(clips) for m in self._models)), None)
+        return {i: why.of(row) for row, i in enumerate(best)} if why else {}
 
     def _decide(
         self, path: Path, machine_id: str, piece: _Piece, why: Arrays
@@ -258,6 +254,11 @@ class Judge:
             front_end, rows = self.experiment.front_end, np.arange(1)
             found = extract(front_end, piece.clip.audio, rows, lambda n: None)
             why = {"features": np.asarray(found)[0]}
+        groups: dict[str, float] = {}
+        for model in self._models:
+            if hasattr(model, "group_scores"):
+                found = model.group_scores(piece.clip).items()
+                groups = {name: float(np.mean(z[:, 0])) for name, z in found}
         place = None
         if self.normals and verdict.threshold is not None:
             normal = self.normals.of(verdict.machine_id)
@@ -265,7 +266,7 @@ class Judge:
         title = f"{path.name}, from {piece.start:.1f} s: {verdict.decision}"
         inside = path.absolute().relative_to(path.absolute().anchor).with_suffix("")
         name = "_".join([*inside.parts[-2:], path.suffix[1:]]) + ".png"
-        write_picture(self.pictures / name, title, why, self._scale, place)
+        write_picture(self.pictures / name, title, why, groups, self._scale, place)
 
     def _note(self, machine_id: str, n_samples: int) -> str:
         """Remarks on a file's ID and length."""

@@ -1,8 +1,7 @@
 """The interface of detectors: fit on normal clips, score any clip."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -28,10 +27,8 @@ class Explanation(NamedTuple):
     error: Float[np.ndarray, "clip frame bin"]  # squared, standardised
     seconds: Float[np.ndarray, " segment"]  # middle of each segment
     track: Float[np.ndarray, "clip segment"]  # mean error of each segment
-    # of functionals: difference of each bin from normal clips, in their SD; and the
-    # z-score of each group
+    # of functionals: difference of each bin from normal clips, in their SD
     bins: Float[np.ndarray, "clip bin"] | None = None
-    groups: Mapping[str, Float[np.ndarray, " clip"]] = MappingProxyType({})
 
     def of(self, row: int) -> dict[str, Any]:
         """Arrays of one clip, by name."""

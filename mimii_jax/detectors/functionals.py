@@ -19,7 +19,6 @@ from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import Linear, LogMel, extract
 from mimii_jax.features.functionals import (
     GROUPS,
-    STATISTICS,
     TINY,
     extract_functionals,
     functionals,
@@ -27,7 +26,7 @@ from mimii_jax.features.functionals import (
 from mimii_jax.results.metrics import z_scores
 from mimii_jax.train.runs import Run
 
-BANDS = "bands"
+BANDS = "bands"  # whose first statistics are level and SD over time
 LIMIT = 8.0  # SD: nothing counts beyond, as in a bank
 LEAST_DB = 0.1  # SD over time of what never changes
 Vectors = Mapping[str, Float32[np.ndarray, "clip column"]]
@@ -138,11 +137,7 @@ class FittedFunctionals:
 
     def group_scores(self, clips: Clips) -> dict[str, Float[np.ndarray, "run clip"]]:
         """z-scores of each group that counts."""
-        return self._group_scores(self._vectors(clips), clips.machine_id)
-
-    def _group_scores(
-        self, vectors: Vectors, ids: Shaped[np.ndarray, " clip"]
-    ) -> dict[str, Float[np.ndarray, "run clip"]]:
+        vectors, ids = self._vectors(clips), clips.machine_id
         return {
             group: np.stack(
                 [_z_scores(one, one.score(vectors[group], ids), ids) for one in banks]
@@ -171,43 +166,36 @@ class FittedFunctionals:
     def explain(self, clips: Clips) -> Explanation | None:
         """Difference from the nearest normal clips, by bin and frame; None: no bands.
 
-        Nearest by the group `bands` of the first run, whose statistics over time are
-        also what is expected: the mean level of each bin, and its SD. The error of a
-        frame is its squared distance from them, each bin weighted by the square of its
-        share in the difference of the clip.
+        In the first run, clips are nearest by each bin's level and SD over time. These
+        are also expected of a frame: its error is the squared distance from the level,
+        in SDs over time, each bin weighted by the square of its difference.
         """
         if BANDS not in self.normal:
             return None
-        front_end, vectors = self.detector.front_end, self._vectors(clips)
-        rows = np.arange(len(clips))
+        front_end, rows = self.detector.front_end, np.arange(len(clips))
         features = np.asarray(extract(front_end, clips.audio, rows, lambda n: None))
-        level, spread, bins = self._nearest(vectors[BANDS], clips.machine_id)
+        level, spread, bins = self._nearest(features, clips.machine_id)
         weight = bins**2 / np.maximum(np.mean(bins**2, axis=1, keepdims=True), TINY)
         expected = np.broadcast_to(level[:, None], features.shape)
         error = weight[:, None] * ((features - expected) / spread[:, None]) ** 2
-        scores = self._group_scores(vectors, clips.machine_id)
-        return Explanation(
-            features,
-            expected,
-            error,
-            np.arange(features.shape[1]) * front_end.hop / clips.sample_rate,
-            error.mean(axis=2),
-            bins,
-            {group: np.mean(score, axis=0) for group, score in scores.items()},
-        )
+        seconds = np.arange(features.shape[1]) * front_end.hop / clips.sample_rate
+        track = error.mean(axis=2)
+        return Explanation(features, expected, error, seconds, track, bins)
 
     def _nearest(
         self,
-        vectors: Float32[np.ndarray, "clip column"],
+        features: Float32[np.ndarray, "clip frame bin"],
         machine_id: Shaped[np.ndarray, " clip"],
     ) -> tuple[np.ndarray, ...]:
-        """Mean and SD over time of the nearest normal clips, and the difference.
+        """Level and SD over time of the nearest normal clips, and the difference.
 
-        The difference of a bin is that of its statistics, root mean square, in units of
-        their SD over normal clips.
+        The difference of a bin is that of its level and its SD, root mean square, in
+        units of their SD over normal clips.
         """
         normal, scoring = self.normal[BANDS], self.detector.scoring
-        bank, ids = normal.vectors[0][normal.used[0]], normal.machine_id[normal.used[0]]
+        used, n_bins = normal.used[0], features.shape[2]
+        bank, ids = normal.vectors[0][used, : 2 * n_bins], normal.machine_id[used]
+        vectors = np.concatenate([features.mean(axis=1), features.std(axis=1)], axis=1)
         found = []
         for x, one in zip(vectors, machine_id, strict=True):
             own = bank[ids == one] if scoring.per_id and sum(ids == one) > 1 else bank
@@ -215,9 +203,9 @@ class FittedFunctionals:
             scale = np.where(scale > 0, scale, 1)
             away = np.linalg.norm(np.clip((own - x) / scale, -LIMIT, LIMIT), axis=1)
             near = own[np.argsort(away)[: scoring.neighbours]].mean(axis=0)
-            statistics = ((x - near) / scale).reshape(len(STATISTICS), -1)
-            level, spread, *_ = near.reshape(len(STATISTICS), -1)
-            bins = np.sqrt(np.mean(statistics**2, axis=0))
+            level, spread = near.reshape(2, n_bins)
+            difference = ((x - near) / scale).reshape(2, n_bins)
+            bins = np.sqrt(np.mean(difference**2, axis=0))
             found.append((level, np.maximum(spread, LEAST_DB), bins))
         return tuple(map(np.stack, zip(*found, strict=True)))
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -42,7 +41,8 @@ def strongest_region(
 def write_picture(
     path: Path,
     title: str,
-    arrays: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    groups: Mapping[str, float],
     scale: Scale,
     place: tuple[Float[np.ndarray, " clip"], float, float] | None,
 ) -> None:
@@ -51,11 +51,10 @@ def write_picture(
     Parameters
     ----------
     arrays : `features` [frame bin], of an explanation also `expected`, `error`
-        [frame bin], `seconds`, `track` [segment], of functionals `bins` [bin] and
-        `groups`, the z-score of each
+        [frame bin], `seconds`, `track` [segment], of functionals `bins` [bin]
+    groups : z-score of each group of functionals; may be empty
     place : scores of normal clips, the clip's score, the threshold; None: unknown
     """
-    groups = arrays.get("groups", {})
     images = [name for name in ("features", "expected", "error") if name in arrays]
     panels = [*images, *(name for name in ("track", "bins") if name in arrays)]
     panels += ["groups"] * bool(groups)
@@ -140,8 +139,7 @@ def _draw_track(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
 def _draw_bins(axes: Axes, bins: Float[np.ndarray, " bin"], scale: Scale) -> None:
     axes.fill_between(np.arange(len(bins)) + 0.5, bins, color=BLUE, alpha=0.6, lw=0)
     axes.set(
-        title="bins: difference of level, SD, percentiles and change from the nearest "
-        "normal clips",
+        title="difference of level and SD over time from the nearest normal clips",
         xlabel="bin",
         ylabel="SD of normal clips",
         xlim=(0, len(bins)),
