@@ -14,7 +14,6 @@ from mimii_jax.config import Experiment, build
 from mimii_jax.data.audio import read_wave
 from mimii_jax.data.clips import UNKNOWN, Clips
 from mimii_jax.data.layouts import NAMED, parse_name
-from mimii_jax.detectors.detector import Explanation
 from mimii_jax.detectors.vectors import read_clip_length
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, extract
@@ -27,6 +26,7 @@ from mimii_jax.stages import FUSED, SEPARATOR, Stage, fused, load
 from mimii_jax.workdir import Workdir
 
 NORMAL, ANOMALY, UNREADABLE, UNDECIDED = "normal", "anomaly", "unreadable", "undecided"
+Arrays = Mapping[str, np.ndarray]  # of `Explanation.of`; {}: unknown
 NEARBY_S = 0.25  # around the strongest second: the frames that tell its band
 
 
@@ -103,11 +103,12 @@ class Judge:
         good = {i: wave for i, wave in enumerate(waves) if not isinstance(wave, str)}
         ids = {i: self.id_of(files[i]) for i in good}
         best = self._score(good, ids) if good else {}
+        reasons = self._explain(best) if best else {}
         for i, (path, wave) in enumerate(zip(files, waves, strict=True)):
             if isinstance(wave, str):
                 yield Verdict(str(path), UNREADABLE, note=wave)
             else:
-                verdict = self._decide(path, ids[i], best[i])
+                verdict = self._decide(path, ids[i], best[i], reasons.get(i, {}))
                 yield verdict._replace(note=self._note(ids[i], len(wave)))
 
     @property
@@ -205,7 +206,18 @@ class Judge:
             sample_rate=self.sample_rate,
         )
 
-    def _decide(self, path: Path, machine_id: str, piece: _Piece) -> Verdict:
+    def _explain(self, best: Mapping[int, _Piece]) -> dict[int, Arrays]:
+        """Why each piece has its score, by the first model that tells."""
+        clips = self._clips(
+            [piece.clip.audio[0] for piece in best.values()],
+            [piece.clip.machine_id[0] for piece in best.values()],
+        )
+        why = next(filter(None, (m.explain(clips) for m in self._models)), None)
+        return {i: why.of(row) for row, i in enumerate(best)} if why else {}
+
+    def _decide(
+        self, path: Path, machine_id: str, piece: _Piece, why: Arrays
+    ) -> Verdict:
         score, limit = piece.score, self.threshold(machine_id)
         verdict = Verdict(str(path), UNDECIDED, score, machine_id=machine_id)
         if self.normals and limit is not None:
@@ -214,9 +226,8 @@ class Judge:
                 percentile=self.normals.percentile(machine_id, score),
                 threshold=limit,
             )
-        why = next(filter(None, (m.explain(piece.clip) for m in self._models)), None)
         if why:
-            at = why.seconds[np.argmax(why.track[0])]
+            at = why["seconds"][np.argmax(why["track"])]
             verdict = verdict._replace(
                 second=float(piece.start + at), hertz=self._hertz(why, at)
             )
@@ -234,27 +245,21 @@ class Judge:
         front_end = self.experiment.front_end
         return Scale(front_end.hop / self.sample_rate, front_end.frequencies)
 
-    def _hertz(self, why: Explanation, at: float) -> float | None:
-        scale = self._scale
+    def _hertz(self, why: Arrays, at: float) -> float | None:
+        scale, error = self._scale, why["error"]
         if scale.frequency is None:
             return None
-        away = np.abs(np.arange(len(why.error[0])) * scale.seconds_per_frame - at)
-        near = np.nan_to_num(why.error[0][away <= max(NEARBY_S, away.min())])
+        away = np.abs(np.arange(len(error)) * scale.seconds_per_frame - at)
+        near = np.nan_to_num(error[away <= max(NEARBY_S, away.min())])
         return float(scale.frequency[np.argmax(near.sum(axis=0))])
 
-    def _draw(
-        self, path: Path, verdict: Verdict, piece: _Piece, why: Explanation | None
-    ) -> None:
+    def _draw(self, path: Path, verdict: Verdict, piece: _Piece, why: Arrays) -> None:
         """Write the picture of a file's piece."""
         assert self.pictures
-        front_end, rows = self.experiment.front_end, np.arange(1)
-        if why:
-            names = ("features", "expected", "error", "track")
-            arrays = {name: getattr(why, name)[0] for name in names}
-            arrays["seconds"] = why.seconds
-        else:
-            features = extract(front_end, piece.clip.audio, rows, lambda n: None)
-            arrays = {"features": np.asarray(features)[0]}
+        if not why:
+            front_end, rows = self.experiment.front_end, np.arange(1)
+            found = extract(front_end, piece.clip.audio, rows, lambda n: None)
+            why = {"features": np.asarray(found)[0]}
         groups: dict[str, float] = {}
         for model in self._models:
             if hasattr(model, "group_scores"):
@@ -267,7 +272,7 @@ class Judge:
         title = f"{path.name}, from {piece.start:.1f} s: {verdict.decision}"
         inside = path.absolute().relative_to(path.absolute().anchor).with_suffix("")
         name = "_".join([*inside.parts[-2:], path.suffix[1:]]) + ".png"
-        write_picture(self.pictures / name, title, arrays, self._scale, groups, place)
+        write_picture(self.pictures / name, title, why, groups, self._scale, place)
 
     def _note(self, machine_id: str, n_samples: int) -> str:
         """Remarks on a file's ID and length."""

@@ -176,18 +176,12 @@ def _add_examples(
     if front_end.frequencies is not None:
         arrays["frequency"] = front_end.frequencies
     why = fitted.explain(test[np.array(rows)]) if fitted else None
-    if why:
-        per_clip = {
-            f: getattr(why, f) for f in ("features", "expected", "error", "track")
-        }
-    else:
-        features = extract(front_end, test.audio, np.array(rows), lambda n: None)
-        per_clip = {"features": np.asarray(features)}
+    chosen = np.array(rows)
+    features = () if why else extract(front_end, test.audio, chosen, lambda n: None)
     for i, row in enumerate(rows):
+        own = why.of(i) if why else {"features": np.asarray(features[i])}
         name = example_name(test, row)
-        arrays |= {f"{name}/{field}": values[i] for field, values in per_clip.items()}
-        if why:
-            arrays[f"{name}/seconds"] = why.seconds
+        arrays |= {f"{name}/{field}": values for field, values in own.items()}
     workdir.add_examples(arrays)
 
 

@@ -173,7 +173,7 @@ def test_what_is_wrong_in_mimii_is_named(tmp_path):
     assert "id_02/abnormal/00000000.wav: empty" in message
 
 
-# DCASE 2021 to 2025
+# DCASE 2021 to 2026
 
 
 def test_sections_are_ids_and_the_domain_is_kept(tmp_path):

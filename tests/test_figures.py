@@ -45,7 +45,7 @@ def make_workdir(tmp_path, kinds):
         writer = csv.writer(file)
         writer.writerow(("machine_type", "split", "machine_id", "label", "name"))
         for row in table[table.detector == "rms_dbfs"].rows():
-            _, _, machine_type, machine_id, label, name, _ = row
+            _, _, machine_type, machine_id, label, name, *_ = row
             writer.writerow((machine_type, "test", machine_id, label, name))
             writer.writerow((machine_type, "train", machine_id, 0, f"train_{name}"))
     with (tmp_path / "metrics.jsonl").open("w") as file:

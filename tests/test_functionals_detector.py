@@ -66,8 +66,27 @@ def test_vectors_are_those_of_the_groups_side_by_side():
     represented = made.represent(CLIPS.test)
     assert represented.shape == (2, 12, 1, 5 * 32 + 80 + 12 * 32)
     np.testing.assert_array_equal(represented[1, :, 0], joined)
-    assert made.explain(CLIPS.test) is None
     assert not made.pretrained()
+
+
+def test_bins_and_frames_explain_a_fault():
+    burst = CLIPS.test[CLIPS.test.label == 0][:2]
+    time = np.arange(RATE) / RATE
+    audio = burst.audio.copy()
+    tone = 3000 * np.sin(2 * np.pi * 3000 * time) * (abs(time - 0.7) < 0.05)
+    audio[0] += tone.astype(np.int16)
+    made = fit()
+    why = made.explain(replace(burst, audio=audio))
+    hertz = made.detector.front_end.frequencies
+    assert abs(why.seconds[np.argmax(why.track[0])] - 0.7) < 0.1
+    assert hertz[np.argmax(why.bins[0])] == pytest.approx(3000, rel=0.15)
+    assert hertz[np.argmax(why.error[0].sum(0))] == pytest.approx(3000, rel=0.15)
+    assert why.bins[0].max() > 2 * why.bins[1].max()
+    np.testing.assert_allclose(why.track, why.error.mean(axis=2))
+    # Normal clips themselves are as expected, in every bin.
+    own = made.explain(CLIPS.train)
+    assert np.median(own.bins) < 1
+    assert fit(detector={"groups": ("modulation",)}).explain(burst) is None
 
 
 def test_loaded_banks_score_the_same_bits(tmp_path):

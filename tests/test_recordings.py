@@ -171,7 +171,7 @@ def rows_of(workdir):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.parametrize("layout", ["MIMII", "DCASE 2021 to 2025"])
+@pytest.mark.parametrize("layout", ["MIMII", "DCASE 2021 to 2026"])
 def test_a_run_on_another_layout(tmp_path, layout, no_figures):
     clips = small_clips(ids=("00",), train=6, test=4)
     root, workdir = tmp_path / "root", tmp_path / "run"

@@ -26,11 +26,13 @@ from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Moment, Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors
+from mimii_jax.results.metrics import median_and_spread, z_scores
 from mimii_jax.train.runs import Run
 
 MODEL = "models.joblib"
 Model = tuple[Any, Standardiser]  # scikit-learn's, and of its bins
 UNSEEN = Path(FOLDER) / "unseen.npz"  # scores of normal clips, not fitted to
+ALIGNED = 256  # clips, at most, that align the scores of two models
 MAX_EXAMPLES = 100_000  # more are subsampled, with the run's seed
 
 
@@ -219,8 +221,15 @@ class ClassicalDetector:
         for one in np.unique(fold):
             rest = replace(run, clips=run.clips[fold != one])
             of_rest = self._fit_one(features, moments, rest)
+            # Models have scales of their own: known to both, these clips tell them.
+            known = features[rest.clips[:: -(-len(rest.clips) // ALIGNED)]]
+            middle, spread = median_and_spread(self._outlyingness(known, *model))
             rows = run.clips[fold == one]
-            scores[rows] = self._outlyingness(features[rows], *of_rest)
+            z = z_scores(
+                self._outlyingness(features[rows], *of_rest),
+                self._outlyingness(known, *of_rest),
+            )
+            scores[rows] = middle + spread * z
         return scores
 
     def _outlyingness(

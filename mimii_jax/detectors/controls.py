@@ -37,7 +37,7 @@ def measure(
 
 
 def score_controls(clips: Clips) -> Scores:
-    """Score every clip by every control, as rows of the score table."""
+    """Rows of the score table: every clip by every control."""
     measured = log.in_threads(
         "controls", lambda wave: measure(wave, clips.sample_rate), list(clips.audio)
     )

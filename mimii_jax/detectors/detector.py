@@ -24,9 +24,18 @@ class Explanation(NamedTuple):
 
     features: Float[np.ndarray, "clip frame bin"]  # in the front end's unit
     expected: Float[np.ndarray, "clip frame bin"]  # NaN where it predicts nothing
-    error: Float[np.ndarray, "clip frame bin"]  # squared, standardised as in training
+    error: Float[np.ndarray, "clip frame bin"]  # squared, standardised
     seconds: Float[np.ndarray, " segment"]  # middle of each segment
     track: Float[np.ndarray, "clip segment"]  # mean error of each segment
+    # of functionals: difference of each bin from normal clips, in their SD
+    bins: Float[np.ndarray, "clip bin"] | None = None
+
+    def of(self, row: int) -> dict[str, Any]:
+        """Arrays of one clip, by name."""
+        names = ("features", "expected", "error", "track", "bins")
+        arrays = {name: getattr(self, name) for name in names}
+        of_clip = {k: x[row] for k, x in arrays.items() if x is not None}
+        return of_clip | {"seconds": self.seconds}
 
 
 class Fitted(Protocol):

@@ -13,14 +13,22 @@ from jaxtyping import Float, Float32, Shaped
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
-from mimii_jax.detectors.detector import NormalScores
+from mimii_jax.detectors.detector import Explanation, NormalScores
 from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept, write_clip_length
 from mimii_jax.errors import ConfigError
-from mimii_jax.features.front_ends import Linear, LogMel
-from mimii_jax.features.functionals import GROUPS, extract_functionals, functionals
+from mimii_jax.features.front_ends import Linear, LogMel, extract
+from mimii_jax.features.functionals import (
+    GROUPS,
+    TINY,
+    extract_functionals,
+    functionals,
+)
 from mimii_jax.results.metrics import z_scores
 from mimii_jax.train.runs import Run
 
+BANDS = "bands"  # whose first statistics are level and SD over time
+LIMIT = 8.0  # SD: nothing counts beyond, as in a bank
+LEAST_DB = 0.1  # SD over time of what never changes
 Vectors = Mapping[str, Float32[np.ndarray, "clip column"]]
 
 
@@ -155,8 +163,51 @@ class FittedFunctionals:
             for group in self.detector.groups
         }
 
-    def explain(self, clips: Clips) -> None:
-        """Explain nothing."""
+    def explain(self, clips: Clips) -> Explanation | None:
+        """Difference from the nearest normal clips, by bin and frame; None: no bands.
+
+        In the first run, clips are nearest by each bin's level and SD over time. These
+        are also expected of a frame: its error is the squared distance from the level,
+        in SDs over time, each bin weighted by the square of its difference.
+        """
+        if BANDS not in self.normal:
+            return None
+        front_end, rows = self.detector.front_end, np.arange(len(clips))
+        features = np.asarray(extract(front_end, clips.audio, rows, lambda n: None))
+        level, spread, bins = self._nearest(features, clips.machine_id)
+        weight = bins**2 / np.maximum(np.mean(bins**2, axis=1, keepdims=True), TINY)
+        expected = np.broadcast_to(level[:, None], features.shape)
+        error = weight[:, None] * ((features - expected) / spread[:, None]) ** 2
+        seconds = np.arange(features.shape[1]) * front_end.hop / clips.sample_rate
+        track = error.mean(axis=2)
+        return Explanation(features, expected, error, seconds, track, bins)
+
+    def _nearest(
+        self,
+        features: Float32[np.ndarray, "clip frame bin"],
+        machine_id: Shaped[np.ndarray, " clip"],
+    ) -> tuple[np.ndarray, ...]:
+        """Level and SD over time of the nearest normal clips, and the difference.
+
+        The difference of a bin is that of its level and its SD, root mean square, in
+        units of their SD over normal clips.
+        """
+        normal, scoring = self.normal[BANDS], self.detector.scoring
+        used, n_bins = normal.used[0], features.shape[2]
+        bank, ids = normal.vectors[0][used, : 2 * n_bins], normal.machine_id[used]
+        vectors = np.concatenate([features.mean(axis=1), features.std(axis=1)], axis=1)
+        found = []
+        for x, one in zip(vectors, machine_id, strict=True):
+            own = bank[ids == one] if scoring.per_id and sum(ids == one) > 1 else bank
+            scale = own.std(axis=0)
+            scale = np.where(scale > 0, scale, 1)
+            away = np.linalg.norm(np.clip((own - x) / scale, -LIMIT, LIMIT), axis=1)
+            near = own[np.argsort(away)[: scoring.neighbours]].mean(axis=0)
+            level, spread = near.reshape(2, n_bins)
+            difference = ((x - near) / scale).reshape(2, n_bins)
+            bins = np.sqrt(np.mean(difference**2, axis=0))
+            found.append((level, np.maximum(spread, LEAST_DB), bins))
+        return tuple(map(np.stack, zip(*found, strict=True)))
 
     def pretrained(self) -> Sequence[Any]:
         """Return nothing: there are no parameters."""

@@ -42,21 +42,22 @@ def write_picture(
     path: Path,
     title: str,
     arrays: Mapping[str, np.ndarray],
-    scale: Scale,
     groups: Mapping[str, float],
+    scale: Scale,
     place: tuple[Float[np.ndarray, " clip"], float, float] | None,
 ) -> None:
-    """Write a PNG: features; expected ones, error and track, or groups; the place.
+    """Write a PNG: features; expected ones, error and track; bins, groups; the place.
 
     Parameters
     ----------
     arrays : `features` [frame bin], of an explanation also `expected`, `error`
-        [frame bin], `seconds`, `track` [segment]
+        [frame bin], `seconds`, `track` [segment], of functionals `bins` [bin]
     groups : z-score of each group of functionals; may be empty
     place : scores of normal clips, the clip's score, the threshold; None: unknown
     """
     images = [name for name in ("features", "expected", "error") if name in arrays]
-    panels = [*images, *["track"] * ("track" in arrays), *["groups"] * bool(groups)]
+    panels = [*images, *(name for name in ("track", "bins") if name in arrays)]
+    panels += ["groups"] * bool(groups)
     panels += ["place"] * bool(place)
     with rc_context(STYLE):
         figure = Figure(figsize=(9.6, 1.9 * len(panels) + 0.6))
@@ -73,6 +74,8 @@ def write_picture(
         if "track" in arrays:
             _draw_track(axes["track"], arrays)
             axes["track"].set_xlim(axes["features"].get_xlim())
+        if "bins" in arrays:
+            _draw_bins(axes["bins"], arrays["bins"], scale)
         if groups:
             bars = axes["groups"].barh(list(groups), list(groups.values()), color=BLUE)
             axes["groups"].bar_label(bars, fmt="%.1f", padding=2)
@@ -103,19 +106,20 @@ def _draw_image(
         vmin=low,
         vmax=max(high, low + 1e-9),
     )
-    titles = {"error": "squared error, strongest region framed", "expected": "expected"}
-    axes.set(title=titles.get(name, name), ylabel="bin")
+    by_bins = "bins" in arrays  # of functionals
+    titles = {
+        "error": "distance from the expected level and SD, bins weighted by difference"
+        if by_bins
+        else "squared error",
+        "expected": "expected: mean level of the nearest normal clips"
+        if by_bins
+        else "expected",
+    }
+    title = titles.get(name, name) + (", strongest region framed" if error else "")
+    axes.set(title=title, ylabel="bin")
     axes.figure.colorbar(image, ax=axes, label="" if error else scale.unit, pad=0.01)
     if scale.frequency is not None:
-        khz = [
-            k
-            for k in (0.5, 1, 2, 4, 8)
-            if scale.frequency[0] <= 1000 * k <= scale.frequency[-1]
-        ]
-        places = np.interp(
-            1000 * np.array(khz), scale.frequency, np.arange(x.shape[1]) + 0.5
-        )
-        axes.set_yticks(places, [f"{k:g}" for k in khz])
+        axes.set_yticks(*_khz(scale.frequency))
         axes.set_ylabel("kHz")
     if error:
         frame, bin_, n_frames, n_bins = strongest_region(x, step)
@@ -130,6 +134,27 @@ def _draw_track(axes: Axes, arrays: Mapping[str, np.ndarray]) -> None:
     axes.plot(seconds, track, color=BLUE, lw=1)
     axes.axvline(seconds[np.argmax(track)], color=VERMILION, lw=1)
     axes.set(title="mean error over time, its largest marked", xlabel="time (s)")
+
+
+def _draw_bins(axes: Axes, bins: Float[np.ndarray, " bin"], scale: Scale) -> None:
+    axes.fill_between(np.arange(len(bins)) + 0.5, bins, color=BLUE, alpha=0.6, lw=0)
+    axes.set(
+        title="difference of level and SD over time from the nearest normal clips",
+        xlabel="bin",
+        ylabel="SD of normal clips",
+        xlim=(0, len(bins)),
+    )
+    if scale.frequency is not None:
+        axes.set_xticks(*_khz(scale.frequency))
+        axes.set_xlabel("kHz")
+
+
+def _khz(frequency: Float[np.ndarray, " bin"]) -> tuple[np.ndarray, list[str]]:
+    """Places and labels of frequencies on an axis of bins."""
+    known = (0.5, 1, 2, 4, 8)
+    khz = [k for k in known if frequency[0] <= 1000 * k <= frequency[-1]]
+    bins = np.arange(len(frequency)) + 0.5
+    return np.interp(1000 * np.array(khz), frequency, bins), [f"{k:g}" for k in khz]
 
 
 def _draw_place(

@@ -25,14 +25,14 @@ def auc(
 
 
 def z_scores(
-    score: Float[np.ndarray, " clip"], normal: Float[np.ndarray, " normal_clip"]
-) -> Float[np.ndarray, " clip"]:
+    score: Float[np.ndarray, "..."], normal: Float[np.ndarray, "..."]
+) -> Float[np.ndarray, "..."]:
     """Scores in units of the spread of normal clips; one clip or equal ones: of 1."""
     middle, spread = median_and_spread(normal)
     return (score - middle) / spread
 
 
-def median_and_spread(normal: Float[np.ndarray, " clip"]) -> tuple[float, float]:
+def median_and_spread(normal: Float[np.ndarray, "..."]) -> tuple[float, float]:
     """Median, and half of the 16-84 % range; 1 where that is 0."""
     low, middle, high = np.quantile(normal, (0.16, 0.5, 0.84))
     return float(middle), float((high - low) / 2 or 1.0)
