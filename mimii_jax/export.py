@@ -1,0 +1,159 @@
+"""Export a trained detector as one function that needs jax and numpy alone.
+
+python -m mimii_jax.export --workdir machine7 --out machine7.zip
+python -m mimii_jax.export --workdir machine7 --out machine7.zip --onnx
+
+The zip holds scorer.stablehlo (by jax.export), with --onnx scorer.onnx, about.json
+(IDs, thresholds, sampling rate and length of the waves), and example.py, which runs it.
+Waves [clip, time] are floats in [-1, 1]; scores and decisions are those of
+mimii_jax.score.
+"""
+
+import argparse
+import io
+import json
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import jaxpr_as_fun
+from jaxtyping import Array
+
+from mimii_jax import log
+from mimii_jax.errors import ConfigError, DataError, require
+from mimii_jax.files import replace_file
+from mimii_jax.judge import Judge
+from mimii_jax.results.threshold import FALSE_ALARMS, METHODS
+from mimii_jax.scorer import build_scorer, known_ids
+
+STABLEHLO, ONNX, ABOUT, EXAMPLE = (
+    "scorer.stablehlo",
+    "scorer.onnx",
+    "about.json",
+    "example.py",
+)
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Export; print user errors as one line."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    try:
+        require(
+            0 < args.false_alarms < 1,
+            f"--false-alarms={args.false_alarms}: must be between 0 and 1",
+        )
+        judge = Judge.load(
+            args.workdir,
+            detector=args.detector,
+            machine_type=args.machine,
+            false_alarms=args.false_alarms,
+            method=args.threshold,
+        )
+        replace_file(args.out, export(judge, args.onnx))
+    except (ConfigError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    log.info(f"{args.out}: {judge.detector}, {judge.machine_type}; see {EXAMPLE} in it")
+
+
+def export(judge: Judge, onnx: bool = False) -> bytes:
+    """Content of the zip file."""
+    scorer = build_scorer(judge)
+    shapes = _shapes(judge)
+    exported = jax.export.export(jax.jit(scorer), platforms=PLATFORMS)(*shapes)
+    ids = known_ids(judge)
+    about = {
+        "detector": judge.detector,
+        "machine_type": judge.machine_type,
+        "ids": ids,  # the place of an ID is the number to give; "": any other ID
+        "thresholds": [judge.threshold(one) for one in ids],
+        "false_alarms": judge.false_alarms,
+        "sample_rate": judge.sample_rate,
+        "n_samples": judge.n_samples,
+        "jax": jax.__version__,
+    }
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as files:
+        files.writestr(STABLEHLO, exported.serialize())
+        files.writestr(ABOUT, json.dumps(about, indent=2) + "\n")
+        example = Path(__file__).with_name("export_example.py")
+        files.writestr(EXAMPLE, example.read_text(encoding="utf-8"))
+        if onnx:
+            files.writestr(ONNX, to_onnx(judge))
+    return file.getvalue()
+
+
+def to_onnx(judge: Judge) -> bytes:
+    """The same function as an ONNX model: waves, ids -> score, decision."""
+    try:
+        import jax2onnx
+    except ImportError as error:
+        raise ConfigError(
+            "--onnx needs jax2onnx: pip install 'mimii_jax[onnx]', then "
+            "pip install --no-deps jax2onnx==0.17.1"
+        ) from error
+    shapes = _shapes(judge)
+    # Traced before jax2onnx replaces functions of JAX; its batching is incomplete.
+    with mock.patch.object(jnp.fft, "rfft", _rfft):
+        traced = jax.make_jaxpr(build_scorer(judge))(*shapes)
+
+    def scorer(waves: Array, ids: Array) -> tuple[Array, ...]:
+        return tuple(jaxpr_as_fun(traced)(waves, ids))
+
+    names = {"input_names": ["waves", "ids"], "output_names": ["score", "decision"]}
+    model: Any = jax2onnx.to_onnx(scorer, shapes, model_name="scorer", **names)
+    return model.SerializeToString()
+
+
+def _shapes(judge: Judge) -> list[jax.ShapeDtypeStruct]:
+    """Waves and places of IDs, for any number of clips."""
+    clip = jax.export.symbolic_shape("clip")
+    waves = jax.ShapeDtypeStruct((*clip, judge.n_samples), np.float32)
+    return [waves, jax.ShapeDtypeStruct(clip, np.int32)]
+
+
+class _Spectrum(NamedTuple):
+    real: Array
+    imag: Array
+
+
+def _rfft(x: Array, *, axis: int = -1) -> _Spectrum:
+    """`jnp.fft.rfft` as products: onnxruntime refuses the transform of real numbers."""
+    n = x.shape[axis]
+    turns = np.outer(np.arange(n), np.arange(1 + n // 2)) % n / n
+    parts = (np.cos(2 * np.pi * turns), -np.sin(2 * np.pi * turns))
+    x = jnp.moveaxis(x, axis, -1)
+    found = (jnp.dot(x, part.astype(np.float32), precision="highest") for part in parts)
+    return _Spectrum(*(jnp.moveaxis(y, -1, axis) for y in found))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m mimii_jax.export",
+        description="Export a trained detector as one function, by jax.export; with "
+        "--onnx also for onnxruntime.",
+    )
+    add: Any = parser.add_argument
+    add("--workdir", type=Path, required=True, help="of a finished training")
+    add("--out", type=Path, required=True, metavar="ZIP", help="zip file to write")
+    add("--machine", default="", help="machine type, where there are several")
+    add("--detector", default="", metavar="ROW", help="of scores.csv; default: first")
+    share = f"wanted share of false alarms, default {FALSE_ALARMS}"
+    add("--false-alarms", type=float, default=FALSE_ALARMS, metavar="P", help=share)
+    add("--threshold", choices=METHODS, default=METHODS[0], help="default: gamma")
+    add(
+        "--onnx", action="store_true", help="also write scorer.onnx; see the extra onnx"
+    )
+    return parser
+
+
+if __name__ == "__main__":
+    main()
