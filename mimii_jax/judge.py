@@ -91,7 +91,7 @@ class Judge:
         clips = {*zip(table.machine_id.tolist(), table.name.tolist(), strict=True)}
         ids, counts = np.unique([one for one, _ in clips], return_counts=True)
         known = ids[counts > 1].tolist()  # an ID with a single clip has no bank
-        stages = list(load(experiment, kind, workdir, keep=False))
+        stages = list(load(experiment, kind, workdir))
         n_samples = read_clip_length(workdir.checkpoints(kind))
         return cls(experiment, stages, row, normal, kind, known, n_samples, **more)
 

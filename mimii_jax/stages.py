@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +11,9 @@ import numpy as np
 from mimii_jax import log
 from mimii_jax.config import Experiment, build
 from mimii_jax.data.clips import NORMAL, Clips, hold_out
-from mimii_jax.detectors.detector import Detector, Fitted
-from mimii_jax.errors import ConfigError, require
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.detectors.detector import Fitted
+from mimii_jax.errors import ConfigError, DataError, require
+from mimii_jax.files import make_folder, read_json, replace_file
 from mimii_jax.results.fusion import fuse
 from mimii_jax.results.table import NO_SEED, Scores
 from mimii_jax.train.loop import Diverged
@@ -141,15 +141,9 @@ def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stag
 
 
 def load(
-    experiment: Experiment, machine_type: str, trained: Workdir, keep: bool = True
+    experiment: Experiment, machine_type: str, trained: Workdir
 ) -> Iterator[Stage]:
-    """Load every stage from a workdir; `keep` there the vectors of what they score."""
-
-    def of(detector: Detector, folder: Path, runs: Sequence[Run]) -> Any:
-        fitted: Any = detector.load(folder, runs)
-        kept = keep or not hasattr(fitted, "folder")
-        return fitted if kept else replace(fitted, folder=None)
-
+    """Load every stage from a workdir, in which nothing is changed."""
     if not experiment.detector:
         return
     for stage in ("", FINE_TUNED):
@@ -158,13 +152,13 @@ def load(
             pairs = _read_runs(folder, experiment.seeds)
             runs = [Run(seed, np.arange(0), np.arange(0)) for _, seed in pairs]
             fitted = {
-                name: of(detector, folder, runs)
+                name: detector.load(folder, runs)
                 for name, detector in _detectors(experiment)
             }
             yield _stage(experiment, fitted, pairs)
     for name, detector in experiment.companions.items():
         run = Run(0, np.arange(0), np.arange(0))
-        found = of(detector, trained.checkpoints(machine_type, name), [run])
+        found = detector.load(trained.checkpoints(machine_type, name), [run])
         yield Stage({(name, ""): found}, [""], [NO_SEED])
 
 
@@ -198,8 +192,7 @@ def _stage(
 
 def _write_runs(folder: Path, pairs: Sequence[tuple[str, int]]) -> None:
     """List training set and seed of each run beside the models."""
-    with file_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     replace_file(folder / RUNS, (json.dumps(pairs) + "\n").encode())
 
 
@@ -208,8 +201,10 @@ def _read_runs(folder: Path, seeds: Sequence[int]) -> list[tuple[str, int]]:
     path = folder / RUNS
     if not path.exists():
         return [(ALL, seed) for seed in seeds]
-    with file_errors(path):
-        return [(name, seed) for name, seed in json.loads(path.read_text())]
+    try:
+        return [(str(name), int(seed)) for name, seed in read_json(path)]
+    except (TypeError, ValueError):
+        raise DataError(f"{path}: damaged; train with this config again") from None
 
 
 def _pretrained(experiment: Experiment, machine_type: str) -> dict[int, Any]:

@@ -7,6 +7,7 @@ import subprocess
 import jax
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 from training import DIFFERENT, epochs, leaves, together, train_on
 
 from mimii_jax import log
@@ -71,8 +72,8 @@ def a_state(value):
     return {"x": np.full((2, 300), value, np.float32)}
 
 
-def restored(folder):
-    saved = checkpoints(folder)
+def restored(folder, writes=True):
+    saved = Checkpoints(folder / "checkpoints", CheckpointPolicy(), writes)
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     step, state = saved.restore(a_state(-1.0), device)
     saved.close()
@@ -110,19 +111,38 @@ def damage(path, how):
     elif how == "emptied":
         for file in files:
             file.write_bytes(b"")
+    elif how == "metrics":
+        (path / "metrics" / "metrics").write_bytes(b"\x80")
     else:
         shutil.rmtree(path / "state")
 
 
-@pytest.mark.parametrize("how", ["truncated", "emptied", "partial"])
+@pytest.mark.parametrize("how", ["truncated", "emptied", "partial", "metrics"])
 def test_a_damaged_checkpoint_is_skipped_with_a_warning(how, tmp_path, capsys):
-    save_some(tmp_path, {10: None, 20: None})
+    save_some(tmp_path, {10: None, 20: 1.0 if how == "metrics" else None})
     damage(tmp_path / "checkpoints" / "20", how)
+    before = steps(tmp_path)
+    with pytest.raises(DataError, match=r"20: damaged checkpoint .* training again"):
+        restored(tmp_path, writes=False)
+    assert steps(tmp_path) == before
     assert restored(tmp_path) == (10, 10.0)
     path = tmp_path / "checkpoints" / "20"
-    assert f"warning: {path}: unreadable checkpoint" in capsys.readouterr().err
+    assert f"warning: {path}: damaged checkpoint" in capsys.readouterr().err
     save_some(tmp_path, {20: None})  # its name is free again
     assert restored(tmp_path) == (20, 20.0)
+
+
+@pytest.mark.parametrize("name", ["RESOURCE_EXHAUSTED: x", "PERMISSION_DENIED: x"])
+def test_what_cannot_be_read_for_the_moment_stays(name, tmp_path, monkeypatch):
+    save_some(tmp_path, {10: None})
+
+    def fail(*_):
+        raise ValueError(name)
+
+    monkeypatch.setattr(ocp.training.Checkpointer, "load", fail)
+    with pytest.raises(DataError, match=r"checkpoints/10: can't be read now: [RP]"):
+        restored(tmp_path)
+    assert steps(tmp_path) == [10]
 
 
 def test_without_a_good_checkpoint_it_begins_anew(tmp_path):

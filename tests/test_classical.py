@@ -68,9 +68,22 @@ def test_a_saved_detector_scores_the_same_bits_as_another_fit(kind, tmp_path):
 
 
 def test_a_damaged_model_is_named(tmp_path):
-    (tmp_path / classical.MODEL).write_bytes(b"no pickle")
-    with pytest.raises(DataError, match=r"models\.joblib: unreadable .* fit again"):
+    (tmp_path / classical.MODEL).write_bytes(b"no zip")
+    with pytest.raises(DataError, match=r"models\.skops: damaged .* fit again"):
         detector("forest").load(tmp_path, on_all(NONE))
+
+
+@pytest.mark.parametrize("field", ["left_child", "feature"])
+def test_a_tree_that_points_outside_is_refused(field, tmp_path):
+    """scikit-learn would read other memory, or crash."""
+    made = fit("forest", seeds=(0,))
+    tree = made.models[0].estimators_[0].tree_
+    state = tree.__getstate__()
+    state["nodes"][field][0] = 10**6
+    tree.__setstate__(state)
+    made.save(tmp_path)
+    with pytest.raises(DataError, match=r"models\.skops: damaged"):
+        detector("forest").load(tmp_path, on_all(NONE, (0,)))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
-import joblib
 import numpy as np
+import skops.io
 from jaxtyping import Array, Float, Float32
 from sklearn.ensemble import IsolationForest
 from sklearn.kernel_approximation import Nystroem
 from sklearn.linear_model import SGDOneClassSVM
 from sklearn.pipeline import make_pipeline
 from sklearn.svm import OneClassSVM
+from skops.io.exceptions import UntrustedTypesFoundException
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
@@ -25,11 +26,12 @@ from mimii_jax.detectors.vectors import FOLDER, NormalVectors, write_clip_length
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Moment, Standardiser, Windows, clip_moments
-from mimii_jax.files import file_errors
+from mimii_jax.files import file_errors, make_folder, replace_file
 from mimii_jax.results.metrics import median_and_spread, z_scores
 from mimii_jax.train.runs import Run
 
-MODEL = "models.joblib"
+MODEL = "models.skops"  # no pickle: reading it executes nothing
+TRUSTED = ["sklearn.tree._tree.Tree"]  # beside those that skops trusts
 Model = tuple[Any, Standardiser]  # scikit-learn's, and of its bins
 UNSEEN = Path(FOLDER) / "unseen.npz"  # scores of normal clips, not fitted to
 ALIGNED = 256  # clips, at most, that align the scores of two models
@@ -165,16 +167,29 @@ class ClassicalDetector:
         return fitted
 
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedClassical":
-        """Load the models; the file is a pickle, so trust its origin."""
+        """Load the models of as many runs; types that aren't expected are refused."""
         path = folder / MODEL
+        with file_errors(path):
+            content = path.read_bytes()
         try:
-            models, standardisers = joblib.load(path)
-        except Exception as error:  # a pickle breaks in many ways
+            models, standardisers = skops.io.loads(content, trusted=TRUSTED)
+            for model in models:
+                _require_sound(model)
+            kinds = {_kinds(model) for model in models}
+        except UntrustedTypesFoundException as error:
+            names = set(skops.io.get_untrusted_types(data=content)) - {*TRUSTED}
             raise DataError(
-                f"{path}: unreadable ({type(error).__name__}); remove it to fit again"
+                f"{path}: holds {', '.join(sorted(names))}, which no model here needs; "
+                "don't trust this folder"
             ) from error
-        if len(models) != len(runs):
-            raise DataError(f"{path}: {len(models)} models for {len(runs)} runs")
+        except MemoryError:
+            raise
+        except Exception as error:  # a damaged file breaks in many ways
+            raise DataError(
+                f"{path}: damaged ({type(error).__name__}); remove it to fit again"
+            ) from error
+        if len(models) != len(runs) or kinds != {_kinds(self.estimator.build(0))}:
+            raise DataError(f"{path}: not the models of these runs; train again")
         standard = [Standardiser(*map(jnp.asarray, s)) for s in standardisers]
         unseen = folder / UNSEEN  # which older workdirs lack
         normal = NormalVectors.load(unseen, len(runs)) if unseen.exists() else None
@@ -298,10 +313,8 @@ class FittedClassical:
     def save(self, folder: Path) -> None:
         """Save models and standardisers, whole or not at all."""
         standardisers = [tuple(map(np.asarray, s)) for s in self.standardisers]
-        with file_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            joblib.dump((self.models, standardisers), folder / f".{MODEL}")
-            (folder / f".{MODEL}").replace(folder / MODEL)
+        make_folder(folder)
+        replace_file(folder / MODEL, skops.io.dumps((self.models, standardisers)))
 
 
 ESTIMATORS: dict[str, Any] = {
@@ -309,6 +322,31 @@ ESTIMATORS: dict[str, Any] = {
     "sgd_one_class_svm": SVM,
     "exact_one_class_svm": ExactSVM,
 }
+
+
+def _kinds(model: Any) -> tuple[type, ...]:
+    """Class of a model, and of the steps of a pipeline."""
+    return (type(model), *(type(step) for _, step in getattr(model, "steps", ())))
+
+
+def _require_sound(model: Any) -> None:
+    """Raise ValueError for numbers by which scikit-learn would read other memory."""
+    for tree in (one.tree_ for one in getattr(model, "estimators_", ())):
+        node = np.arange(tree.node_count)
+        left, right, feature = tree.children_left, tree.children_right, tree.feature
+        inner = (left != -1) | (right != -1)
+        for child in (left[inner], right[inner]):
+            if not np.all((node[inner] < child) & (child < tree.node_count)):
+                raise ValueError("a tree has no such node")
+        if not np.all((feature[inner] >= 0) & (feature[inner] < tree.n_features)):
+            raise ValueError("a tree has no such feature")
+        if tree.n_features != model.n_features_in_ or not tree.node_count:
+            raise ValueError("a tree for other examples")
+    if isinstance(model, OneClassSVM):
+        n, vectors = int(model._n_support[0]), model.support_vectors_
+        shapes = model.support_.shape, model._dual_coef_.shape, vectors.shape[:1]
+        if shapes != ((n,), (1, n), (n,)) or vectors.ndim != 2:
+            raise ValueError("support vectors of another shape")
 
 
 def _require_share(nu: float) -> None:

@@ -1,7 +1,7 @@
 """A detector without training: functionals of a clip against those of normal clips."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ class Functionals:
         if folder:
             write_clip_length(folder, train.audio.shape[1])
         if folder and all(path.exists() for path in self._paths(folder).values()):
-            return self.load(folder, runs)
+            return replace(self.load(folder, runs), writes=True)
         found = [self.extract(clips) for clips in (train, held_out) if len(clips)]
         normal = {}
         for group in self.groups:
@@ -96,7 +96,7 @@ class Functionals:
         """Fit the banks again to the vectors that `fit` saved, in seconds."""
         paths = self._paths(folder)
         normal = {k: NormalVectors.load(path, len(runs)) for k, path in paths.items()}
-        return FittedFunctionals.of(self, normal, folder)
+        return replace(FittedFunctionals.of(self, normal, folder), writes=False)
 
     def _paths(self, folder: Path) -> dict[str, Path]:
         return {group: folder / FOLDER / f"{group}.npz" for group in self.groups}
@@ -110,6 +110,7 @@ class FittedFunctionals:
     normal: Mapping[str, NormalVectors]  # of each group
     banks: Mapping[str, Sequence[Banks]]  # of each group that counts, one per run
     folder: Path | None
+    writes: bool = True  # False: vectors that are kept in the folder are read alone
 
     @classmethod
     def of(
@@ -159,7 +160,13 @@ class FittedFunctionals:
         """Vectors of every group, extracted unless they are kept."""
         extract = cache(lambda: self.detector.extract(clips))
         return {
-            group: kept(self.folder, group, clips, lambda group=group: extract()[group])
+            group: kept(
+                self.folder,
+                group,
+                clips,
+                lambda group=group: extract()[group],
+                self.writes,
+            )
             for group in self.detector.groups
         }
 

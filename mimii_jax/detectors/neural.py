@@ -155,12 +155,14 @@ class NeuralDetector:
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedNeural":
         """Read the latest checkpoint of the same runs."""
         n_samples = read_clip_length(folder)
-        checkpoints = Checkpoints(folder, self.checkpoint)
-        fitted = self._restore(n_samples, len(runs), checkpoints)
-        checkpoints.close()
+        checkpoints = Checkpoints(folder, self.checkpoint, writes=False)
+        try:
+            fitted = self._restore(n_samples, len(runs), checkpoints)
+        finally:
+            checkpoints.close()
         if not fitted:
             raise DataError(f"{folder}: no readable checkpoint; train again")
-        fitted = replace(fitted, folder=folder)
+        fitted = replace(fitted, folder=folder, writes=False)
         path = folder / FOLDER / f"{self._vectors}.npz"
         if path.exists():
             return fitted.fit_backend(NormalVectors.load(path, len(runs)))
@@ -280,6 +282,7 @@ class FittedNeural:
     normal: NormalVectors | None = None
     banks: Sequence[Banks] | None = None  # of each run; None: the mean is the score
     folder: Path | None = None  # where vectors of clips are kept
+    writes: bool = True  # False: those that are there are read alone
 
     @classmethod
     def of(
@@ -297,7 +300,11 @@ class FittedNeural:
         """Anomaly scores; NaN for a run that diverged."""
         scoring, key = self.detector.scoring, self.detector._vectors
         vectors = kept(
-            self.folder, key, clips, lambda: self.summarise(clips, scoring, "scoring")
+            self.folder,
+            key,
+            clips,
+            lambda: self.summarise(clips, scoring, "scoring"),
+            self.writes,
         )
         scores = vectors[:, :, 0]
         if self.banks:

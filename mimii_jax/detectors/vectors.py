@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-import zipfile
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
@@ -17,7 +17,7 @@ from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
 from mimii_jax.detectors.detector import NormalScores
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.files import make_folder, read_arrays, read_json, replace_file
 from mimii_jax.train.runs import Run
 
 FOLDER = "vectors"  # in a fit's folder
@@ -60,9 +60,8 @@ class NormalVectors:
     def load(cls, path: Path, n_runs: int) -> Self:
         """Read what `save` wrote for as many runs."""
         try:
-            with file_errors(path), path.open("rb") as file, np.load(file) as arrays:
-                found = cls(**arrays)
-        except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            found = cls(**read_arrays(path))
+        except TypeError as error:
             raise DataError(f"{path}: damaged ({error}); remove it and rerun") from None
         if len(found.used) != n_runs:
             raise DataError(f"{path}: {len(found.used)} runs instead of {n_runs}")
@@ -106,14 +105,17 @@ def read_clip_length(folder: Path) -> int:
     """Samples of the clips that the models in a folder were fitted to."""
     path = folder / SHAPE
     try:
-        return int(json.loads(path.read_bytes())["n_samples"])
-    except (OSError, ValueError, KeyError) as error:
-        text = f"{path}: unreadable ({error}); train with this config first"
-        raise DataError(text) from error
+        return int(read_json(path)["n_samples"])
+    except (ValueError, LookupError, TypeError, OverflowError):
+        raise DataError(f"{path}: damaged; train with this config again") from None
 
 
 def kept(
-    folder: Path | None, key: str, clips: Clips, compute: Callable[[], np.ndarray]
+    folder: Path | None,
+    key: str,
+    clips: Clips,
+    compute: Callable[[], np.ndarray],
+    writes: bool = True,
 ) -> np.ndarray:
     """Array of these clips: read if it was computed before, for the same audio."""
     if not folder:
@@ -121,14 +123,12 @@ def kept(
     path = folder / FOLDER / f"{key}_{_digest(clips)}.npy"
     alone = jax.process_count() == 1  # several must agree on what they compute
     if alone and path.exists():
-        try:
-            with file_errors(path):
-                return np.load(path)
-        except (ValueError, EOFError):
-            path.unlink()
+        with suppress(DataError):  # a damaged one is replaced
+            return read_arrays(path)
     array, file = compute(), BytesIO()
-    np.save(file, array)
-    _write(path, file)
+    if writes:
+        np.save(file, array)
+        _write(path, file)
     return array
 
 
@@ -141,6 +141,5 @@ def _digest(clips: Clips) -> str:
 
 def _write(path: Path, file: BytesIO) -> None:
     if jax.process_index() == 0:
-        with file_errors(path.parent):
-            path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         replace_file(path, file.getvalue())

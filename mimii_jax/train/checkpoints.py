@@ -1,9 +1,11 @@
 """Checkpoints of a training: saved in the background, found again after a restart."""
 
-import shutil
+import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mimii_jax import log
 from mimii_jax.errors import DataError, require
+from mimii_jax.files import file_errors
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import CheckpointPolicy
 
@@ -22,15 +25,25 @@ KEEP = 2  # latest checkpoints, beside the one of the smallest validation loss
 class Checkpoints:
     """The checkpoints in one folder, named by step; each appears when it is whole."""
 
-    def __init__(self, folder: Path, policy: CheckpointPolicy) -> None:
+    def __init__(
+        self, folder: Path, policy: CheckpointPolicy, writes: bool = True
+    ) -> None:
         self.folder = folder.absolute()
         self.policy = policy
+        self.writes = writes  # False: nothing in the folder is changed
         self.best = np.inf
         self._saved_step = 0
         self._saved_time = time.monotonic()
         self._manager = self._open()
 
     def _open(self) -> ocp.training.Checkpointer:
+        for path in sorted(self.folder.glob("[0-9]*/metrics/metrics")):
+            with file_errors(path):
+                content = path.read_bytes()
+            try:
+                json.loads(content)  # Orbax opens none of them if one is damaged
+            except ValueError as error:
+                self._set_aside(path.parents[1], error)
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics["loss"],
@@ -41,7 +54,9 @@ class Checkpoints:
         # Any: Orbax's own policies don't fit the type of its parameter.
         keep: Any = policies.AnyPreservationPolicy([policies.LatestN(KEEP), best])
         return ocp.training.Checkpointer(
-            str(self.folder), preservation_policy=keep, cleanup_tmp_directories=True
+            str(self.folder),
+            preservation_policy=keep,
+            cleanup_tmp_directories=self.writes,
         )
 
     @property
@@ -52,7 +67,7 @@ class Checkpoints:
     def restore(self, like: Any, sharding: jax.sharding.Sharding) -> tuple[int, Any]:
         """Step and state of the latest readable checkpoint, or 0 and `like`.
 
-        An unreadable one is renamed, with a warning. `like` gives shapes and types.
+        A damaged one is renamed, with a warning. `like` gives shapes and types.
         """
         abstract = jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
@@ -62,7 +77,10 @@ class Checkpoints:
             try:
                 state = self._manager.load(step, abstract)
             except Exception as error:  # Orbax has many, for every kind of damage
-                self._set_aside(step, error)
+                _require_damaged(self.folder / str(step), error)
+                self._manager.close()
+                self._set_aside(self.folder / str(step), error)
+                self._manager = self._open()
                 continue
             known: list[Any] = [c.metrics for c in self._manager.checkpoints]
             self.best = min((m["loss"] for m in known if m), default=np.inf)
@@ -86,19 +104,18 @@ class Checkpoints:
             "use the config and runs of its training, or another workdir",
         )
 
-    def _set_aside(self, step: int, error: Exception) -> None:
-        aside = self.folder / f"unreadable_{step}"
-        reason = str(error).split("\n", 1)[0][:200]
-        log.warning(
-            f"{self.folder / str(step)}: unreadable checkpoint, skipped and renamed to "
-            f"{aside.name} ({type(error).__name__}: {reason})"
-        )
-        self._manager.close()
+    def _set_aside(self, path: Path, error: Exception) -> None:
+        """Rename a damaged checkpoint; a command that only reads raises DataError."""
+        damage = f"{path}: damaged checkpoint ({type(error).__name__}: {_line(error)})"
+        if not self.writes:
+            raise DataError(f"{damage}; run the training again to repair it") from error
+        names = (f"unreadable_{path.name}" + f"_{i}" * (i > 1) for i in count(1))
+        aside = next(p for p in map(self.folder.joinpath, names) if not p.exists())
+        wait_for_processes("named")
         if jax.process_index() == 0:
-            shutil.rmtree(aside, ignore_errors=True)
-            (self.folder / str(step)).rename(aside)
+            path.rename(aside)
         wait_for_processes("set aside")
-        self._manager = self._open()
+        log.warning(f"{damage}, skipped and renamed to {aside.name}")
 
     def due(self, step: int) -> bool:
         """Whether the policy asks for a checkpoint now."""
@@ -129,13 +146,39 @@ class Checkpoints:
             self._manager.close()
 
 
+# Errors of the system, which say nothing about a checkpoint, in words of TensorStore's.
+_OF_THE_SYSTEM = ("RESOURCE_EXHAUSTED", "PERMISSION_DENIED", "Too many open files")
+
+
+def _require_damaged(folder: Path, error: Exception) -> None:
+    """Raise DataError for a failure to read that the system explains."""
+    for here, _, names in os.walk(folder, onerror=_raise):
+        for name in names:
+            path = Path(here, name)
+            with file_errors(path), path.open("rb") as file:
+                while file.read(2**24):
+                    pass
+    if isinstance(error, MemoryError) or any(t in str(error) for t in _OF_THE_SYSTEM):
+        raise DataError(f"{folder}: can't be read now: {_line(error)}") from error
+
+
+def _raise(error: OSError) -> None:
+    with file_errors(error.filename):
+        raise error
+
+
+def _line(error: Exception) -> str:
+    """First line of a message."""
+    return str(error).strip().split("\n", 1)[0][:300]
+
+
 @contextmanager
 def _save_errors(folder: Path) -> Iterator[None]:
     """Turn errors while saving, most of them wrapped by Orbax, into DataError."""
     try:
         yield
     except Exception as error:
-        line = str(error).strip().split("\n", 1)[0][:300]
+        line = _line(error)
         if any(t in str(error) for t in ("No space left", "ENOSPC", "Disk quota")):
             line = "the disk is full; free some space and rerun to resume"
         raise DataError(

@@ -39,6 +39,8 @@ PROFILED = 2  # dispatch, counted from 0; the first two have a single step
 class Diverged(ConfigError):
     """Every run diverged."""
 
+    exit_code = 3
+
 
 class Features(NamedTuple):
     """Features on every device, and the standardiser of each run."""
