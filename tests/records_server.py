@@ -5,6 +5,7 @@ import io
 import re
 import threading
 import zipfile
+from contextlib import redirect_stderr
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -142,12 +143,12 @@ def get(server, out, *more, machine="fan", split=("dev",)):
 
 def failure(server, out, **options):
     """The one line that the command ends with."""
-    with pytest.raises(SystemExit) as stop:
+    with pytest.raises(SystemExit) as stop, redirect_stderr(io.StringIO()) as text:
         get(server, out, **options)
-    message = str(stop.value)
-    assert message.startswith("error: ")
-    assert "\n" not in message
-    return message
+    assert stop.value.code == 1
+    lines = text.getvalue().splitlines()
+    assert [line.startswith("error: ") for line in lines].index(True) == len(lines) - 1
+    return lines[-1]
 
 
 def require_whole(out, clips, *splits):
@@ -159,4 +160,4 @@ def require_whole(out, clips, *splits):
         if path.is_file()
     }
     assert found == expected
-    assert {path.suffix for path in (out / "archives").iterdir()} == {".json"}
+    assert {path.suffix for path in (out / "archives").glob("[!.]*")} == {".json"}

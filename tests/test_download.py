@@ -24,6 +24,8 @@ from records_server import (
 )
 
 from mimii_jax.data import dcase, download
+from mimii_jax.errors import InUse
+from mimii_jax.files import owned
 
 ROOT = Path(__file__).parents[1]
 
@@ -158,7 +160,7 @@ def test_bytes_other_than_the_published_are_kept_aside(server, dev, fan, tmp_pat
     assert f"{NAME}: MD5" in message
     assert "rerun" in message
     bad, part = (tmp_path / "archives" / f"{NAME}.{end}" for end in ("bad", "part"))
-    assert list(bad.parent.iterdir()) == [bad]
+    assert list(bad.parent.glob("[!.]*")) == [bad]
     part.write_bytes(bytes(100))
     assert "MD5" in failure(server, tmp_path)
     assert not (tmp_path / "fan").exists()
@@ -229,7 +231,7 @@ def test_ctrl_c_says_how_to_resume(server, dev, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(download, "_append", interrupted)
     with pytest.raises(SystemExit) as stop:
         get(server, tmp_path)
-    assert stop.value.code == 130
+    assert stop.value.code == 75
     assert "rerun the same command to resume" in capsys.readouterr().err
 
 
@@ -253,6 +255,39 @@ def test_no_path_leaves_the_folder(server, fan, tmp_path, name):
     assert repr(name) in message
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["archives"]
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_is_no_recording_stays_packed(server, fan, tmp_path):
+    """Hidden files, receipts of other archives, programs."""
+    others = (".bashrc", "archives/dev_data_pump.zip.json", "fan/train/.x.wav", "a.wav")
+    content = fan["dev"] | dict.fromkeys(others, b"x")
+    server.publish(DEV, NAME, zipped(content))
+    get(server, tmp_path)
+    require_whole(tmp_path, fan, "dev")
+    assert not any((tmp_path / name).exists() for name in others)
+
+
+def test_an_archive_that_grows_too_much_is_refused(server, tmp_path):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("fan/train/normal_id_00_00000000.wav", bytes(10**6))
+    server.publish(DEV, NAME, data.getvalue())
+    assert "claims 1,000,000 bytes of recordings" in failure(server, tmp_path)
+
+
+def test_bytes_that_drip_are_a_stall(server, dev, tmp_path, waits, monkeypatch):
+    monkeypatch.setattr(download, "TIMEOUT", 0.0)
+    monkeypatch.setattr(download, "SLOWEST", 1e12)
+    monkeypatch.setattr(download, "CHUNK", 100)
+    assert "5 times" in failure(server, tmp_path)
+
+
+def test_two_downloads_into_one_folder(server, dev, tmp_path):
+    (tmp_path / "archives").mkdir()
+    with owned(tmp_path / "archives" / ".lock", tmp_path):
+        with pytest.raises(SystemExit) as stop:
+            get(server, tmp_path)
+        assert stop.value.code == InUse.exit_code
 
 
 def test_links_are_not_followed_out_of_the_folder(server, dev, fan, tmp_path):
@@ -285,7 +320,7 @@ def test_an_interrupted_unpacking_is_finished_and_good_files_are_kept(
         patch.setattr(download, "_extract", interrupted)
         with pytest.raises(SystemExit) as stop:
             get(server, tmp_path)
-    assert stop.value.code == 130
+    assert stop.value.code == 75
     kept = list(tmp_path.glob("fan/*/*.wav"))
     assert 0 < len(kept) < len(names)
     times = {path: path.stat().st_mtime_ns for path in kept[1:]}

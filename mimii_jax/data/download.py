@@ -9,9 +9,10 @@ are not fetched again; an interrupted download or unpacking is resumed by a reru
 
 import argparse
 import json
-import os
+import re
 import shlex
 import shutil
+import signal
 import stat
 import sys
 import time
@@ -19,16 +20,26 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, Self
 
 import pooch
 import requests
+import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3 import BaseHTTPResponse
 from urllib3.util import Retry
 
 from mimii_jax import log
+from mimii_jax.command import INTERRUPTED, one_line_errors, path_of
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.files import (
+    file_errors,
+    make_folder,
+    owned,
+    read_json,
+    replace_file,
+    whole_file,
+)
 
 BASE_URL = "https://zenodo.org"
 MACHINES = ("ToyCar", "ToyConveyor", "fan", "pump", "slider", "valve")
@@ -74,11 +85,15 @@ REGISTRY: dict[str, tuple[str, int | None]] = {
 }
 
 TRIES = 5  # in a row that bring nothing
+ARCHIVES = "archives"  # folder of what isn't unpacked yet, and of receipts
 BUSY = (429, 500, 502, 503, 504)
 LONGEST_WAIT = 300.0  # seconds that a busy server may ask for
-TIMEOUT = 30.0  # seconds without a byte
-BROKEN = (requests.ConnectionError, requests.exceptions.ChunkedEncodingError)
+TIMEOUT = 30.0  # seconds without a byte, or with fewer than SLOWEST in each
+SLOWEST = 1000  # bytes per second
+BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError)
 CHUNK = 10**6  # bytes; a broken connection loses at most this much
+EXPANSION = 4  # of recordings, at most; more is no archive of them
+RECORDING = re.compile(r"[A-Za-z]+/(train|test)/[^./][^/]*\.wav")  # what is unpacked
 
 
 def wanted(machines: Sequence[str], splits: Sequence[str]) -> dict[str, int]:
@@ -101,8 +116,8 @@ def amount(names: Sequence[str]) -> str:
 
 def fetch(name: str, url: str, out: Path) -> None:
     """Download, verify and unpack one file, unless it is complete."""
-    archives = out / "archives"
-    archives.mkdir(parents=True, exist_ok=True)
+    archives = out / ARCHIVES
+    make_folder(archives)
     path, receipt = archives / name, archives / f"{name}.json"
     if _complete(receipt, out):
         log.info(f"{name}: complete")
@@ -138,10 +153,12 @@ def fetch(name: str, url: str, out: Path) -> None:
 
 def _complete(receipt: Path, out: Path) -> bool:
     """Whether all files of an earlier download are there, with their sizes."""
+    if not receipt.exists():
+        return False
     try:
-        files = json.loads(receipt.read_text())
+        files = read_json(receipt)
         return all(_size(out / name) == size for name, size in files.items())
-    except FileNotFoundError:
+    except (DataError, AttributeError):  # damaged: what is there is looked at again
         return False
 
 
@@ -167,6 +184,14 @@ class _Patience(Retry):
             raise DataError(f"the server is busy; rerun in {seconds:.0f} s to resume")
         return seconds
 
+    def increment(self, *args: Any, **more: Any) -> Self:
+        """Say that a try failed."""
+        found, error = super().increment(*args, **more), more.get("error")
+        response = more.get("response")
+        why = f"the server says {response.status}" if response else error
+        log.warning(f"{why}; tries left: {found.total}")
+        return found
+
 
 def _download(url: str, part: Path, size: int | None) -> None:
     """Complete `part`; a connection that breaks is resumed where it broke."""
@@ -189,9 +214,12 @@ def _download(url: str, part: Path, size: int | None) -> None:
                         f"bytes, {TRIES} times; rerun to resume"
                     )
                 if failures:
+                    text = f"the connection broke at {have:,} of {size:,} bytes"
+                    log.warning(f"{part.stem}: {text}; try {failures + 1} of {TRIES}")
                     time.sleep(2.0 ** (failures - 1))
-                _append(session, url, part, size, advance)
-                failures = 0 if _size(part) > have else failures + 1
+                stalled = _append(session, url, part, size, advance)
+                grew = _size(part) > have and not stalled
+                failures = 0 if grew else failures + 1
 
 
 def _append(
@@ -200,8 +228,11 @@ def _append(
     part: Path,
     size: int,
     advance: Callable[[int], None],
-) -> None:
-    """Append to `part` until it has `size` bytes or the connection breaks."""
+) -> bool:
+    """Append to `part` until it is whole or the connection breaks; whether it stalled.
+
+    Bytes that only drip are a stall.
+    """
     have = _size(part)
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -214,17 +245,26 @@ def _append(
             have = 0
             if response.status_code in (206, 416):  # another part, or none: start anew
                 part.unlink(missing_ok=True)
-                return
+                return False
         response.raise_for_status()
+        shown = have
+        since, before = time.monotonic(), have
         with part.open("ab" if resumes else "wb") as file:
-            try:
-                for chunk in response.iter_content(CHUNK):
-                    have += file.write(chunk[: size - have])  # might be endless
-                    advance(1)
-                    if have == size:
-                        return
-            except BROKEN:
-                return
+            while have < size:  # it might be endless
+                try:
+                    chunk = response.raw.read1(min(CHUNK, size - have))
+                except BROKEN:
+                    return False
+                if not chunk:
+                    return False
+                have += file.write(chunk)
+                advance(have // CHUNK - shown // CHUNK)
+                shown = have
+                if (seconds := time.monotonic() - since) > TIMEOUT:
+                    if have - before < SLOWEST * seconds:
+                        return True
+                    since, before = time.monotonic(), have
+    return False
 
 
 def unpack(archive: Path, out: Path) -> dict[str, int]:
@@ -235,9 +275,19 @@ def unpack(archive: Path, out: Path) -> dict[str, int]:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            infos = [info for info in opened.infolist() if not info.is_dir()]
-            for info in infos:
+            every = [info for info in opened.infolist() if not info.is_dir()]
+            for info in every:
                 _require_inside(info, out, archive)
+            infos = [i for i in every if RECORDING.fullmatch(i.filename)]
+            if len(infos) < len(every):
+                others = len(every) - len(infos)
+                log.warning(f"{archive.name}: {others} files aren't recordings: left")
+            total, most = sum(i.file_size for i in infos), archive.stat().st_size
+            if total > EXPANSION * most:
+                raise DataError(
+                    f"{archive}: claims {total:,} bytes of recordings, over "
+                    f"{EXPANSION} times its size; remove it"
+                )
             missing = [
                 info for info in infos if _size(out / info.filename) != info.file_size
             ]
@@ -270,14 +320,11 @@ def _require_inside(info: zipfile.ZipInfo, out: Path, archive: Path) -> None:
 def _extract(opened: zipfile.ZipFile, info: zipfile.ZipInfo, out: Path) -> None:
     """Unpack one file whole or not at all; zipfile verifies its check sum."""
     path = out / info.filename
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part{os.getpid()}")
-    try:
-        with opened.open(info) as source, part.open("wb") as target:
-            shutil.copyfileobj(source, target, CHUNK)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    make_folder(path.parent)
+    with whole_file(path) as target, opened.open(info) as source:
+        shutil.copyfileobj(source, target, CHUNK)
+        if target.tell() != info.file_size:
+            raise EOFError(f"{info.filename}: {target.tell()} bytes")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -296,23 +343,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="dev: training and test clips of the first half of the ids; additional: "
         "training clips of the others; eval: their test clips and labels",
     )
-    add("--out", type=Path, required=True, metavar="DIR", help="folder to fill")
+    add("--out", type=path_of, required=True, metavar="DIR", help="folder to fill")
     add("--base-url", default=BASE_URL, help=f"a mirror (default {BASE_URL})")
     given = parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, log.request_stop)
     machines = MACHINES if "all" in given.machine else given.machine
     files = wanted(machines, tuple(RECORDS) if "all" in given.split else given.split)
     log.info(amount(list(files)))
     base = given.base_url.rstrip("/")
     try:
-        for name, record in files.items():
-            url = f"{base}/records/{record}/files/{name}?download=1"
-            with file_errors(given.out):
-                fetch(name, url, given.out)
-    except DataError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
+        with one_line_errors():
+            make_folder(given.out / ARCHIVES)
+            with owned(given.out / ARCHIVES / ".lock", given.out):
+                for name, record in files.items():
+                    url = f"{base}/records/{record}/files/{name}?download=1"
+                    with file_errors(given.out):
+                        fetch(name, url, given.out)
+    except (KeyboardInterrupt, log.Interrupted):
         print("interrupted; rerun the same command to resume", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     folder = shlex.quote(str(given.out))
     types = "".join(f"'{machine}'," for machine in machines)
     log.info(

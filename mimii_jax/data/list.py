@@ -6,13 +6,13 @@ python -m mimii_jax.data.list PATH
 import argparse
 import os
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
 
 from mimii_jax import log
+from mimii_jax.command import one_line_errors, path_of
 from mimii_jax.data import audio, dcase, own
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.data.labels import LABEL_LIST, find_labels
@@ -22,7 +22,6 @@ from mimii_jax.data.layouts import (
     machine_folder,
     machine_types,
 )
-from mimii_jax.errors import DataError
 from mimii_jax.files import printable
 
 _TITLES = {NORMAL: "normal", ANOMALOUS: "anomalous", UNKNOWN: "unknown"}
@@ -124,13 +123,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m mimii_jax.data.list", description=list_recordings.__doc__
     )
     where = "folder of a folder per machine type, plain folder, or manifest"
-    parser.add_argument("root", type=Path, help=where)
+    parser.add_argument("root", type=path_of, help=where)
     parser.add_argument("--files", action="store_true", help="a line for every file")
     given = parser.parse_args(arguments)
-    try:
-        list_recordings(given.root.expanduser(), files=given.files)
-    except DataError as error:
-        sys.exit(f"error: {error}")
+    with one_line_errors():
+        list_recordings(given.root, files=given.files)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ clips with real recordings.
 import argparse
 import csv
 import io
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -19,10 +18,11 @@ import numpy as np
 from joblib import Parallel, cpu_count, delayed
 
 from mimii_jax import log
+from mimii_jax.command import one_line_errors, path_of
 from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.files import replace_file
 from mimii_jax.slide_rail.machines import FAULT_KINDS, MECHANICS
 from mimii_jax.slide_rail.sound import SAMPLE_RATE, SAMPLES, Fault, render
 
@@ -165,19 +165,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m mimii_jax.slide_rail.simulate", description=main.__doc__
     )
     add = parser.add_argument
-    add("--out", type=Path, required=True, help="root of the data set to write")
+    add("--out", type=path_of, required=True, help="root of the data set to write")
     add("--scale", type=float, default=1.0, help="times the official numbers of clips")
     add("--seed", type=int, default=0)
     add("--ids", nargs="+", default=["00", "02", "04"], metavar="ID")
     given = parser.parse_args(arguments)
-    try:
-        with file_errors(given.out):
-            given.out.mkdir(parents=True, exist_ok=True)
-            simulation = simulate(given.ids, scale=given.scale, seed=given.seed)
-            dcase.write(simulation.clips, given.out)
+    with one_line_errors():
+        make_folder(given.out)
+        simulation = simulate(given.ids, scale=given.scale, seed=given.seed)
+        dcase.write(simulation.clips, given.out)
         write_faults(simulation.faults, given.out / "slider" / "faults.csv")
-    except DataError as error:
-        sys.exit(f"error: {error}")
     log.info(f"wrote {len(simulation.clips)} simulated clips to {given.out / 'slider'}")
 
 
