@@ -16,7 +16,9 @@ from typing import NamedTuple
 import numpy as np
 
 from mimii_jax import log
+from mimii_jax.command import path_of
 from mimii_jax.detectors.backends import BACKENDS, Banks, Scoring
+from mimii_jax.files import read_arrays
 from mimii_jax.report.tables import markdown
 from mimii_jax.results.metrics import MAX_FPR, auc
 
@@ -43,8 +45,8 @@ class Result(NamedTuple):
 
 def read(path: Path, seed: int, held_out: int) -> Split:
     """Hold out normal clips of each ID at random."""
-    with np.load(path) as file:
-        vectors, machine_id, label = file["vectors"], file["id"], file["label"]
+    file = read_arrays(path)
+    vectors, machine_id, label = file["vectors"], file["id"], file["label"]
     in_bank = np.zeros(len(label), bool)
     rng = np.random.default_rng(seed)
     for one in np.unique(machine_id):
@@ -77,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Print the table, each row when it is done, then as Markdown."""
     parser = argparse.ArgumentParser("experiments.backends", description=__doc__)
     add = parser.add_argument
-    add("paths", nargs="+", type=Path, help="one .npz per machine type")
+    add("paths", nargs="+", type=path_of, help="one .npz per machine type")
     add("--backends", nargs="+", default=NAMES, metavar="NAME[+NAME]")
     add("--scoring", nargs="*", default=[], metavar="FIELD=VALUE")
     add("--seeds", nargs="+", type=int, default=[0, 1, 2], help="of the splits")

@@ -22,8 +22,10 @@ from jaxtyping import Float, Int16
 from configs import mlp_ae
 from experiments.slide_rail_figure import draw
 from mimii_jax import log
+from mimii_jax.command import path_of
 from mimii_jax.config import build
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, hold_out
+from mimii_jax.files import make_folder, replace_file
 from mimii_jax.results.metrics import auc
 from mimii_jax.slide_rail.simulate import simulate
 from mimii_jax.train.runs import Run
@@ -204,8 +206,8 @@ def main() -> None:
     add("--scale", type=float, default=1.0, help="times the official numbers of clips")
     add("--seeds", type=int, nargs="+", default=[400, 401], help="of the simulation")
     add("--epochs", type=int, help="of the autoencoder, in place of its config's")
-    add("--real", type=Path, help="DCASE 2020 folder to draw beside")
-    add("--out", type=Path, default=HERE, help="folder of the report")
+    add("--real", type=path_of, help="DCASE 2020 folder to draw beside")
+    add("--out", type=path_of, default=HERE, help="folder of the report")
     given = parser.parse_args()
     command = f"--seeds {' '.join(map(str, given.seeds))}"
     command += f" --scale {given.scale:g}" * (given.scale != 1)
@@ -217,12 +219,12 @@ def main() -> None:
         print("\n".join(lines))
         report += lines
         if seed == given.seeds[0]:
-            (given.out / "figures").mkdir(parents=True, exist_ok=True)
+            make_folder(given.out / "figures")
             draw(test, given.real, given.out / "figures" / "slide_rail.png")
         del test  # a view that keeps all audio of this seed
     failed = sum(line.count("**✗**") for line in report)
     report += [f"Cells that fail: {failed}.", ""]
-    (given.out / "calibrate_slide_rail.md").write_text("\n".join(report))
+    replace_file(given.out / "calibrate_slide_rail.md", "\n".join(report).encode())
 
 
 INTRODUCTION = """\

@@ -25,10 +25,12 @@ from experiments.matrix_tables import (
     terminal_table,
 )
 from experiments.reported import FIRST_REPORT
-from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
+from experiments.run_cells import command_parser, parse, run_cells
 from mimii_jax import log
+from mimii_jax.command import one_line_errors
 from mimii_jax.errors import ConfigError
-from mimii_jax.report.figures import DOTS_PER_INCH
+from mimii_jax.files import make_folder, replace_file
+from mimii_jax.report.figures import write_figure
 from mimii_jax.report.of_workdir import write_report
 from mimii_jax.results.per_id import evaluate
 from mimii_jax.results.table import select_split
@@ -75,13 +77,14 @@ def write_matrices(workdir: Path, name: str) -> list[tuple[Matrix, dict[str, str
     found = matrices(scores, **how)
     for matrix in found:
         stem = f"matrix_{matrix.name.split(', ')[-1]}"
-        (workdir / f"{stem}.md").write_text(matrix_markdown(matrix, reported))
-        (workdir / f"{stem}.csv").write_text(csv_text(matrix))
-        (workdir / "figures").mkdir(exist_ok=True)
+        text = matrix_markdown(matrix, reported)
+        replace_file(workdir / f"{stem}.md", text.encode())
+        replace_file(workdir / f"{stem}.csv", csv_text(matrix).encode())
+        make_folder(workdir / "figures")
         for metric, metric_name in METRICS.items():
             ending = "" if metric == "auc" else f"_{metric_name}"
             path = workdir / "figures" / f"{stem}{ending}.png"
-            heat_map(matrix, metric).savefig(path, dpi=DOTS_PER_INCH)
+            write_figure(heat_map(matrix, metric), path)
     rows = evaluate(outside_matrices(scores), **how)
     blocks = [block for matrix in found for block in matrix_blocks(matrix, reported)]
     write_report(workdir, rows, blocks)

@@ -17,13 +17,13 @@ from experiments.cell import Cell, Options
 from experiments.run_cells import (
     Outcome,
     command_parser,
-    one_line_errors,
     parse,
     run_cells,
 )
 from experiments.studies import STUDIES
 from experiments.study_page import study_section
 from mimii_jax import log
+from mimii_jax.command import one_line_errors
 from mimii_jax.errors import ConfigError
 from mimii_jax.files import replace_file
 from mimii_jax.report.of_workdir import source_block

@@ -17,8 +17,9 @@ import numpy as np
 from experiments.cell import Cell, Options, read_cell
 from experiments.matrix import METRICS, compare
 from experiments.matrix_tables import mark, signed
-from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
+from experiments.run_cells import command_parser, parse, run_cells
 from mimii_jax import log
+from mimii_jax.command import one_line_errors
 from mimii_jax.report.inputs import read_json
 from mimii_jax.report.tables import alarm_lines, by_type, markdown, results_lines
 from mimii_jax.results.per_id import MEAN, evaluate

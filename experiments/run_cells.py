@@ -15,17 +15,19 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.cell import Cell, Config, Options, require_known
 from mimii_jax import log
+from mimii_jax.command import INTERRUPTED, path_of
 from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.results.table import read_scores
 from mimii_jax.workdir import Workdir
 
 COMMAND = (sys.executable, "-m", "experiments.cell_process")
-DIVERGED, INTERRUPTED = 3, 75  # exit codes of mimii_jax.main
+DIVERGED = 3  # exit code of mimii_jax.main
 
 
 @dataclass(frozen=True)
@@ -79,10 +81,12 @@ def _outcomes(
         try:
             config = cell.build(options)
             workdir = _workdir_of(config, args.out / key, known)
-        except ConfigError as error:
+            if done := Workdir(workdir).finished:
+                read_scores(Workdir(workdir).scores)
+        except (ConfigError, DataError) as error:
             yield Outcome(key, args.out / key, f"failed: {error}", failed=True)
             continue
-        if Workdir(workdir).finished:
+        if done:
             yield Outcome(key, workdir)
         else:
             todo.setdefault(workdir, (config, []))[1].append(key)
@@ -109,7 +113,8 @@ def _workdirs(out: Path) -> dict[str, Path]:
     found.sort(key=lambda workdir: (not workdir.finished, workdir.path))
     known: dict[str, Path] = {}
     for workdir in found:
-        known.setdefault(_text(workdir.read_config()), workdir.path)
+        with suppress(ConfigError):  # a damaged one is an error of its own cell alone
+            known.setdefault(_text(workdir.read_config()), workdir.path)
     return known
 
 
@@ -117,6 +122,7 @@ def _workdir_of(config: Config, own: Path, known: dict[str, Path]) -> Path:
     """Choose a workdir: one with this config, or the cell's own."""
     text = _text(config)
     if text not in known and (own / "config.json").exists():
+        Workdir(own).read_config()  # raises if it is damaged
         raise ConfigError(f"{own}: holds another config; choose another --out")
     return known.setdefault(text, own)
 
@@ -161,7 +167,8 @@ def _attempt(
     """Run the process of a cell; return its error, whether it failed, and seconds."""
     start = time.perf_counter()
     try:
-        Workdir(workdir).start(config)
+        if not (workdir / "config.json").exists():
+            Workdir(workdir).start(config)
     except DataError as error:
         return f"failed: {error}", True, 0.0
     environment = {
@@ -213,7 +220,7 @@ def command_parser(name: str, about: str | None, out: str) -> argparse.ArgumentP
         allow_abbrev=False,
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path(out), help=f"folder (default {out})")
+    add("--out", type=path_of, default=Path(out), help=f"folder (default {out})")
     add("--jobs", type=int, default=1, metavar="N", help="cells at once (1)")
     add("--backend", choices=("local", "dask"), default="local")
     add("--scheduler", default="", metavar="ADDRESS", help="of Dask: tcp://HOST:8786")
@@ -228,13 +235,3 @@ def parse(
     fields = [re.fullmatch(r"--config\.([\w.]+)=(.*)", text) for text in given]
     rest = [text for text, match in zip(given, fields, strict=True) if not match]
     return parser.parse_args(rest), tuple((m[1], m[2]) for m in fields if m)
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """Print a user's error as one line, and exit with 1."""
-    try:
-        yield
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)

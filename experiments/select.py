@@ -21,8 +21,9 @@ import numpy as np
 from rich.table import Table
 
 from experiments.cell import Cell, Config, Options
-from experiments.run_cells import command_parser, one_line_errors, parse, run_cells
+from experiments.run_cells import command_parser, parse, run_cells
 from mimii_jax import log
+from mimii_jax.command import one_line_errors
 from mimii_jax.errors import DataError
 from mimii_jax.workdir import Workdir
 

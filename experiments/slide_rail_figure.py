@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
+from mimii_jax.report.figures import write_figure
 
 _COLUMNS = 4
 
@@ -39,7 +40,7 @@ def draw(test: Clips, real: Path | None, path: Path) -> None:
         axis.set_xlabel("time, s")
     for axis in grid[:, 0]:
         axis.set_ylabel("mel band")
-    figure.savefig(path, dpi=55)
+    write_figure(figure, path, dpi=55)
 
 
 def _spectrogram(axis: Axes, audio: Int16[np.ndarray, " time"]) -> None:

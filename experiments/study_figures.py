@@ -11,7 +11,8 @@ from experiments.matrix import Matrix
 from experiments.reported import BATCH_SIZES, FIVE_INITIALISATIONS, LEARNING_RATES
 from experiments.studies import FIVE_EPOCHS, NOT_AUGMENTED, rate_and_batch
 from mimii_jax.features.augment import SpecAugment
-from mimii_jax.report.figures import BLUE, DOTS_PER_INCH, GREEN, VERMILION
+from mimii_jax.files import read_arrays
+from mimii_jax.report.figures import BLUE, GREEN, VERMILION, write_figure
 from mimii_jax.report.page import Block, Picture, Table
 from mimii_jax.report.tables import digits
 from mimii_jax.results.per_id import MEAN
@@ -70,21 +71,21 @@ def batch_sizes(matrix: Matrix, path: Path) -> Picture:
     axes.set(xlabel="batch size", ylabel="mean AUC, 95 %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    write_figure(figure, path)
     text = "Mean AUC against batch size, a line per learning rate (test split)"
     return Picture(path, f"{text}; the table has the numbers.", f"{text}.")
 
 
 def masked(workdir: Path, path: Path) -> Picture:
     """A clip and its masked copy: the second report's figure 3."""
-    with np.load(workdir / "examples.npz") as file:
-        clip = file[next(n for n in file if n.endswith("/normal/features"))]
+    arrays = read_arrays(workdir / "examples.npz")
+    clip = next(x for name, x in arrays.items() if name.endswith("/normal/features"))
     shown = SpecAugment(time_width=60.0, frequency_width=25.0)(jax.random.key(2), clip)
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     pictures = {"a normal clip": clip, "the same, masked": np.asarray(shown)}
     for axes, (title, x) in zip(figure.subplots(1, 2), pictures.items(), strict=True):
         axes.imshow(x.T, origin="lower", aspect="auto")
         axes.set(title=title, xlabel="frame", ylabel="frequency bin")
-    figure.savefig(path, dpi=DOTS_PER_INCH)
+    write_figure(figure, path)
     text = "Log-mel spectrogram of a normal clip, and with two masks along either axis."
     return Picture(path, text, text)

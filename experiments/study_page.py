@@ -17,6 +17,7 @@ from experiments.reported import FIRST_REPORT
 from experiments.run_cells import Outcome
 from experiments.studies import STUDIES, Study
 from experiments.summary_text import about_matrix, about_rows, about_tuning
+from mimii_jax.files import make_folder
 from mimii_jax.report.inputs import read_json
 from mimii_jax.report.of_workdir import pictures
 from mimii_jax.report.page import Block, Code, Picture, Section, Table
@@ -83,7 +84,7 @@ def study_section(
             blocks += _findings(study, found)
             if found.rows:
                 folder = out / name
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 blocks += study_figures.blocks(name, found.rows, workdirs, folder)
         for key, workdir in done.items():
             blocks += _figures(key, cells[key].name, workdir)

@@ -7,9 +7,19 @@ Every other exception is a bug and keeps its traceback.
 class ConfigError(Exception):
     """A setting that can't work: the message names the field, the limit, a remedy."""
 
+    exit_code = 1
+
 
 class DataError(Exception):
     """A file or folder that can't be used: the message names it, why, and a remedy."""
+
+    exit_code = 1
+
+
+class InUse(DataError):
+    """A folder or file that another process writes to."""
+
+    exit_code = 4
 
 
 def require(holds: bool, message: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mimii_jax import log
+from mimii_jax.command import one_line_errors, path_of
 from mimii_jax.data.clips import UNKNOWN
 from mimii_jax.data.labels import Labels, read_labels
 from mimii_jax.errors import DataError
@@ -35,10 +36,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--bootstrap={args.bootstrap}: must be 0 or more")
     if not 0 < args.max_fpr <= 1:
         parser.error(f"--max_fpr={args.max_fpr}: must be above 0, up to 1")
-    try:
+    with one_line_errors():
         _evaluate(args)
-    except DataError as error:
-        parser.exit(1, f"error: {error}\n")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -125,13 +124,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     limit = "false positive rate where pAUC ends"
     out = "also write the result.csv of one detector, as the challenge's evaluator"
-    add("path", type=Path, help=where)
+    add("path", type=path_of, help=where)
     add("--split", choices=SPLITS, default="all", help=split)
-    add("--labels", type=Path, metavar="PATH", help=labels)
+    add("--labels", type=path_of, metavar="PATH", help=labels)
     add("--detector", help="this one only")
     add("--bootstrap", type=int, default=1000, metavar="N", help="replicates, 0: none")
     add("--max_fpr", type=float, default=MAX_FPR, metavar="RATE", help=limit)
-    add("--out", type=Path, metavar="FILE", help=out)
+    add("--out", type=path_of, metavar="FILE", help=out)
     return parser
 
 

@@ -10,18 +10,17 @@ python -m mimii_jax.main --mode evaluate --workdir runs/...    score again
 import os
 import signal
 import sys
-import traceback
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from mimii_jax import log, run
-from mimii_jax.errors import ConfigError, DataError
-from mimii_jax.train.loop import Diverged
+from mimii_jax.command import FAILED, INTERRUPTED, one_line_errors
+from mimii_jax.errors import ConfigError
 from mimii_jax.train.mesh import join_processes, keep_compiled_programs
 from mimii_jax.workdir import Workdir
 
@@ -54,12 +53,15 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer("num_processes", 0, "Number of processes.")
 PROCESS = flags.DEFINE_integer("process_id", -1, "Index of this process, from 0.")
-FAILED, DIVERGED, INTERRUPTED = 1, 3, 75  # exit codes; 75 is EX_TEMPFAIL: try again
 
 
 def main(argv: list[str]) -> None:
     """Dispatch to training or evaluation; print user errors as one line."""
-    logging.set_verbosity(logging.WARNING)  # Orbax logs every step of a save
+    with one_line_errors(DEBUG.value):
+        _main(argv)
+
+
+def _main(argv: list[str]) -> None:
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else None
     try:
@@ -87,11 +89,6 @@ def main(argv: list[str]) -> None:
         if RESUME.value == "never":
             workdir = _new_folder(workdir)
         run.train(config, workdir)
-    except (ConfigError, DataError) as error:
-        if DEBUG.value:
-            traceback.print_exc()
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(DIVERGED if isinstance(error, Diverged) else FAILED)
     except log.Interrupted:
         log.info(f"Interrupted. Rerun with --workdir={workdir} to resume.")
         sys.exit(INTERRUPTED)

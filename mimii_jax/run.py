@@ -27,7 +27,7 @@ from mimii_jax.results.threshold import decide, false_alarms
 from mimii_jax.stages import Scored, Stage, fit, fused, load, open_metrics
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import EXTRA
-from mimii_jax.workdir import Workdir, example_name, example_rows
+from mimii_jax.workdir import LOCK, Workdir, example_name, example_rows
 
 
 def train(config: Config, path: Path) -> Scores:
@@ -39,6 +39,14 @@ def train(config: Config, path: Path) -> Scores:
     start = time.perf_counter()
     experiment = build(config)
     workdir = Workdir(path, writes=jax.process_index() == 0)
+    with workdir.owned():
+        return _train(experiment, config, workdir, start)
+
+
+def _train(
+    experiment: Experiment, config: Config, workdir: Workdir, start: float
+) -> Scores:
+    """Train in a workdir that no other process writes to."""
     _require_same(workdir.path, experiment, config)
     machines = experiment.data.machines()
     for machine_type in machines[1:]:
@@ -96,7 +104,7 @@ def evaluate(config: Config | None, path: Path, out: Path) -> Scores:
 def _require_same(path: Path, experiment: Experiment, config: Config) -> None:
     """Refuse a folder with anything but an earlier start of this experiment."""
     with file_errors(path):
-        if not path.exists() or not any(path.iterdir()):
+        if not path.exists() or all(one.name == LOCK for one in path.iterdir()):
             return
     if not (path / "config.json").exists():
         raise ConfigError(
@@ -182,7 +190,7 @@ def _add_examples(
         own = why.of(i) if why else {"features": np.asarray(features[i])}
         name = example_name(test, row)
         arrays |= {f"{name}/{field}": values for field, values in own.items()}
-    workdir.add_examples(arrays)
+    workdir.add_examples(test.machine_type, arrays)
 
 
 def _report(

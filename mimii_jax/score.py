@@ -15,18 +15,18 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from mimii_jax import log
+from mimii_jax.command import FAILED, INTERRUPTED, Parser, one_line_errors, path_of
 from mimii_jax.data.layouts import AUDIO
-from mimii_jax.errors import ConfigError, DataError
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.errors import DataError
+from mimii_jax.files import file_errors, make_folder, owned, replace_file
 from mimii_jax.judge import ANOMALY, UNREADABLE, Judge, Verdict
 from mimii_jax.results.table import csv_lines
 from mimii_jax.results.threshold import FALSE_ALARMS, METHODS
 from mimii_jax.train.mesh import keep_compiled_programs
 
-FAILED, FOUND, INTERRUPTED = 1, 2, 75  # exit codes
+FOUND = 2  # exit code
 AT_ONCE = 32  # files that are in memory
 WAIT_S = 1.0  # between two looks at a watched folder
 
@@ -39,33 +39,41 @@ def main(argv: Sequence[str] | None = None) -> None:
     log.console.stderr = args.json  # the standard output is for data
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, log.request_stop)
+    counts = {ANOMALY: 0, UNREADABLE: 0}
     try:
-        keep_compiled_programs()
-        if args.explain:
-            with file_errors(args.explain):
-                args.explain.mkdir(parents=True, exist_ok=True)
-        files = recordings(args.files)
-        judge = Judge.load(
-            args.workdir,
-            detector=args.detector,
-            machine_type=args.machine,
-            false_alarms=args.false_alarms,
-            method=args.threshold,
-            machine_id=args.id,
-            pictures=args.explain,
-        )
-        counts = {ANOMALY: 0, UNREADABLE: 0}
-        for verdict in _judged(judge, files, args):
-            if verdict.decision in counts:
-                counts[verdict.decision] += 1
-    except (ConfigError, DataError) as error:
-        parser.error(str(error))
+        with one_line_errors():
+            for verdict in _verdicts(args):
+                if verdict.decision in counts:
+                    counts[verdict.decision] += 1
     except log.Interrupted:
         log.info("interrupted")
         sys.exit(INTERRUPTED)
     if counts[ANOMALY] and args.fail_on_anomaly:
         sys.exit(FOUND)
     sys.exit(FAILED if counts[UNREADABLE] else 0)
+
+
+def _verdicts(args: argparse.Namespace) -> Iterator[Verdict]:
+    """Judge what the command line names."""
+    keep_compiled_programs()
+    if args.explain:
+        make_folder(args.explain)
+    files = recordings(args.files)
+    judge = Judge.load(
+        args.workdir,
+        detector=args.detector,
+        machine_type=args.machine,
+        false_alarms=args.false_alarms,
+        method=args.threshold,
+        machine_id=args.id,
+        pictures=args.explain,
+    )
+    if args.watch:
+        lock = args.out.with_name(f".{args.out.name}.lock")
+        with owned(lock, args.out):
+            yield from _judged(judge, files, args)
+    else:
+        yield from _judged(judge, files, args)
 
 
 def _judged(
@@ -200,13 +208,7 @@ def _print(verdicts: Sequence[Verdict], as_json: bool) -> None:
             log.info(f"{v.decision:9} {v.score:10.4g} {place}  {v.file}{at}{note}")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Print a mistake as one line; code 2 is that of an anomaly."""
-        self.exit(FAILED, f"error: {message}\n")
-
-
-def _check(parser: _Parser, args: argparse.Namespace) -> None:
+def _check(parser: Parser, args: argparse.Namespace) -> None:
     if not 0 < args.false_alarms < 1:
         parser.error(f"--false-alarms={args.false_alarms}: must be between 0 and 1")
     if not args.files and not args.watch:
@@ -217,8 +219,8 @@ def _check(parser: _Parser, args: argparse.Namespace) -> None:
         parser.error(f"--watch={args.watch}: no such folder")
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="python -m mimii_jax.score",
         description="Judge recordings by a trained detector. A long one is judged in "
         "pieces as long as the training clips, and the highest counts; a short one is "
@@ -227,8 +229,8 @@ def _parser() -> _Parser:
         "--fail-on-anomaly; 75 interrupted.",
     )
     add = parser.add_argument
-    add("files", nargs="*", type=Path, metavar="FILE", help="recordings or folders")
-    add("--workdir", type=Path, required=True, help="of a finished training")
+    add("files", nargs="*", type=path_of, metavar="FILE", help="recordings or folders")
+    add("--workdir", type=path_of, required=True, help="of a finished training")
     add("--id", default="", help="machine ID; default: that of the name or folder")
     add("--machine", default="", help="machine type, where there are several")
     add("--detector", default="", metavar="ROW", help="of scores.csv; default: first")
@@ -236,11 +238,11 @@ def _parser() -> _Parser:
     add("--false-alarms", type=float, default=FALSE_ALARMS, metavar="P", help=share)
     add("--threshold", choices=METHODS, default=METHODS[0], help="default: gamma")
     output = parser.add_mutually_exclusive_group()
-    output.add_argument("--out", type=Path, metavar="CSV", help="write a csv")
+    output.add_argument("--out", type=path_of, metavar="CSV", help="write a csv")
     output.add_argument("--json", action="store_true", help="print a line per file")
     add("--fail-on-anomaly", action="store_true", help="exit code 2 for an anomaly")
-    add("--watch", type=Path, metavar="FOLDER", help="judge what appears there")
-    add("--explain", type=Path, metavar="DIR", help="write a picture per file")
+    add("--watch", type=path_of, metavar="FOLDER", help="judge what appears there")
+    add("--explain", type=path_of, metavar="DIR", help="write a picture per file")
     return parser
 
 

@@ -6,6 +6,8 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -16,11 +18,18 @@ import numpy as np
 from mimii_jax import log
 from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
 from mimii_jax.defaults import ConfigDict, fill
-from mimii_jax.errors import ConfigError
-from mimii_jax.files import file_errors, in_file_name, replace_file
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.files import (
+    in_file_name,
+    make_folder,
+    owned,
+    read_arrays,
+    read_json,
+    replace_file,
+)
+from mimii_jax.results.table import csv_lines
 
-# Files about the clips of a run; every start writes them anew.
-OF_CLIPS = ("clips.csv", "examples.npz")
+LOCK = ".lock"  # names the process that trains
 
 
 @dataclass(frozen=True)
@@ -54,26 +63,41 @@ class Workdir:
         """Read config.json; fields that it lacks get today's defaults, and a line."""
         path = self.path / "config.json"
         try:
-            saved = _tuples(json.loads(path.read_text()))
+            saved = _tuples(read_json(path))
             config, assumed = fill(saved)
-        except (OSError, ValueError, AttributeError, TypeError) as error:
+        except (DataError, ValueError, AttributeError, TypeError) as error:
             raise ConfigError(
-                f"{path}: not readable as a workdir's config ({error})"
+                f"{path}: not readable as a workdir's config ({error}); restore it, or "
+                "choose another folder"
             ) from error
         if assumed:
             log.info(f"{path}: assumed {', '.join(assumed)}")
         return config
 
-    def start(self, config: ConfigDict) -> None:
-        """Create the folder; write config.json; drop an earlier start's clips."""
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Let no other process write; one that doesn't become a workdir stays as is."""
         if not self.writes:
+            yield
             return
-        with file_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
-            for name in OF_CLIPS:
-                (self.path / name).unlink(missing_ok=True)
-        text = json.dumps(config.to_dict(), indent=2) + "\n"
-        replace_file(self.path / "config.json", text.encode())
+        new, lock = not self.path.exists(), self.path / LOCK
+        make_folder(self.path)
+        with owned(lock, self.path):
+            try:
+                yield
+            finally:
+                if not (self.path / "config.json").exists():
+                    with suppress(OSError):
+                        lock.unlink()
+                        if new:
+                            self.path.rmdir()
+
+    def start(self, config: ConfigDict) -> None:
+        """Create the folder; write config.json."""
+        if self.writes:
+            make_folder(self.path)
+            text = json.dumps(config.to_dict(), indent=2) + "\n"
+            replace_file(self.path / "config.json", text.encode())
 
     def write_about(self, seconds: float, **more: Any) -> None:
         """Write run.json: command, duration, versions."""
@@ -89,26 +113,33 @@ class Workdir:
             replace_file(self.path / "run.json", text.encode())
 
     def add_clips(self, clips: Clips) -> None:
-        """Add a row per clip to clips.csv."""
+        """Write a row per clip into clips.csv, beside those of other machine types."""
         if not self.writes:
             return
         path, text = self.path / "clips.csv", StringIO()
         write = csv.writer(text, lineterminator="\n").writerow
-        known = path.read_text(encoding="utf-8") if path.exists() else ""
-        if not known:
-            write(("machine_type", *COLUMNS))
+        write(("machine_type", *COLUMNS))
+        with suppress(DataError):  # none yet, or damaged: each start writes all types
+            _, *known = (line for _, line in csv_lines(path))
+            for line in known:
+                if line[0] != clips.machine_type:
+                    write(line)
         rows = (getattr(clips, column).tolist() for column in COLUMNS)
         for row in zip(*rows, strict=True):
             write((clips.machine_type, *row))
-        replace_file(path, (known + text.getvalue()).encode())
+        replace_file(path, text.getvalue().encode())
 
-    def add_examples(self, arrays: dict[str, Any]) -> None:
-        """Add arrays to examples.npz."""
+    def add_examples(self, machine_type: str, arrays: dict[str, Any]) -> None:
+        """Write arrays into examples.npz, beside those of other machine types."""
         if not self.writes:
             return
         path, file = self.path / "examples.npz", BytesIO()
-        known: dict[str, Any] = dict(np.load(path)) if path.exists() else {}
-        np.savez_compressed(file, **known | arrays)
+        known: dict[str, Any] = {}
+        with suppress(DataError):
+            known = read_arrays(path)
+        own = f"{machine_type}/"
+        kept = {name: x for name, x in known.items() if not name.startswith(own)}
+        np.savez_compressed(file, **kept | arrays)
         replace_file(path, file.getvalue())
 
 

@@ -20,6 +20,7 @@ from experiments.run_cells import command_parser, parse, run_cells
 from mimii_jax import log, main
 from mimii_jax.errors import ConfigError
 from mimii_jax.train import runs
+from mimii_jax.train.loop import Diverged
 
 ROOT = Path(__file__).parents[1]
 FAKE = (sys.executable, str(ROOT / "tests" / "fake_cell.py"))
@@ -295,7 +296,10 @@ def test_overrides_are_for_the_configs_that_have_the_field():
 
 def test_constants_are_those_of_the_package():
     """Not imported, so that the parent of the cells needs no JAX."""
-    assert (runner.DIVERGED, runner.INTERRUPTED) == (main.DIVERGED, main.INTERRUPTED)
+    assert (Diverged.exit_code, main.INTERRUPTED) == (
+        runner.DIVERGED,
+        runner.INTERRUPTED,
+    )
     assert (cell.MATRIX, cell.ALL, cell.EXTRA) == (runs.MATRIX, runs.ALL, runs.EXTRA)
 
 

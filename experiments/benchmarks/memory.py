@@ -22,6 +22,7 @@ import numpy as np
 import soundfile
 
 from experiments.benchmarks.rounds import machine
+from mimii_jax.command import path_of
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 EVERY = 0.2  # s
@@ -109,7 +110,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     add = parser.add_argument
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--root", type=Path, help="folder with slider/{train,test}")
+    source.add_argument("--root", type=path_of, help="folder with slider/{train,test}")
     source.add_argument("--simulated", action="store_true", help="no files")
     add("--scale", type=float, default=1.0, help="part of the 3,471 clips (default 1)")
     add("--config", default="configs/mlp_vae.py")

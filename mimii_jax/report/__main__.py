@@ -2,10 +2,9 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 from mimii_jax import log
-from mimii_jax.errors import DataError
+from mimii_jax.command import one_line_errors, path_of
 from mimii_jax.report.of_workdir import write_report
 
 
@@ -16,12 +15,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         description="Write WORKDIR/report.html: results, figures and settings of a run "
         "on one page that needs no other file. Trains nothing and needs no JAX.",
     )
-    parser.add_argument("workdir", type=Path, help="folder of a finished run")
+    parser.add_argument("workdir", type=path_of, help="folder of a finished run")
     workdir = parser.parse_args(argv).workdir
-    try:
+    with one_line_errors():
         log.info(f"Report: {write_report(workdir)}")
-    except DataError as error:
-        parser.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -19,7 +18,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import roc_curve
 
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors
+from mimii_jax.files import make_folder, read_arrays, whole_file
 from mimii_jax.report.inputs import Fields, read_metrics
 from mimii_jax.results.metrics import MAX_FPR, auc
 from mimii_jax.results.table import (
@@ -66,7 +65,7 @@ Figures = Iterator[tuple[str, Figure]]  # each with the stem of its file's name
 def write_figures(workdir: Path, split: str = "all") -> list[Path]:
     """Write figures/*.png, one per kind and machine type, of the sources that exist."""
     folder = workdir / "figures"
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     sources = (
         ("clips.csv", clip_figures),
         ("examples.npz", example_figures),
@@ -79,10 +78,15 @@ def write_figures(workdir: Path, split: str = "all") -> list[Path]:
             if (workdir / source).is_file():
                 for name, figure in draw(workdir / source):
                     path = folder / f"{name}.png"
-                    with file_errors(path):
-                        figure.savefig(path, dpi=DOTS_PER_INCH)
+                    write_figure(figure, path)
                     written.append(path)
     return written
+
+
+def write_figure(figure: Figure, path: Path, dpi: float = DOTS_PER_INCH) -> None:
+    """Write a figure as PNG."""
+    with whole_file(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)
 
 
 def _shown(ids: Sequence[str]) -> tuple[list[str], str]:
@@ -161,11 +165,10 @@ class Scale(NamedTuple):
 
 def example_figures(path: Path) -> Figures:
     """Features of the example clips; expected features and errors, if explained."""
+    arrays = read_arrays(path)
     try:
-        with file_errors(path), np.load(path) as file:
-            arrays = dict(file)
         seconds = float(arrays.pop("seconds_per_frame"))
-    except (ValueError, KeyError, BadZipFile) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path}: not a file of examples: {error}") from None
     scale = Scale(seconds, arrays.pop("frequency", None))
     types: dict[str, Examples] = {}

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from mimii_jax import files
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors
 
 Fields = dict[str, Any]
 
@@ -14,11 +14,7 @@ def read_json(path: Path) -> Fields:
     """An object from a JSON file; empty without the file."""
     if not path.is_file():
         return {}
-    try:
-        with file_errors(path):
-            content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not a JSON file: {error}") from None
+    content = files.read_json(path)
     if not isinstance(content, dict):
         raise DataError(f"{path}: expected a JSON object")
     return content
@@ -43,7 +39,7 @@ def read_metrics(path: Path) -> dict[str, list[Fields]]:
     if not path.is_file():
         return {}
     stages: dict[str, list[Fields]] = {}
-    with file_errors(path):
+    with files.file_errors(path):
         lines = path.read_bytes().split(b"\n")[:-1]  # the last may lack its end
     for number, line in enumerate(lines, start=1):
         try:

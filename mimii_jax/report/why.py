@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from scipy.ndimage import uniform_filter1d
 
-from mimii_jax.files import file_errors
-from mimii_jax.report.figures import BINS, BLUE, DOTS_PER_INCH, STYLE, VERMILION, Scale
+from mimii_jax.report.figures import BINS, BLUE, STYLE, VERMILION, Scale, write_figure
 
 REGION_S, REGION_BINS = 0.5, 1 / 8  # size of the framed region, in s and of all bins
 
@@ -84,8 +83,7 @@ def write_picture(
             )
         if place:
             _draw_place(axes["place"], *place)
-        with file_errors(path):
-            figure.savefig(path, dpi=DOTS_PER_INCH)
+        write_figure(figure, path)
 
 
 def _draw_image(

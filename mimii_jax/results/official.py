@@ -20,7 +20,7 @@ import numpy as np
 from mimii_jax.data.labels import Labels
 from mimii_jax.data.layouts import NAMED, named_domain, parse_name
 from mimii_jax.errors import DataError
-from mimii_jax.files import in_file_name, replace_file
+from mimii_jax.files import in_file_name, make_folder, replace_file
 from mimii_jax.results import sections
 from mimii_jax.results.metrics import MAX_FPR
 from mimii_jax.results.per_id import MEAN, POOLED, evaluate
@@ -151,7 +151,7 @@ def write_official(
                 if not isnan(found):
                     texts[f"{DECISION}_{file}"] += f"{name},{int(found)}\n"
             here = folder / detector / ("" if seed == NO_SEED else f"seed_{seed}")
-            here.mkdir(parents=True, exist_ok=True)
+            make_folder(here)
             texts[RESULT] = result_text(run, decisions[rows])
             for file, text in texts.items():
                 replace_file(here / file, text.encode())

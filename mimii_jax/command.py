@@ -1,0 +1,88 @@
+"""What every command shares: errors of the user and the system as one line."""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NoReturn
+
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.files import printable, reason
+
+FAILED, INTERRUPTED = 1, 75  # exit codes; 75 is EX_TEMPFAIL: try again
+# Parts of JAX's messages, and what to do.
+_OF_JAX = {
+    "RESOURCE_EXHAUSTED": "out of memory; use fewer seeds or clips, or smaller batches",
+    "Out of memory": "out of memory; use fewer seeds or clips, or smaller batches",
+    "Unable to initialize backend": "JAX_PLATFORMS names a device that isn't here; "
+    "unset it, or pip install '.[cuda12]' for a GPU",
+    "DEADLINE_EXCEEDED": "the other processes of this job weren't found in time; look "
+    "at --coordinator_address and start them all",
+}
+
+
+@contextmanager
+def one_line_errors(debug: bool = False) -> Iterator[None]:
+    """Print what a user can mend as one line, and exit; bugs keep their traceback."""
+    if not debug:  # Orbax logs tracebacks of errors that reach us as well
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
+    try:
+        yield
+        sys.stdout.flush()
+    except Exception as error:
+        text = _text(error)
+        if text is None:
+            raise
+        if debug:
+            traceback.print_exc()
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        else:
+            print(f"error: {text}", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", FAILED))
+
+
+def _text(error: Exception) -> str | None:
+    """Message for the user; None for a bug."""
+    if isinstance(error, ConfigError | DataError):
+        return "\n".join(map(printable, str(error).splitlines()))
+    if isinstance(error, MemoryError):
+        detail = f" ({error})" if str(error) else ""
+        return f"out of memory{detail}; use less data or smaller settings"
+    if isinstance(error, OSError) and (error.filename or error.errno in _SYSTEM):
+        return f"{printable(str(error.filename or 'output'))}: {reason(error)}"
+    if isinstance(error, RuntimeError | AssertionError):
+        found = next((t for part, t in _OF_JAX.items() if part in str(error)), None)
+        return found and f"{found} ({str(error).strip().splitlines()[0][:200]})"
+    return None
+
+
+_SYSTEM = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.EPIPE,
+    errno.EROFS,
+    errno.EIO,
+)
+
+
+def path_of(text: str) -> Path:
+    """A path of the command line, `~` expanded."""
+    return Path(text).expanduser()
+
+
+class Parser(argparse.ArgumentParser):
+    """Prints a mistake in the flags as one line, with exit code 1."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line."""
+        self.exit(FAILED, f"error: {printable(message)}\n")
