@@ -110,6 +110,8 @@ def require_variant(variant: str, known: tuple[str, ...]) -> None:
 
 def fill(saved: Mapping[str, Any]) -> tuple[ConfigDict, list[str]]:
     """Fill fields that an older config lacks; also their names and values."""
+    if not isinstance(saved.get("detector"), Mapping):
+        raise TypeError("detector: expected a section of fields")
     config = base_config()
     if "train" in saved:
         add_training(config)

@@ -3,6 +3,8 @@
 Every other exception is a bug and keeps its traceback.
 """
 
+import os
+
 
 class ConfigError(Exception):
     """A setting that can't work: the message names the field, the limit, a remedy."""
@@ -26,3 +28,13 @@ def require(holds: bool, message: str) -> None:
     """Raise ConfigError unless a setting's limit holds."""
     if not holds:
         raise ConfigError(message)
+
+
+def require_memory(needed: float, what: str) -> None:
+    """Raise ConfigError before an allocation that this machine can't hold."""
+    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    require(
+        needed <= have,
+        f"{what}: needs {needed / 1e9:,.0f} GB of memory, this machine has "
+        f"{have / 1e9:,.0f} GB; choose less",
+    )

@@ -21,14 +21,15 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mimii_jax.errors import ConfigError
-from mimii_jax.files import file_errors, replace_file
+from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.files import file_errors, printable, replace_file
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-console = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
+# Names are text, never rich's markup, not in tables either.
+console = Console(highlight=False, markup=False)
+_errors = Console(stderr=True, highlight=False, markup=False)
 _silent = ContextVar("silent", default=False)
 _one_bar = Lock()  # of all threads, one shows its bar
 
@@ -36,12 +37,17 @@ _one_bar = Lock()  # of all threads, one shows its bar
 def info(text: str) -> None:
     """Print one plain line."""
     if not _silent.get():
-        console.print(text, markup=False, soft_wrap=True)
+        console.print(_plain(text), soft_wrap=True)
 
 
 def warning(text: str) -> None:
     """Print one plain line on the standard error stream."""
-    _errors.print(f"warning: {text}", markup=False, soft_wrap=True)
+    _errors.print(f"warning: {_plain(text)}", soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    """Escape what a terminal obeys; lines stay."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def quiet() -> None:
@@ -70,10 +76,10 @@ def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., No
         yield lambda n, text="": None
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
         TimeRemainingColumn(compact=True, elapsed_when_finished=True),
     )
     start, done, last = time.perf_counter(), 0, ""
@@ -175,14 +181,20 @@ def rewind(step: int) -> None:
     path = _metrics.path
     if not path or not path.exists():
         return
-    lines = path.read_text().splitlines(keepends=True)
-    rows = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
-    kept = [
-        line
-        for line, row in rows
-        if row.get("step", 0) <= step
-        or any(row.get(key) != value for key, value in _metrics.context.items())
-    ]
+    with file_errors(path):
+        lines = path.read_bytes().decode(errors="replace").splitlines(keepends=True)
+    kept = []
+    for number, line in enumerate(lines, start=1):
+        if not line.endswith("\n"):  # cut off by a kill
+            continue
+        try:
+            row = json.loads(line)
+            stage = {key: row.get(key) for key in _metrics.context}
+            if row.get("step", 0) <= step or stage != _metrics.context:
+                kept.append(line)
+        except (ValueError, AttributeError, TypeError):
+            where = f"{path}:{number}"
+            raise DataError(f"{where}: damaged; remove the line and rerun") from None
     replace_file(path, "".join(kept).encode())
 
 

@@ -21,6 +21,7 @@ from ml_collections import config_flags
 from mimii_jax import log, run
 from mimii_jax.command import FAILED, INTERRUPTED, one_line_errors
 from mimii_jax.errors import ConfigError
+from mimii_jax.files import printable
 from mimii_jax.named import find_config
 from mimii_jax.train.mesh import join_processes, keep_compiled_programs
 from mimii_jax.workdir import Workdir
@@ -116,14 +117,30 @@ def parse(argv: list[str]) -> list[str]:
         if CONFIG.value is not None:
             CONFIG.value.keys()  # raises what went wrong when its file was loaded
         return rest
-    except (flags.Error, AttributeError, LookupError, TypeError, ValueError) as error:
-        text = " ".join(str(error.args[0] if error.args else error).split())
-        print(f"error: {text}", file=sys.stderr)
-        sys.exit(FAILED)
-    except OSError as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        print(f"error: --config: {reason}", file=sys.stderr)
-        sys.exit(FAILED)
+    except flags.Error as error:
+        text = str(error)
+    except Exception as error:  # a config is a program: it can fail in any way
+        frames = traceback.extract_tb(error.__traceback__)
+        own = [f for f in frames if f.filename.endswith(_config_file(argv))]
+        place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
+        if isinstance(error, SyntaxError) and error.filename:
+            place = f"{error.filename}:{error.lineno}: "
+        text = f"--config: {place}{type(error).__name__}: {error}"
+        if not own and isinstance(error, OSError | AttributeError | LookupError):
+            text = f"--config: {str(error).strip().splitlines()[-1].strip()}"
+    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
+    sys.exit(FAILED)
+
+
+def _config_file(argv: list[str]) -> str:
+    """Path of --config as it was given; what no file ends with without one."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    found = [
+        text.partition("=")[2] or following
+        for text, following in pairs
+        if text.lstrip("-").partition("=")[0] == "config"
+    ]
+    return found[-1].split(".py")[0] + ".py" if found else "\0"
 
 
 def _with_config_found(argv: list[str]) -> list[str]:

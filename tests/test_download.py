@@ -276,7 +276,7 @@ def test_an_archive_that_grows_too_much_is_refused(server, tmp_path):
 
 
 def test_bytes_that_drip_are_a_stall(server, dev, tmp_path, waits, monkeypatch):
-    monkeypatch.setattr(download, "TIMEOUT", 0.0)
+    monkeypatch.setattr(download, "STALL", 0.0)
     monkeypatch.setattr(download, "SLOWEST", 1e12)
     monkeypatch.setattr(download, "CHUNK", 100)
     assert "5 times" in failure(server, tmp_path)

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 from example_scores import some_scores
-from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from mimii_jax.report import figures as module
 from mimii_jax.report.figures import score_figures, write_figures
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.per_id import evaluate
@@ -102,13 +102,13 @@ def figures(tmp_path_factory):
 def remembered():
     figures = {}
 
-    def remember(figure, path, **options):
+    def remember(figure, path):
         figures[path.stem] = figure
         figure.draw_without_rendering()
         path.touch()
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Figure, "savefig", remember)
+        patch.setattr(module, "write_figure", remember)
         yield figures
 
 

@@ -101,7 +101,7 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
     assert "slider, recordings" in printed
     assert "SIMULATED" not in printed
     assert printed.count("Report: ") == 1
-    assert {path.name for path in workdir.iterdir()} == {
+    assert {path.name for path in workdir.glob("[!.]*")} == {
         "run.json",
         "config.json",
         "metrics.jsonl",

@@ -88,8 +88,9 @@ TRIES = 5  # in a row that bring nothing
 ARCHIVES = "archives"  # folder of what isn't unpacked yet, and of receipts
 BUSY = (429, 500, 502, 503, 504)
 LONGEST_WAIT = 300.0  # seconds that a busy server may ask for
-TIMEOUT = 30.0  # seconds without a byte, or with fewer than SLOWEST in each
-SLOWEST = 1000  # bytes per second
+TIMEOUT = 30.0  # seconds without a byte
+STALL = 30.0  # seconds with fewer than SLOWEST bytes in each
+SLOWEST = 1000
 BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError)
 CHUNK = 10**6  # bytes; a broken connection loses at most this much
 EXPANSION = 4  # of recordings, at most; more is no archive of them
@@ -260,7 +261,7 @@ def _append(
                 have += file.write(chunk)
                 advance(have // CHUNK - shown // CHUNK)
                 shown = have
-                if (seconds := time.monotonic() - since) > TIMEOUT:
+                if (seconds := time.monotonic() - since) > STALL:
                     if have - before < SLOWEST * seconds:
                         return True
                     since, before = time.monotonic(), have

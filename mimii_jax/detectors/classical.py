@@ -23,7 +23,7 @@ from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import FOLDS, Pooling
 from mimii_jax.detectors.detector import NormalScores
 from mimii_jax.detectors.vectors import FOLDER, NormalVectors, write_clip_length
-from mimii_jax.errors import DataError, require
+from mimii_jax.errors import DataError, require, require_memory
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Moment, Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors, make_folder, replace_file
@@ -56,6 +56,8 @@ class Forest:
     def __post_init__(self) -> None:
         _require_positive("n_estimators", self.n_estimators)
         _require_positive("max_samples", self.max_samples)
+        of_trees = f"detector.n_estimators={self.n_estimators}"
+        require_memory(20_000.0 * self.n_estimators, of_trees)
 
     def build(self, seed: int) -> IsolationForest:
         """Create an unfitted forest."""

@@ -27,7 +27,7 @@ from mimii_jax.detectors.vectors import (
     read_clip_length,
     write_clip_length,
 )
-from mimii_jax.errors import ConfigError, DataError, require
+from mimii_jax.errors import ConfigError, DataError, require, require_memory
 from mimii_jax.features.front_ends import (
     CLIPS_PER_TRANSFER,
     FrontEnd,
@@ -112,7 +112,9 @@ class NeuralDetector:
             hasattr(model, name),
             f"scoring.representation='{name}': {model.__name__} has no such method",
         )
-        self._abstract(n_samples, 1)
+        _, state = self._abstract(n_samples, 1)
+        size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+        require_memory(2.0 * size, "detector: the state of its training")
         n_frames, n_bins = self._shape(n_samples)
         example = jnp.zeros((1, self.windows.width_in(n_frames), n_bins))
         build = self._build(n_samples)

@@ -17,6 +17,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from sklearn.metrics import roc_curve
 
+from mimii_jax import log
 from mimii_jax.errors import DataError
 from mimii_jax.files import make_folder, read_arrays, whole_file
 from mimii_jax.report.inputs import Fields, read_metrics
@@ -57,6 +58,7 @@ STYLE: dict[Any, Any] = {  # of matplotlib
     "figure.titlesize": 12,
     "image.interpolation": "nearest",
     "legend.frameon": False,
+    "text.parse_math": False,  # a $ in a name is a $
 }
 
 Figures = Iterator[tuple[str, Figure]]  # each with the stem of its file's name
@@ -73,8 +75,9 @@ def write_figures(workdir: Path, split: str = "all") -> list[Path]:
         ("metrics.jsonl", training_figures),
     )
     written = []
-    with rc_context(STYLE):
+    with rc_context(STYLE), log.bar("drawing", len(sources), "sources") as advance:
         for source, draw in sources:
+            advance(1)
             if (workdir / source).is_file():
                 for name, figure in draw(workdir / source):
                     path = folder / f"{name}.png"

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Int
 
-from mimii_jax.errors import DataError
+from mimii_jax.errors import DataError, require_memory
 from mimii_jax.results.metrics import MAX_FPR, Estimate, average, measure, resample
 from mimii_jax.results.table import Scores
 
@@ -48,6 +48,7 @@ def _evaluate_one(one: Scores, bootstrap: int, max_fpr: float) -> list[Row]:
     """Rows of one detector on one machine type."""
     clips, score = _by_seed(one)
     stratum = np.char.add(clips.machine_id, np.char.mod("/%d", clips.label))
+    require_memory(16.0 * bootstrap * len(stratum), f"bootstrap={bootstrap}")
     weight = resample(stratum, bootstrap)
 
     def row(machine_id: str, where: np.ndarray) -> Row:

@@ -21,7 +21,7 @@ from mimii_jax import log
 from mimii_jax.command import one_line_errors, path_of
 from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
-from mimii_jax.errors import DataError
+from mimii_jax.errors import DataError, require_memory
 from mimii_jax.files import make_folder, replace_file
 from mimii_jax.slide_rail.machines import FAULT_KINDS, MECHANICS
 from mimii_jax.slide_rail.sound import SAMPLE_RATE, SAMPLES, Fault, render
@@ -102,6 +102,9 @@ def simulate(
     if seed < 0:
         raise DataError(f"seed={seed}: must be 0 or greater")
     shares = {"train": train_share, "test": test_share}
+    counts = [n for one in {*ids} for rows in COUNTS[one].values() for _, n in rows]
+    most = scale * max(shares.values()) * sum(counts)
+    require_memory(2 * SAMPLES * most, f"data.scale={scale:g}")
     identities = [
         _Identity(machine_id, split, label, index)
         for split in ("train", "test")

@@ -91,6 +91,8 @@ def train_runs(
             while step < epoch_end:
                 n = min(n, epoch_end - step)
                 start = time.perf_counter()
+                if not progress.dispatches:
+                    progress.advance(0, "compiling the training step, once, ")
                 with _profiled(profile, progress.dispatches):
                     state = advance(state, plans, features.train, n)
                     metrics = jax.device_get(collect(Metrics(*state[:4])))

@@ -18,6 +18,7 @@ from jaxtyping import Array
 from mimii_jax.errors import require
 
 RUN, DATA = "run", "data"
+PATIENCE_S = 60  # until all processes of a job are there
 
 
 def make_mesh(n_runs: int, run: int | None = None, data: int | None = None) -> Mesh:
@@ -87,7 +88,9 @@ def join_processes(coordinator: str, count: int, index: int) -> None:
             f"--process_id={index}: give all three, with process_id from 0 to "
             "num_processes - 1",
         )
-        jax.distributed.initialize(coordinator, count, index)
+        jax.distributed.initialize(
+            coordinator, count, index, initialization_timeout=PATIENCE_S
+        )
     elif started_by_scheduler():
         jax.distributed.initialize()
 

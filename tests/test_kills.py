@@ -1,0 +1,188 @@
+"""Commands that are killed, started twice, or run out of disk: nothing is spoilt."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from records_server import DEV, NAME, require_whole, zipped
+
+from mimii_jax.data import download
+from mimii_jax.errors import InUse
+
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+FETCH = """
+import json, sys
+from mimii_jax.data import download
+url, out, registry = sys.argv[1:]
+download.REGISTRY = json.loads(registry)
+download.main(["--machine", "fan", "--split", "dev", "--out", out, "--base-url", url])
+"""
+
+
+def start(*arguments, blocks=None):
+    """Start a command; `blocks` of 1 kB are the most that a file may have."""
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    limit = f"ulimit -f {blocks}; " if blocks else ""
+    return subprocess.Popen(
+        ["bash", "-c", f'{limit}exec "$@"', "-", sys.executable, *map(str, arguments)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process):
+    text, _ = process.communicate(timeout=300)
+    return process.returncode, text
+
+
+def disturb(command, times, number, seconds):
+    """Kill a command at random moments of its life, with all its processes."""
+    chance = random.Random(0)
+    codes = []
+    for _ in range(times):
+        process = start(*command)
+        try:
+            process.wait(timeout=chance.uniform(0.2, 1.0) * seconds)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, number)
+        code, text = ended(process)
+        assert "Traceback" not in text or number == signal.SIGKILL, text
+        codes.append(code)
+    return codes
+
+
+def forest(recordings, workdir):
+    return (
+        "-m",
+        "mimii_jax.main",
+        "--config=configs/isolation_forest.py",
+        f"--config.data.root={recordings}",
+        "--config.detector.n_estimators=5",
+        "--config.eval.bootstrap=0",
+        f"--workdir={workdir}",
+    )
+
+
+def tables(workdir):
+    found = {
+        str(path.relative_to(workdir)): path.read_bytes()
+        for path in workdir.rglob("*.csv")
+    }
+    assert found
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(recordings, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed") / "w"
+    begun = time.monotonic()
+    code, text = ended(start(*forest(recordings, workdir)))
+    assert code == 0, text
+    return workdir, time.monotonic() - begun
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_forest_that_is_killed_ends_with_the_same_bytes(
+    number, recordings, undisturbed, tmp_path
+):
+    finished, seconds = undisturbed
+    command = forest(recordings, tmp_path / "w")
+    disturb(command, 3, number, seconds)
+    code, text = ended(start(*command))
+    assert code == 0, text
+    assert tables(tmp_path / "w") == tables(finished)
+
+
+def test_of_two_starts_at_once_one_trains(recordings, undisturbed, tmp_path):
+    command = forest(recordings, tmp_path / "w")
+    both = [start(*command), start(*command)]
+    results = sorted(map(ended, both))
+    assert [code for code, _ in results] in ([0, InUse.exit_code], [0, 0]), results
+    if results[1][0]:
+        assert "in use by process" in results[1][1]
+    assert tables(tmp_path / "w") == tables(undisturbed[0])
+
+
+@pytest.mark.parametrize("blocks", [1, 4, 16])
+def test_a_disk_that_fills_leaves_a_finished_workdir(
+    blocks, recordings, undisturbed, tmp_path
+):
+    workdir = tmp_path / "w"
+    shutil.copytree(undisturbed[0], workdir)
+    code, text = ended(start(*forest(recordings, workdir), blocks=blocks))
+    assert code in (0, 1), text
+    assert code == 0 or "error: " in text.splitlines()[-1], text
+    assert "Traceback" not in text
+    assert tables(workdir) == tables(undisturbed[0])
+    code, text = ended(start("-m", "mimii_jax.evaluate", workdir))
+    assert code == 0, text
+
+
+def test_a_study_whose_parent_is_killed_runs_again(recordings, tmp_path):
+    command = (
+        "-m",
+        "experiments.cross_id",
+        "--config",
+        "isolation_forest",
+        "one_class_svm:linear",
+        "--jobs=2",
+        f"--out={tmp_path / 'study'}",
+        f"--config.data.root={recordings}",
+        "--config.eval.bootstrap=0",
+        "--config.detector.n_estimators=5",
+    )
+    disturb(command, 2, signal.SIGKILL, 15.0)
+    limit = time.monotonic() + 120
+    while True:  # orphans of a killed parent save and end by themselves
+        code, text = ended(start(*command))
+        if code == 0 or time.monotonic() > limit:
+            break
+    assert code == 0, text
+    for cell in ("isolation_forest", "one_class_svm_linear"):
+        assert (tmp_path / "study" / cell / "scores.csv").exists()
+
+
+def test_watching_that_is_killed_judges_each_file_once(
+    recordings, undisturbed, tmp_path
+):
+    incoming, out = recordings / "slider" / "test", tmp_path / "scores.csv"
+    command = ("-m", "mimii_jax.score", f"--workdir={undisturbed[0]}")
+    command = (*command, "--watch", incoming, "--out", out)
+    disturb(command, 3, signal.SIGKILL, 12.0)
+    process = start(*command)
+    limit = time.monotonic() + 60
+    expected = len(list(incoming.glob("*.wav")))
+    while time.monotonic() < limit:
+        if out.exists() and len(out.read_text().splitlines()) == expected + 1:
+            break
+        time.sleep(0.2)
+    second, text = ended(start(*command))
+    assert second == InUse.exit_code, text
+    process.send_signal(signal.SIGTERM)
+    ended(process)
+    lines = out.read_text().splitlines()[1:]
+    names = [line.split(",")[0] for line in lines]
+    assert len(names) == len(set(names)) == expected
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_download_that_is_killed_is_resumed(number, server, fan, tmp_path):
+    server.publish(DEV, NAME, zipped(fan["dev"]))
+    registry = json.dumps({name: download.REGISTRY[name] for name in (NAME,)})
+    command = ("-c", FETCH, server.url, tmp_path, registry)
+    disturb(command, 4, number, 2.0)
+    code, text = ended(start(*command))
+    assert code == 0, text
+    require_whole(tmp_path, fan, "dev")
