@@ -108,7 +108,10 @@ def to_onnx(judge: Judge) -> bytes:
     def scorer(waves: Array, ids: Array) -> tuple[Array, ...]:
         return tuple(jaxpr_as_fun(traced)(waves, ids))
 
-    names = {"input_names": ["waves", "ids"], "output_names": ["score", "decision"]}
+    names: Any = {
+        "input_names": ["waves", "ids"],
+        "output_names": ["score", "decision"],
+    }
     model: Any = jax2onnx.to_onnx(scorer, shapes, model_name="scorer", **names)
     return model.SerializeToString()
 

@@ -10,6 +10,7 @@ python -m mimii_jax.main --mode evaluate --workdir runs/...    score again
 import os
 import signal
 import sys
+import traceback
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
