@@ -93,7 +93,7 @@ def write_matrices(workdir: Path, name: str) -> list[tuple[Matrix, dict[str, str
     how = {"bootstrap": c.bootstrap, "max_fpr": c.max_fpr}
     found = matrices(scores, **how)
     for matrix in found:
-        model, _, machine_type = matrix.name.partition(", ")
+        model, _, machine_type = matrix.name.rpartition(", ")
         scoring = re.sub(r"\W+", "_", model.removeprefix(name).strip(": "))
         stem = "_".join(filter(None, ("matrix", machine_type, scoring.strip("_"))))
         text = matrix_markdown(matrix, reported)

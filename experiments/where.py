@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float
 
-from experiments.run_cells import one_line_errors
 from mimii_jax import log
+from mimii_jax.command import one_line_errors
 from mimii_jax.config import Experiment, build
 from mimii_jax.data.clips import ANOMALOUS
 from mimii_jax.dataset import SIMULATED_IDS
@@ -50,7 +50,7 @@ def _lines(path: Path) -> Iterator[list[str]]:
         not experiment.data.root, f"{path}: recordings; no time of a fault is known"
     )
     simulation = _test_clips(experiment)
-    for stage in load(experiment, "slider", Workdir(path), keep=False):
+    for stage in load(experiment, "slider", Workdir(path)):
         for names, model in stage.fitted.items():
             if found := _strongest(model, simulation):
                 yield [SEPARATOR.join(filter(None, names)), *_cells(*found, simulation)]
