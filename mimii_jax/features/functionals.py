@@ -45,11 +45,49 @@ def statistics(
     The 20th and 80th percentiles are interpolated linearly, as NumPy's. The mean
     absolute difference is that of neighbouring frames, 0 for a single frame.
     """
-    p20, p80 = jnp.percentile(series, np.array([20.0, 80.0]), axis=0)
+    p20, p80 = _percentiles(series, np.array([0.2, 0.8]))
     steps = jnp.abs(jnp.diff(series, axis=0, prepend=series[:1]))
     moved = jnp.sum(steps, axis=0) / max(len(series) - 1, 1)
     parts = [jnp.mean(series, axis=0), jnp.std(series, axis=0), p20, p80, moved]
     return jnp.concatenate(parts)
+
+
+def _percentiles(
+    x: Float32[Array, "frame column"], shares: np.ndarray
+) -> Float32[Array, "share column"]:
+    """Percentiles of each column, of finite numbers, as NumPy's.
+
+    Order statistics are found by bisection of the floats' bits, which a CPU does 10
+    times as fast as XLA sorts.
+    """
+    at = shares * (len(x) - 1)
+    rank = at.astype(np.int32)
+    weight = (at - rank).astype(np.float32)[:, None]
+    least, most = np.int32(-(2**31)), np.int32(2**31 - 1)
+
+    def ordered(bits: Array) -> Array:
+        """Integers in the order of the floats with these bits; its own inverse."""
+        return jnp.where(bits < 0, bits ^ most, bits)
+
+    keys = ordered(lax.bitcast_convert_type(x, np.int32))
+
+    def count(limits: Array) -> Array:
+        of_share = [jnp.sum(keys <= limit[None], axis=0) for limit in limits]
+        return jnp.stack(of_share).astype(np.int32)
+
+    def halve(_: Array | int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
+        low, high = interval
+        middle = (low & high) + ((low ^ high) >> 1)  # a sum could overflow
+        enough = count(middle) > rank[:, None]
+        return jnp.where(enough, low, middle + 1), jnp.where(enough, middle, high)
+
+    start = jnp.zeros((len(shares), x.shape[1]), np.int32)
+    found, _ = lax.fori_loop(0, 32, halve, (start + least, start + most))
+    above = [jnp.min(jnp.where(keys > k[None], keys, most), axis=0) for k in found]
+    again = count(found) > rank[:, None] + 1  # the next one is equal
+    pair = (found, jnp.where(again | (weight == 0), found, jnp.stack(above)))
+    low, high = (lax.bitcast_convert_type(ordered(k), np.float32) for k in pair)
+    return low * (1 - weight) + high * weight
 
 
 def bands(log_mel: Float32[Array, "frame band"]) -> Float32[Array, " column"]:
