@@ -32,6 +32,7 @@ def small_transformer():
         "detector__decoder_layers": 2,
         "detector__heads": 2,
         "detector__feed_forward": 16,
+        "detector__likelihood": "squared",
     }
     one = task("transformer", **small)
     model = one.build(nnx.Rngs(0))

@@ -26,6 +26,7 @@ def small(root, **features):
     c.detector.width, c.detector.heads, c.detector.feed_forward = 8, 2, 16
     c.detector.encoder_layers = c.detector.decoder_layers = 1
     c.detector.patch = c.detector.stride = 4
+    c.detector.likelihood, c.scoring.representation = "squared", "error"
     c.eval.bootstrap = 20
     return c
 

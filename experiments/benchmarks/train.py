@@ -131,6 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--group", type=int, help="runs that are stepped together; default: automatic")
     args, fields = parse(parser, arguments)
     config = load_config(args.config)
+    if "likelihood" in config.detector:  # the loss of the peers
+        config.detector.likelihood = "squared"
     set_fields(config, dict(fields))
     task = Task(config, args.clips, args.steps)
     one, several = "ours, 1 run", f"ours, {args.runs} runs"
