@@ -27,6 +27,7 @@ from jaxtyping import Array
 
 from mimii_jax import log
 from mimii_jax.errors import ConfigError, DataError, require
+from mimii_jax.features import functionals
 from mimii_jax.files import replace_file
 from mimii_jax.judge import Judge
 from mimii_jax.results.threshold import FALSE_ALARMS, METHODS
@@ -94,7 +95,7 @@ def export(judge: Judge, onnx: bool = False) -> bytes:
 def to_onnx(judge: Judge) -> bytes:
     """The same function as an ONNX model: waves, ids -> score, decision."""
     try:
-        import jax2onnx
+        import jax2onnx  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError(
             "--onnx needs jax2onnx: pip install 'mimii_jax[onnx]', then "
@@ -102,13 +103,17 @@ def to_onnx(judge: Judge) -> bytes:
         ) from error
     shapes = _shapes(judge)
     # Traced before jax2onnx replaces functions of JAX; its batching is incomplete.
-    with mock.patch.object(jnp.fft, "rfft", _rfft):
+    with (
+        mock.patch.object(jnp.fft, "rfft", _rfft),
+        mock.patch.object(jnp, "pad", _pad),
+        mock.patch.object(functionals, "_percentiles", _percentiles),
+    ):
         traced = jax.make_jaxpr(build_scorer(judge))(*shapes)
 
     def scorer(waves: Array, ids: Array) -> tuple[Array, ...]:
         return tuple(jaxpr_as_fun(traced)(waves, ids))
 
-    names: Any = {
+    names: dict[str, Any] = {
         "input_names": ["waves", "ids"],
         "output_names": ["score", "decision"],
     }
@@ -136,6 +141,25 @@ def _rfft(x: Array, *, axis: int = -1) -> _Spectrum:
     x = jnp.moveaxis(x, axis, -1)
     found = (jnp.dot(x, part.astype(np.float32), precision="highest") for part in parts)
     return _Spectrum(*(jnp.moveaxis(y, -1, axis) for y in found))
+
+
+_own_pad = jnp.pad
+
+
+def _pad(x: Array, widths: Any, mode: str = "constant", **more: Any) -> Array:
+    """`jnp.pad` with zeros by concatenation: jax2onnx pads no symbolic batch."""
+    if mode != "constant" or more:
+        return _own_pad(x, widths, mode, **more)
+    for axis, pair in enumerate(np.broadcast_to(widths, (x.ndim, 2)).tolist()):
+        shapes = [(*x.shape[:axis], n, *x.shape[axis + 1 :]) for n in pair]
+        before, after = ([jnp.zeros(s, x.dtype)] if s[axis] else [] for s in shapes)
+        x = jnp.concatenate([*before, x, *after], axis)
+    return x
+
+
+def _percentiles(x: Array, shares: np.ndarray) -> Array:
+    """By sorting: ONNX has no bits of floats."""
+    return jnp.percentile(x, 100 * shares, axis=0)
 
 
 def _parser() -> argparse.ArgumentParser:
