@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Iterator
 from datetime import datetime
 from itertools import chain, count
 from pathlib import Path
@@ -113,8 +114,12 @@ def _new_folder(path: Path) -> Path:
 
 def parse(argv: list[str]) -> list[str]:
     """Parse the flags; print a mistake in them as one line."""
+    argv, file = list(argv), "\0"  # what no path ends with
     try:
-        rest = flags.FLAGS(_with_config_found(argv))
+        for i, before in _config_places(argv):  # so that any folder will do
+            found = find_config(argv[i].removeprefix(before))
+            argv[i], file = before + found, found.split(".py")[0] + ".py"
+        rest = flags.FLAGS(argv)
         if CONFIG.value is not None:
             CONFIG.value.keys()  # raises what went wrong when its file was loaded
         return rest
@@ -122,7 +127,7 @@ def parse(argv: list[str]) -> list[str]:
         text = str(error)
     except Exception as error:  # a config is a program: it can fail in any way
         frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if f.filename.endswith(_config_file(argv))]
+        own = [f for f in frames if f.filename.endswith(file)]
         place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
         if isinstance(error, SyntaxError) and error.filename:
             place = f"{error.filename}:{error.lineno}: "
@@ -133,29 +138,15 @@ def parse(argv: list[str]) -> list[str]:
     sys.exit(FAILED)
 
 
-def _config_file(argv: list[str]) -> str:
-    """Path of --config as it was given; what no file ends with without one."""
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
-    found = [
-        text.partition("=")[2] or following
-        for text, following in pairs
-        if text.lstrip("-").partition("=")[0] == "config"
-    ]
-    return found[-1].split(".py")[0] + ".py" if found else "\0"
-
-
-def _with_config_found(argv: list[str]) -> list[str]:
-    """Replace the name of a config by its path, so that any folder will do."""
-    found = list(argv)
+def _config_places(argv: list[str]) -> Iterator[tuple[int, str]]:
+    """Yield the places of --config's value, and what is before it there."""
     for i, text in enumerate(argv):
-        flag, equals, value = text.partition("=")
-        if flag.lstrip("-") != "config" or not flag.startswith("-"):
-            continue
-        if equals:
-            found[i] = f"{flag}={find_config(value)}"
-        elif i + 1 < len(argv):
-            found[i + 1] = find_config(argv[i + 1])
-    return found
+        flag, equals, _ = text.partition("=")
+        if text.startswith("-") and flag.lstrip("-") == "config":
+            if equals:
+                yield i, f"{flag}="
+            elif i + 1 < len(argv):
+                yield i + 1, ""
 
 
 if __name__ == "__main__":
