@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.cell import Cell, Options, read_cell
+from experiments.cell import FREE_GENERATION, Cell, Options, read_cell
 from experiments.matrix import METRICS, compare
 from experiments.matrix_tables import mark, signed
 from experiments.run_cells import command_parser, parse, run_cells
@@ -78,10 +78,7 @@ def _cells(names: Sequence[str], simulation_seeds: Sequence[int]) -> Iterator[Ce
         kind = name.split(":")[0]
         scorings = {"default": {}}
         if kind == "transformer":
-            scorings["free generation"] = {
-                "horizon": None,
-                "representation": "error",
-            }
+            scorings["free generation"] = FREE_GENERATION
         fuse_with = ("functionals",) if kind in TRAINED else ()
         for seed in simulation_seeds:
             folder = name if seed == 0 else f"{name}, simulation {seed}"

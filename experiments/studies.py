@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any
 
-from experiments.cell import ALL, EXTRA, MATRIX, Cell
+from experiments.cell import ALL, EXTRA, FREE_GENERATION, MATRIX, Cell
 from experiments.reported import (
     AFTER_100_EPOCHS,
     BATCH_SIZES,
@@ -265,7 +265,7 @@ STUDIES = {
                 "transformer",
                 {"detector.attention": attention},
                 scorings={
-                    "free generation": {"horizon": None, "representation": "error"},
+                    "free generation": FREE_GENERATION,
                     "one step ahead": {},
                 },
             )
