@@ -113,7 +113,7 @@ def _workdirs(out: Path) -> dict[str, Path]:
     found.sort(key=lambda workdir: (not workdir.finished, workdir.path))
     known: dict[str, Path] = {}
     for workdir in found:
-        with suppress(ConfigError):  # a damaged one is an error of its own cell alone
+        with suppress(ConfigError):  # a damaged one fails its cell, not the others
             known.setdefault(_text(workdir.read_config()), workdir.path)
     return known
 

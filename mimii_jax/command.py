@@ -28,7 +28,7 @@ _OF_JAX = {
 
 @contextmanager
 def one_line_errors(debug: bool = False) -> Iterator[None]:
-    """Print what a user can mend as one line, and exit; bugs keep their traceback."""
+    """Print errors of user and system as one line, and exit; bugs keep a traceback."""
     if not debug:  # Orbax logs tracebacks of errors that reach us as well
         logging.getLogger("absl").setLevel(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""Locks, starts that fail, names that a terminal obeys; no process of its own."""
+"""Locks, starts that fail, names that a terminal obeys; all in one process."""
 
 import os
 import shutil

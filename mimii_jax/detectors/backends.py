@@ -80,9 +80,9 @@ class Scoring:
     density_neighbours: int = 8  # ldn, lof: they tell the density around a clip
     # whether each column is in units of its bank's SD, and within 8 of them
     standardise: bool = True
-    # PCA to so many where columns exceed clips; to whiten, at most half the clips
+    # of a PCA where columns exceed clips; to whiten, at most half as many as clips
     max_columns: int | None = 100
-    coreset: int | None = None  # at most so many clips, which cover the bank
+    coreset: int | None = None  # clips that cover the bank, at most; None: all
     components: int = 1  # gmm
 
     def __post_init__(self) -> None:
