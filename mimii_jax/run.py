@@ -13,7 +13,7 @@ from mimii_jax.config import Config, Experiment, build, differences
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.controls import score_controls
 from mimii_jax.detectors.detector import Fitted
-from mimii_jax.errors import ConfigError, require
+from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import extract
 from mimii_jax.files import file_errors
 from mimii_jax.report.figures import write_figures
@@ -22,9 +22,18 @@ from mimii_jax.report.tables import alarms_text, results_report, sections_text
 from mimii_jax.results.official import write_official
 from mimii_jax.results.per_id import evaluate as evaluate_scores
 from mimii_jax.results.sections import has_sections
-from mimii_jax.results.table import Scores, read_scores, select_split, write_scores
+from mimii_jax.results.table import Scores, read_scores, select_split
 from mimii_jax.results.threshold import decide, false_alarms
-from mimii_jax.stages import Scored, Stage, fit, fused, load, open_metrics
+from mimii_jax.stages import (
+    Scored,
+    Stage,
+    fit,
+    fused,
+    load,
+    open_metrics,
+    require_fit,
+    write_tables,
+)
 from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import EXTRA
 from mimii_jax.workdir import LOCK, Workdir, example_name, example_rows
@@ -57,7 +66,7 @@ def _train(
         clips = experiment.data.load(
             machine_type, extra=EXTRA in experiment.training_sets
         )
-        _require_fit(experiment, clips)
+        require_fit(experiment, clips)
         if not number:
             workdir.start(config)
             wait_for_processes("started")
@@ -91,7 +100,7 @@ def evaluate(config: Config | None, path: Path, out: Path) -> Scores:
         if experiment.detector and not trained.checkpoints(machine_type).is_dir():
             raise ConfigError(f"{path}: holds no trained model of {machine_type}")
         clips = experiment.data.load(machine_type, ("test",))
-        _require_fit(experiment, clips)
+        require_fit(experiment, clips)
         if not number:
             workdir.start(saved if config is None else config)
         tables += _score_machine(experiment, clips, trained, workdir)
@@ -118,22 +127,6 @@ def _require_same(path: Path, experiment: Experiment, config: Config) -> None:
             f"{'; '.join(differences(saved, config))}. Choose another folder, or "
             "--resume=never for a new one"
         )
-
-
-def _require_fit(experiment: Experiment, clips: Clips) -> None:
-    """Refuse clips that the front end or the model doesn't fit."""
-    rate = getattr(experiment.front_end, "sample_rate", clips.sample_rate)
-    require(
-        rate == clips.sample_rate,
-        f"features.sample_rate={rate}: the clips have {clips.sample_rate} Hz",
-    )
-    n_samples = clips.audio.shape[1]
-    wave = jax.ShapeDtypeStruct((n_samples,), np.float32)
-    jax.eval_shape(experiment.front_end, wave)
-    for detector in (*experiment.scorings.values(), *experiment.companions.values()):
-        detector.check(n_samples)
-        fits = jax.process_count() == 1 or not detector.one_process
-        require(fits, f"detector.name='{experiment.name}': needs one process")
 
 
 def _train_machine(
@@ -197,18 +190,11 @@ def _report(
     experiment: Experiment, tables: list[Scored], workdir: Workdir, seconds: float
 ) -> Scores:
     """Write tables, figures and the page; print the results."""
-    scores = Scores.concatenate(table.test for table in tables)
-    normal = [table.normal for table in tables if table.normal]
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    workdir.write_about(seconds, jax=jax.__version__, devices=devices)
+    scores, normals = write_tables(tables, workdir, seconds)
     if not workdir.writes:
         return scores
     e = experiment.eval
     part = select_split(scores, e.split)
-    normals = Scores.concatenate(normal) if normal else scores[:0]
-    if normal:
-        write_scores(normals, workdir.normals)
-    write_scores(scores, workdir.scores)
     write_official(scores, workdir.path / "official", decide(scores, normals))
     rows = evaluate_scores(part, bootstrap=e.bootstrap, max_fpr=e.max_fpr)
     log.info(results_report(rows, experiment.data.source, e.split))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from mimii_jax import log
@@ -15,7 +16,7 @@ from mimii_jax.detectors.detector import Fitted
 from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.files import make_folder, read_json, replace_file
 from mimii_jax.results.fusion import fuse
-from mimii_jax.results.table import NO_SEED, Scores
+from mimii_jax.results.table import NO_SEED, Scores, write_scores
 from mimii_jax.train.loop import Diverged
 from mimii_jax.train.runs import ALL, Run, TrainingSet, training_sets
 from mimii_jax.workdir import Workdir
@@ -161,6 +162,38 @@ def load(
         run = Run(0, np.arange(0), np.arange(0))
         found = detector.load(trained.checkpoints(machine_type, name), [run])
         yield Stage({(name, ""): found}, [""], [NO_SEED])
+
+
+def require_fit(experiment: Experiment, clips: Clips) -> None:
+    """Refuse clips that the front end or the model doesn't fit."""
+    rate = getattr(experiment.front_end, "sample_rate", clips.sample_rate)
+    require(
+        rate == clips.sample_rate,
+        f"features.sample_rate={rate}: the clips have {clips.sample_rate} Hz",
+    )
+    n_samples = clips.audio.shape[1]
+    wave = jax.ShapeDtypeStruct((n_samples,), np.float32)
+    jax.eval_shape(experiment.front_end, wave)
+    for detector in (*experiment.scorings.values(), *experiment.companions.values()):
+        detector.check(n_samples)
+        fits = jax.process_count() == 1 or not detector.one_process
+        require(fits, f"detector.name='{experiment.name}': needs one process")
+
+
+def write_tables(
+    tables: Sequence[Scored], workdir: Workdir, seconds: float
+) -> tuple[Scores, Scores]:
+    """Write run.json and the tables of a finished run; test and normal scores."""
+    scores = Scores.concatenate(table.test for table in tables)
+    normal = [table.normal for table in tables if table.normal]
+    normals = Scores.concatenate(normal) if normal else scores[:0]
+    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
+    workdir.write_about(seconds, jax=jax.__version__, devices=devices)
+    if workdir.writes:
+        if normal:
+            write_scores(normals, workdir.normals)
+        write_scores(scores, workdir.scores)
+    return scores, normals
 
 
 def open_metrics(
