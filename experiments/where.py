@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from mimii_jax import log
-from mimii_jax.command import one_line_errors
+from mimii_jax.command import one_line_errors, path_of
 from mimii_jax.config import Experiment, build
 from mimii_jax.data.clips import ANOMALOUS
 from mimii_jax.dataset import SIMULATED_IDS
@@ -37,7 +37,7 @@ HEAD = ["", "in a fault (95 %)", "at random", *KINDS]
 def main(argv: Sequence[str] | None = None) -> None:
     """Print a line per detector, and what of it is chance."""
     parser = argparse.ArgumentParser(prog="python -m experiments.where")
-    parser.add_argument("workdirs", nargs="+", type=Path, metavar="WORKDIR")
+    parser.add_argument("workdirs", nargs="+", type=path_of, metavar="WORKDIR")
     with one_line_errors():
         workdirs = parser.parse_args(argv).workdirs
         log.info(markdown(HEAD, [line for path in workdirs for line in _lines(path)]))

@@ -17,7 +17,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from mimii_jax import log
 from mimii_jax.config import Config, build
-from mimii_jax.data import audio
 from mimii_jax.data.arrays import as_waves
 from mimii_jax.data.clips import Clips
 from mimii_jax.errors import ConfigError, DataError, require
@@ -264,13 +263,8 @@ class Detector(BaseEstimator):
                 waves = as_waves(x, rate, judge.sample_rate)
                 of = [judge.ids[0] if len(judge.ids) == 1 else ""] * len(waves)
             else:
-                channel = judge.experiment.data.channel
                 files = recordings(paths)
-
-                def read(path: Path) -> Any:
-                    return audio.read_wave(path, judge.sample_rate, channel)
-
-                waves = log.in_threads("reading", read, files, "files")
+                waves = log.in_threads("reading", judge.read, files, "files")
                 of = [judge.id_of(path) for path in files]
             of = of if ids is None else as_ids(ids, len(waves))
             with self._lock:

@@ -12,7 +12,6 @@ mimii_jax.score.
 import argparse
 import io
 import json
-import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,11 +25,12 @@ from jax.extend.core import jaxpr_as_fun
 from jaxtyping import Array
 
 from mimii_jax import log
-from mimii_jax.errors import ConfigError, DataError, require
+from mimii_jax.command import one_line_errors, path_of
+from mimii_jax.errors import ConfigError
 from mimii_jax.features import functionals
 from mimii_jax.files import replace_file
 from mimii_jax.judge import Judge
-from mimii_jax.results.threshold import FALSE_ALARMS, METHODS
+from mimii_jax.score import add_judge_flags, load_judge, require_share
 from mimii_jax.scorer import build_scorer, known_ids
 
 STABLEHLO, ONNX, ABOUT, EXAMPLE = (
@@ -44,24 +44,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Export; print user errors as one line."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    try:
-        require(
-            0 < args.false_alarms < 1,
-            f"--false-alarms={args.false_alarms}: must be between 0 and 1",
-        )
-        judge = Judge.load(
-            args.workdir,
-            detector=args.detector,
-            machine_type=args.machine,
-            false_alarms=args.false_alarms,
-            method=args.threshold,
-        )
+    args = _parser().parse_args(argv)
+    with one_line_errors():
+        require_share(args)
+        judge = load_judge(args)
         replace_file(args.out, export(judge, args.onnx))
-    except (ConfigError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
     log.info(f"{args.out}: {judge.detector}, {judge.machine_type}; see {EXAMPLE} in it")
 
 
@@ -169,13 +156,8 @@ def _parser() -> argparse.ArgumentParser:
         "--onnx also for onnxruntime.",
     )
     add: Any = parser.add_argument
-    add("--workdir", type=Path, required=True, help="of a finished training")
-    add("--out", type=Path, required=True, metavar="ZIP", help="zip file to write")
-    add("--machine", default="", help="machine type, where there are several")
-    add("--detector", default="", metavar="ROW", help="of scores.csv; default: first")
-    share = f"wanted share of false alarms, default {FALSE_ALARMS}"
-    add("--false-alarms", type=float, default=FALSE_ALARMS, metavar="P", help=share)
-    add("--threshold", choices=METHODS, default=METHODS[0], help="default: gamma")
+    add_judge_flags(parser)
+    add("--out", type=path_of, required=True, metavar="ZIP", help="zip file to write")
     add(
         "--onnx", action="store_true", help="also write scorer.onnx; see the extra onnx"
     )

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int16
 
 from mimii_jax import log
 from mimii_jax.config import Experiment, build
-from mimii_jax.data.audio import read_wave
+from mimii_jax.data.audio import of_length, read_wave
 from mimii_jax.data.clips import UNKNOWN, Clips
-from mimii_jax.data.layouts import NAMED, parse_name
+from mimii_jax.data.layouts import named_id
 from mimii_jax.detectors.vectors import read_clip_length
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, extract
@@ -145,9 +145,13 @@ class Judge:
         best = self._score(dict(enumerate(waves)), dict(enumerate(ids)))
         return np.array([best[i].score for i in range(len(waves))])
 
+    def read(self, path: Path) -> Int16[np.ndarray, " time"]:
+        """Read a recording as those that were learned from."""
+        return read_wave(path, self.sample_rate, self.experiment.data.channel)
+
     def _read(self, path: Path) -> Int16[np.ndarray, " time"] | str:
         try:
-            return read_wave(path, self.sample_rate, self.experiment.data.channel)
+            return self.read(path)
         except DataError as error:
             return str(error).removeprefix(f"{path}: ")
 
@@ -155,11 +159,10 @@ class Judge:
         """The ID that is given, or of the file's name or a folder, or the only one."""
         if self.machine_id or len(self.ids) == 1:
             return self.machine_id or self.ids[0]
-        try:
-            return parse_name(path.name, NAMED)[1]
-        except ValueError:
-            folders = [part.removeprefix("id_") for part in path.absolute().parts[:-1]]
-            return next((part for part in folders[::-1] if part in self.ids), "")
+        if named := named_id(path.name):
+            return named
+        folders = [part.removeprefix("id_") for part in path.absolute().parts[:-1]]
+        return next((part for part in folders[::-1] if part in self.ids), "")
 
     def _score(
         self, waves: Mapping[int, np.ndarray], ids: Mapping[int, str]
@@ -292,12 +295,9 @@ class Judge:
 def pieces(
     wave: Int16[np.ndarray, " time"], length: int
 ) -> list[tuple[int, Int16[np.ndarray, " piece"]]]:
-    """Start and samples of pieces that cover a wave; the last ends with it.
-
-    A wave that is too short is padded by its mirror image: silence would be an anomaly.
-    """
+    """Start and samples of pieces that cover a wave; the last ends with it."""
     if len(wave) <= length:
-        return [(0, np.pad(wave, (0, length - len(wave)), "symmetric"))]
+        return [(0, of_length(wave, length))]
     starts = list(range(0, len(wave) - length + 1, length))
     if starts[-1] + length < len(wave):
         starts.append(len(wave) - length)

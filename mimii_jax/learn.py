@@ -6,18 +6,16 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from mimii_jax.config import Config, Experiment
 from mimii_jax.data import audio
 from mimii_jax.data.arrays import as_waves, of_one_length
 from mimii_jax.data.clips import NORMAL, Clips
-from mimii_jax.data.layouts import NAMED, parse_name
+from mimii_jax.data.layouts import named_id
 from mimii_jax.data.own import ONLY_ID
 from mimii_jax.errors import ConfigError, DataError, require
-from mimii_jax.results.table import Scores, write_scores
-from mimii_jax.stages import Scored, fit, fused
+from mimii_jax.stages import Scored, fit, fused, require_fit, write_tables
 from mimii_jax.train.runs import EXTRA
 from mimii_jax.workdir import Workdir
 
@@ -79,7 +77,7 @@ def read_clips(x: Any, ids: Any, sample_rate: int, experiment: Experiment) -> Cl
         )
         for path, reason in bad.items():
             raise DataError(f"{path}: {reason}")
-        found = [_named_id(path) for path in paths]
+        found = [named_id(path.name) or ONLY_ID for path in paths]
     n = len(samples)
     return Clips(
         audio=samples,
@@ -92,21 +90,12 @@ def read_clips(x: Any, ids: Any, sample_rate: int, experiment: Experiment) -> Cl
     )
 
 
-def _named_id(path: Path) -> str:
-    try:
-        return parse_name(path.name, NAMED)[1]
-    except ValueError:
-        return ONLY_ID
-
-
 def learn(
     experiment: Experiment, config: Config, clips: Clips, workdir: Workdir
 ) -> None:
     """Fit every detector; write a finished workdir without test clips and report."""
     start = time.perf_counter()
-    n_samples = clips.audio.shape[1]
-    for detector in (*experiment.scorings.values(), *experiment.companions.values()):
-        detector.check(n_samples)
+    require_fit(experiment, clips)
     workdir.start(config)
     workdir.add_clips(clips)
     tables: list[Scored] = []
@@ -114,12 +103,7 @@ def learn(
         tables += stage.score(clips.test)
     require(bool(tables), f"config: '{experiment.name}' learns nothing")
     tables += fused(experiment, tables)
-    if normal := [table.normal for table in tables if table.normal]:
-        write_scores(Scores.concatenate(normal), workdir.normals)
-    write_scores(Scores.concatenate(table.test for table in tables), workdir.scores)
-    seconds = time.perf_counter() - start
-    devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    workdir.write_about(seconds, jax=jax.__version__, devices=devices)
+    write_tables(tables, workdir, time.perf_counter() - start)
 
 
 def files_of(workdir: Path) -> Sequence[Path]:

@@ -15,11 +15,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from mimii_jax import log
 from mimii_jax.command import FAILED, INTERRUPTED, Parser, one_line_errors, path_of
 from mimii_jax.data.layouts import AUDIO
-from mimii_jax.errors import DataError
+from mimii_jax.errors import DataError, require
 from mimii_jax.files import file_errors, make_folder, owned, replace_file
 from mimii_jax.judge import ANOMALY, UNREADABLE, Judge, Verdict
 from mimii_jax.results.table import csv_lines
@@ -59,21 +60,25 @@ def _verdicts(args: argparse.Namespace) -> Iterator[Verdict]:
     if args.explain:
         make_folder(args.explain)
     files = recordings(args.files)
-    judge = Judge.load(
-        args.workdir,
-        detector=args.detector,
-        machine_type=args.machine,
-        false_alarms=args.false_alarms,
-        method=args.threshold,
-        machine_id=args.id,
-        pictures=args.explain,
-    )
+    judge = load_judge(args, machine_id=args.id, pictures=args.explain)
     if args.watch:
         lock = args.out.with_name(f".{args.out.name}.lock")
         with owned(lock, args.out):
             yield from _judged(judge, files, args)
     else:
         yield from _judged(judge, files, args)
+
+
+def load_judge(args: argparse.Namespace, **more: Any) -> Judge:
+    """Load what the flags of `add_judge_flags` name."""
+    return Judge.load(
+        args.workdir,
+        detector=args.detector,
+        machine_type=args.machine,
+        false_alarms=args.false_alarms,
+        method=args.threshold,
+        **more,
+    )
 
 
 def _judged(
@@ -208,9 +213,26 @@ def _print(verdicts: Sequence[Verdict], as_json: bool) -> None:
             log.info(f"{v.decision:9} {v.score:10.4g} {place}  {v.file}{at}{note}")
 
 
+def add_judge_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose a detector and its threshold."""
+    add = parser.add_argument
+    add("--workdir", type=path_of, required=True, help="of a finished training")
+    add("--machine", default="", help="machine type, where there are several")
+    add("--detector", default="", metavar="ROW", help="of scores.csv; default: first")
+    share = f"wanted share of false alarms, default {FALSE_ALARMS}"
+    add("--false-alarms", type=float, default=FALSE_ALARMS, metavar="P", help=share)
+    add("--threshold", choices=METHODS, default=METHODS[0], help="default: gamma")
+
+
+def require_share(args: argparse.Namespace) -> None:
+    """Refuse a share of false alarms that no threshold has."""
+    share = args.false_alarms
+    require(0 < share < 1, f"--false-alarms={share}: must be between 0 and 1")
+
+
 def _check(parser: Parser, args: argparse.Namespace) -> None:
-    if not 0 < args.false_alarms < 1:
-        parser.error(f"--false-alarms={args.false_alarms}: must be between 0 and 1")
+    with one_line_errors():
+        require_share(args)
     if not args.files and not args.watch:
         parser.error("name recordings or folders, or --watch a folder")
     if args.watch and not args.out:
@@ -230,13 +252,8 @@ def _parser() -> Parser:
     )
     add = parser.add_argument
     add("files", nargs="*", type=path_of, metavar="FILE", help="recordings or folders")
-    add("--workdir", type=path_of, required=True, help="of a finished training")
+    add_judge_flags(parser)
     add("--id", default="", help="machine ID; default: that of the name or folder")
-    add("--machine", default="", help="machine type, where there are several")
-    add("--detector", default="", metavar="ROW", help="of scores.csv; default: first")
-    share = f"wanted share of false alarms, default {FALSE_ALARMS}"
-    add("--false-alarms", type=float, default=FALSE_ALARMS, metavar="P", help=share)
-    add("--threshold", choices=METHODS, default=METHODS[0], help="default: gamma")
     output = parser.add_mutually_exclusive_group()
     output.add_argument("--out", type=path_of, metavar="CSV", help="write a csv")
     output.add_argument("--json", action="store_true", help="print a line per file")

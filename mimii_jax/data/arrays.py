@@ -10,6 +10,7 @@ from jaxtyping import Int16
 from sklearn.utils.validation import check_array
 
 from mimii_jax import log
+from mimii_jax.data.audio import of_length
 
 Wave = Int16[np.ndarray, " time"]
 
@@ -59,6 +60,4 @@ def of_one_length(
     n = length or lengths.most_common(1)[0][0]
     if other := len(waves) - lengths[n]:
         log.info(f"of {len(waves)} waves {other} are cut or padded to {n} samples")
-    return np.stack(
-        [np.pad(wave[:n], (0, max(n - len(wave), 0)), "symmetric") for wave in waves]
-    )
+    return np.stack([of_length(wave, n) for wave in waves])

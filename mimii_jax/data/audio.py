@@ -77,6 +77,14 @@ def read_wave(
         raise DataError(f"{path}: {error}") from None
 
 
+def of_length(
+    wave: Int16[np.ndarray, " time"], length: int
+) -> Int16[np.ndarray, " length"]:
+    """Cut a wave, or pad it by its mirror image: silence would be an anomaly."""
+    missing = max(length - len(wave), 0)
+    return np.pad(wave[:length], (0, missing), mode="symmetric")
+
+
 def load(
     paths: Sequence[str],
     rate: int,
@@ -129,8 +137,7 @@ def load(
                 samples, content = _decode(file, rate, channel)
         except _Unusable as error:
             return str(error)
-        missing = max(length - len(samples), 0)
-        audio[row] = np.pad(samples[:length], (0, missing), mode="symmetric")
+        audio[row] = of_length(samples, length)
         return content
 
     contents: dict[str, Content] = {}

@@ -102,6 +102,14 @@ def parse_name(
     raise ValueError(f"wrong name, expected one like {layouts[0].example}")
 
 
+def named_id(name: str) -> str:
+    """Machine ID in the name of a recording; "" if there is none."""
+    try:
+        return parse_name(name, NAMED)[1]
+    except ValueError:
+        return ""
+
+
 def named_domain(name: str) -> str:
     """Domain in the name of a recording since 2021; "" if there is none."""
     found = re.fullmatch(DCASE_LATER.name + AUDIO, name)
