@@ -1,4 +1,4 @@
-"""Export a trained detector as one function that needs jax and numpy alone.
+"""Export a trained detector as one function that needs jax, numpy and flatbuffers.
 
 python -m mimii_jax.export --workdir machine7 --out machine7.zip
 python -m mimii_jax.export --workdir machine7 --out machine7.zip --onnx

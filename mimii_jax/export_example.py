@@ -1,4 +1,7 @@
-"""Score waves by an exported detector: python example.py machine7.zip waves.npy ID."""
+"""Score waves by an exported detector: python example.py machine7.zip waves.npy ID.
+
+Needs: pip install jax flatbuffers
+"""
 
 import json
 import sys

@@ -3,11 +3,11 @@
 import re
 from pathlib import Path
 
-import numpy as np
 from small_runs import small, trained
 
 from configs import mlp_ae
 from mimii_jax import config
+from mimii_jax.files import read_arrays
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import read_scores
 
@@ -28,4 +28,4 @@ def test_the_readmes_model_trains_and_finds_faults(
     table = read_scores(tmp_path / "run" / "scores.csv")
     own = table[table.detector == "linear_ae"]
     assert auc(own.label, own.score) > 0.9
-    assert np.load(tmp_path / "run" / "examples.npz")["slider/00/normal/track"].size
+    assert read_arrays(tmp_path / "run" / "examples.npz")["slider/00/normal/track"].size

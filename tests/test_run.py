@@ -25,6 +25,7 @@ from mimii_jax import config as configuration
 from mimii_jax.data import audio, dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.files import read_arrays
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import CONTROLS, read_scores
 from mimii_jax.slide_rail import simulate as slide_rail
@@ -82,7 +83,7 @@ def test_the_quick_variants_run_on_simulated_sound(
         clips = list(csv.DictReader(file))
     assert len(clips) == len(simulation.clips)
     assert {row["split"] for row in clips} == {"train", "test"}
-    examples = np.load(workdir / "examples.npz")
+    examples = read_arrays(workdir / "examples.npz")
     n_frames = 1 + simulation.clips.audio.shape[1] // config.features.hop
     assert examples["slider/00/normal/features"].shape == (n_frames, 128)
     assert ("slider/00/normal/track" in examples) == ("train" in config)

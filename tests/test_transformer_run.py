@@ -11,6 +11,7 @@ from configs import mlp_vae
 from configs import transformer as transformer_config
 from mimii_jax import run
 from mimii_jax.errors import ConfigError
+from mimii_jax.files import read_arrays
 from mimii_jax.results.fusion import fuse
 from mimii_jax.results.table import read_scores
 
@@ -83,7 +84,7 @@ def test_it_takes_other_front_ends(recordings, tmp_path, features):
     workdir = tmp_path / "run"
     trained(small(recordings, **features), workdir)
     assert np.isfinite(of_detector(workdir).score).all()
-    examples = np.load(workdir / "examples.npz")
+    examples = read_arrays(workdir / "examples.npz")
     assert ("frequency" in examples) == (features["name"] == "linear")
     bins = 512 if features["name"] == "raw" else 65
     assert examples["slider/00/normal/features"].shape[1] == bins
@@ -102,7 +103,7 @@ def test_the_mean_of_a_track_is_the_score_of_its_clip(
         trained(c, workdir)
     table, found = (
         read_scores(workdir / "scores.csv"),
-        np.load(workdir / "examples.npz"),
+        read_arrays(workdir / "examples.npz"),
     )
     names = [name.removesuffix("/track") for name in found if name.endswith("/track")]
     assert len(names) == 4  # a normal and an anomalous clip of two IDs
