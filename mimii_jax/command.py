@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
+from mimii_jax import log
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.files import printable, reason
 
@@ -35,6 +36,8 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
         yield
         sys.stdout.flush()
     except Exception as error:
+        if stop := _interrupted(error):
+            raise stop from None
         text = _text(error)
         if text is None:
             raise
@@ -45,6 +48,13 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
         else:
             print(f"error: {text}", file=sys.stderr)
         sys.exit(getattr(error, "exit_code", FAILED))
+
+
+def _interrupted(error: BaseException | None) -> log.Interrupted | None:
+    """The request to stop that Python wrapped, as 3.11 does in a class body."""
+    while error is not None and not isinstance(error, log.Interrupted):
+        error = error.__cause__
+    return error
 
 
 def _text(error: Exception) -> str | None:

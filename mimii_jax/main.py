@@ -61,49 +61,45 @@ PROCESS = flags.DEFINE_integer("process_id", -1, "Index of this process, from 0.
 
 def main(argv: list[str]) -> None:
     """Dispatch to training or evaluation; print user errors as one line."""
-    with one_line_errors(DEBUG.value):
-        _main(argv)
-
-
-def _main(argv: list[str]) -> None:
     stamp = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     workdir = Path(WORKDIR.value).expanduser() if WORKDIR.value else None
     try:
-        if len(argv) > 1:
-            raise ConfigError(f"{argv[1]}: not a flag; see --help")
-        if CONFIG.value is None and workdir is None:
-            raise ConfigError("--config: name an experiment; see --help")
-        _prepare_jax()
-        join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-        if jax.process_index():
-            log.quiet()
-        if jax.process_count() > 1 and workdir is None:
-            raise ConfigError("--workdir: several processes need the same folder")
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, log.request_stop)
-        if MODE.value == "evaluate":
+        with one_line_errors(DEBUG.value):
+            if len(argv) > 1:
+                raise ConfigError(f"{argv[1]}: not a flag; see --help")
+            if CONFIG.value is None and workdir is None:
+                raise ConfigError("--config: name an experiment; see --help")
+            _prepare_jax()
+            if jax.process_count() > 1 and workdir is None:
+                raise ConfigError("--workdir: several processes need the same folder")
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, log.request_stop)
+            if MODE.value == "evaluate":
+                if workdir is None:
+                    raise ConfigError("--workdir: name the folder of a trained model")
+                run.evaluate(CONFIG.value, workdir, workdir / f"evaluate_{stamp}")
+                return
             if workdir is None:
-                raise ConfigError("--workdir: name the folder of a trained model")
-            run.evaluate(CONFIG.value, workdir, workdir / f"evaluate_{stamp}")
-            return
-        if workdir is None:
-            assert CONFIG.value is not None
-            workdir = Path(f"runs/{stamp}_{CONFIG.value.detector.name}")
-        config = CONFIG.value or Workdir(workdir).read_config()
-        if RESUME.value == "never":
-            workdir = _new_folder(workdir)
-        run.train(config, workdir)
+                assert CONFIG.value is not None
+                workdir = Path(f"runs/{stamp}_{CONFIG.value.detector.name}")
+            config = CONFIG.value or Workdir(workdir).read_config()
+            if RESUME.value == "never":
+                workdir = _new_folder(workdir)
+            run.train(config, workdir)
     except log.Interrupted:
         log.info(f"Interrupted. Rerun with --workdir={workdir} to resume.")
         sys.exit(INTERRUPTED)
 
 
 def _prepare_jax() -> None:
-    """Keep compiled programs for the next start; deterministic kernels if wanted."""
+    """Keep compiled programs; deterministic kernels if wanted; join the processes."""
     keep_compiled_programs()
     if CONFIG.value is not None and CONFIG.value.deterministic:
         given = os.environ.get("XLA_FLAGS", "")
         os.environ["XLA_FLAGS"] = f"{given} --xla_gpu_deterministic_ops=true"
+    join_processes(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    if jax.process_index():
+        log.quiet()
 
 
 def _new_folder(path: Path) -> Path:

@@ -162,6 +162,7 @@ def test_watching_that_is_killed_judges_each_file_once(
     command = (*command, "--watch", incoming, "--out", out)
     disturb(command, 3, signal.SIGKILL, 12.0)
     process = start(*command)
+    assert any("watching" in line for line in process.stdout)  # it owns the csv now
     limit = time.monotonic() + 60
     expected = len(list(incoming.glob("*.wav")))
     while time.monotonic() < limit:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from small_runs import again, small
 
 from mimii_jax import files, log, run
+from mimii_jax.command import one_line_errors
 from mimii_jax.data import own
 from mimii_jax.data.labels import read_labels
 from mimii_jax.errors import ConfigError, DataError, InUse
@@ -54,6 +55,13 @@ def test_a_second_owner_is_refused_and_a_killed_one_frees_the_lock(tmp_path):
     process.communicate()
     with files.owned(lock, tmp_path):
         assert lock.read_text().startswith(f"process {os.getpid()} on ")
+
+
+def test_a_request_to_stop_that_python_wraps_still_stops():
+    wrapped = RuntimeError("Error calling __set_name__")  # by 3.11 in a class body
+    wrapped.__cause__ = log.Interrupted()
+    with pytest.raises(log.Interrupted), one_line_errors():
+        raise wrapped
 
 
 def test_two_trainings_do_not_share_a_workdir(model, recordings, tmp_path):
