@@ -15,7 +15,14 @@ from mimii_jax.data.clips import NORMAL, Clips
 from mimii_jax.data.layouts import named_id
 from mimii_jax.data.own import ONLY_ID
 from mimii_jax.errors import ConfigError, DataError, require
-from mimii_jax.stages import Scored, fit, fused, require_fit, write_tables
+from mimii_jax.stages import (
+    Scored,
+    fit,
+    fused,
+    load_pretrained,
+    require_fit,
+    write_tables,
+)
 from mimii_jax.train.runs import EXTRA
 from mimii_jax.workdir import Workdir
 
@@ -96,10 +103,11 @@ def learn(
     """Fit every detector; write a finished workdir without test clips and report."""
     start = time.perf_counter()
     require_fit(experiment, clips)
+    pretrained = load_pretrained(experiment, clips.machine_type)
     workdir.start(config)
     workdir.add_clips(clips)
     tables: list[Scored] = []
-    for stage in fit(experiment, clips, workdir):
+    for stage in fit(experiment, clips, workdir, pretrained):
         tables += stage.score(clips.test)
     require(bool(tables), f"config: '{experiment.name}' learns nothing")
     tables += fused(experiment, tables)

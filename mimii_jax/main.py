@@ -128,7 +128,9 @@ def parse(argv: list[str]) -> list[str]:
         if isinstance(error, SyntaxError) and error.filename:
             place = f"{error.filename}:{error.lineno}: "
         text = f"--config: {place}{type(error).__name__}: {error}"
-        if not own and isinstance(error, OSError | AttributeError | LookupError):
+        if "'get_config'" in str(error):
+            text = f"--config: {file}: defines no get_config()"
+        elif not own and isinstance(error, OSError | AttributeError | LookupError):
             text = f"--config: {str(error).strip().splitlines()[-1].strip()}"
     print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
     sys.exit(FAILED)

@@ -30,6 +30,7 @@ from mimii_jax.stages import (
     fit,
     fused,
     load,
+    load_pretrained,
     open_metrics,
     require_fit,
     write_tables,
@@ -67,10 +68,11 @@ def _train(
             machine_type, extra=EXTRA in experiment.training_sets
         )
         require_fit(experiment, clips)
+        pretrained = load_pretrained(experiment, machine_type)
         if not number:
             workdir.start(config)
             wait_for_processes("started")
-        tables += _train_machine(experiment, clips, workdir)
+        tables += _train_machine(experiment, clips, workdir, pretrained)
     return _report(experiment, tables, workdir, time.perf_counter() - start)
 
 
@@ -130,13 +132,14 @@ def _require_same(path: Path, experiment: Experiment, config: Config) -> None:
 
 
 def _train_machine(
-    experiment: Experiment, clips: Clips, workdir: Workdir
+    experiment: Experiment, clips: Clips, workdir: Workdir, pretrained: dict[int, Any]
 ) -> list[Scored]:
     """Fit and score one machine type."""
     workdir.add_clips(clips)
     open_metrics(experiment, clips.machine_type, workdir)
     try:
-        return _score(experiment, fit(experiment, clips, workdir), clips.test, workdir)
+        stages = fit(experiment, clips, workdir, pretrained)
+        return _score(experiment, stages, clips.test, workdir)
     finally:
         log.close_metrics()
 

@@ -85,8 +85,41 @@ def _common_names(normal: Scores, parts: Sequence[str]) -> list[str]:
     return sorted(set.intersection(*names))
 
 
-def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stage]:
-    """Train the random runs, then those fine-tuned from them; yield each stage."""
+def load_pretrained(experiment: Experiment, machine_type: str) -> dict[int, Any]:
+    """Load the models of `init_from`: for each seed its own, or the only one."""
+    if not experiment.init_from:
+        return {}
+    path = Path(experiment.init_from).expanduser()
+    saved = build(Workdir(path).read_config())
+    require(
+        saved.front_end == experiment.front_end,
+        f"init_from={path}: trained with {saved.front_end}, not {experiment.front_end}",
+    )
+    folder = Workdir(path).checkpoints(machine_type)
+    if not saved.detector or not folder.is_dir():
+        raise ConfigError(f"init_from={path}: holds no model of {machine_type}")
+    runs = [Run(seed, np.arange(0), np.arange(0)) for seed in saved.seeds]
+    models = saved.detector.load(folder, runs).pretrained()
+    require(bool(models), f"init_from={path}: {saved.name} can't be fine-tuned")
+    by_seed = dict(zip(saved.seeds, models, strict=True))
+    missing = [seed for seed in experiment.seeds if seed not in by_seed]
+    require(
+        not missing or len(models) == 1,
+        f"init_from={path}: has models of seeds {saved.seeds}, not of {missing}",
+    )
+    return {seed: by_seed.get(seed, models[0]) for seed in experiment.seeds}
+
+
+def fit(
+    experiment: Experiment,
+    clips: Clips,
+    workdir: Workdir,
+    pretrained: Mapping[int, Any],
+) -> Iterator[Stage]:
+    """Train the first runs, then those fine-tuned from them; yield each stage.
+
+    `pretrained` are the models of `load_pretrained`.
+    """
     if not experiment.detector:
         return
     own = clips.train
@@ -102,7 +135,7 @@ def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stag
     )
 
     def fit_runs(
-        stage: str, sets: Sequence[TrainingSet], pretrained: dict[int, Any]
+        stage: str, sets: Sequence[TrainingSet], pretrained: Mapping[int, Any]
     ) -> Stage:
         pairs = [(one, seed) for one in sets for seed in experiment.seeds]
         named = [(one.name, seed) for one, seed in pairs]
@@ -119,7 +152,6 @@ def fit(experiment: Experiment, clips: Clips, workdir: Workdir) -> Iterator[Stag
         }
         return _stage(experiment, fitted, named)
 
-    pretrained = _pretrained(experiment, clips.machine_type)
     random = fit_runs("", [one for one in sets if not one.tuned], pretrained)
     yield random
     for name, detector in experiment.companions.items():
@@ -239,28 +271,3 @@ def _read_runs(folder: Path, seeds: Sequence[int]) -> list[tuple[str, int]]:
         return [(str(name), int(seed)) for name, seed in read_json(path)]
     except (TypeError, ValueError):
         raise DataError(f"{path}: damaged; train with this config again") from None
-
-
-def _pretrained(experiment: Experiment, machine_type: str) -> dict[int, Any]:
-    """Load the models of `init_from`: for each seed its own, or the only one."""
-    if not experiment.init_from:
-        return {}
-    path = Path(experiment.init_from).expanduser()
-    saved = build(Workdir(path).read_config())
-    require(
-        saved.front_end == experiment.front_end,
-        f"init_from={path}: trained with {saved.front_end}, not {experiment.front_end}",
-    )
-    folder = Workdir(path).checkpoints(machine_type)
-    if not saved.detector or not folder.is_dir():
-        raise ConfigError(f"init_from={path}: holds no model of {machine_type}")
-    runs = [Run(seed, np.arange(0), np.arange(0)) for seed in saved.seeds]
-    models = saved.detector.load(folder, runs).pretrained()
-    require(bool(models), f"init_from={path}: {saved.name} can't be fine-tuned")
-    by_seed = dict(zip(saved.seeds, models, strict=True))
-    missing = [seed for seed in experiment.seeds if seed not in by_seed]
-    require(
-        not missing or len(models) == 1,
-        f"init_from={path}: has models of seeds {saved.seeds}, not of {missing}",
-    )
-    return {seed: by_seed.get(seed, models[0]) for seed in experiment.seeds}

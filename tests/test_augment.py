@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slowly import slow
 from training import SETTINGS, Centre, build_vae, leaves, train_on
 
 from configs import conv_vae
@@ -94,7 +95,7 @@ def test_draws_are_of_the_key_and_of_each_example(name):
 
 
 @pytest.mark.parametrize("name", EVERY)
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1)])
+@pytest.mark.parametrize("shape", [(1, 1), slow((1, 9)), slow((9, 1))])
 def test_no_strength_and_no_shape_makes_it_fail(name, shape):
     most = strengths(name, 1.0 if name == "mixup" else 1e6)
     x = jax.random.normal(jax.random.key(1), (4, *shape))
@@ -308,6 +309,7 @@ def test_every_step_and_run_draws_anew_and_validation_draws_nothing(tmp_path):
     np.testing.assert_array_equal(held_out, still_held_out)
 
 
+@pytest.mark.slow
 def test_augmented_runs_train_on_several_devices():
     names = ("spec_augment", "mixup")
     _, one = train_on(build_vae, settings=settings(names))

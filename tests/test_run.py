@@ -408,6 +408,14 @@ def test_a_model_that_does_not_fit_is_not_fine_tuned(
         trained(config, tmp_path / "tuned")
 
 
+def test_a_missing_model_is_found_before_anything_is_written(recordings, tmp_path):
+    config = small(root=recordings)
+    config.init_from = str(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=r"nowhere.*config\.json"):
+        trained(config, tmp_path / "run")
+    assert not any((tmp_path / "run").glob("config.json"))
+
+
 def test_what_cannot_be_frozen_is_refused_before_any_work(recordings, tmp_path):
     config = small(root=recordings, train={"freeze": ("encodr",)})
     with pytest.raises(ConfigError, match="encodr"):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from scipy.stats import norm
+from slowly import slow
 from training import leaves, train_on
 
 from configs import transformer as config
@@ -27,7 +28,6 @@ FIELDS = {
     "feed_forward": 16,
     "attention": "causal",
 }
-HORIZONS = [1, 2, 3, None]
 DEEP = {"encoder_layers": 2, "decoder_layers": 2}
 OVERLAP = {"patch": 3, "stride": 1}
 KEY = jax.random.key(0)
@@ -65,8 +65,10 @@ def last_frame_seen(model):
     return (segment - 1) * model.stride + model.patch
 
 
-@pytest.mark.parametrize("patches", [DEEP, OVERLAP], ids=["apart", "overlapping"])
-@pytest.mark.parametrize("horizon", [1, None])
+@pytest.mark.parametrize(
+    ("horizon", "patches"),
+    [(1, OVERLAP), (None, DEEP), slow(1, DEEP), slow(None, OVERLAP)],
+)
 def test_no_prediction_sees_its_target_or_what_comes_after(horizon, patches):
     model = transformer(horizon=horizon, **patches)
     found = influence(model, clips())
@@ -88,7 +90,7 @@ def test_no_term_of_the_loss_sees_more_than_its_target():
     np.testing.assert_allclose(loss, np.mean(errors(model, x), axis=(1, 2)), rtol=1e-5)
 
 
-@pytest.mark.parametrize("horizon", [2, 3])
+@pytest.mark.parametrize("horizon", [2, slow(3)])
 def test_generation_sees_its_true_prefix_alone(horizon):
     model = transformer(horizon=horizon)
     found = influence(model, clips())
@@ -99,7 +101,7 @@ def test_generation_sees_its_true_prefix_alone(horizon):
         assert np.all(row[:prefix] > 0)
 
 
-@pytest.mark.parametrize("horizon", [1, None])
+@pytest.mark.parametrize("horizon", [1, slow(None)])
 def test_the_leaky_wiring_sees_the_future(horizon):
     model = transformer(attention="leaky", horizon=horizon)
     found = influence(model, clips())
@@ -141,13 +143,12 @@ def on_growing_prefix(network, vectors, horizon, to_encoder):
     ("changes", "horizon", "to_encoder"),
     [
         ({"horizon": None}, 99, "true"),
-        ({"horizon": None, "attention": "leaky"}, 99, "all"),
-        ({"horizon": 1}, 1, "own"),
+        slow({"horizon": None, "attention": "leaky"}, 99, "all"),
+        slow({"horizon": 1}, 1, "own"),
         ({"horizon": 2}, 2, "own"),
-        ({"horizon": 3}, 3, "own"),
-        ({"horizon": 99}, 99, "own"),
+        slow({"horizon": 3}, 3, "own"),
+        slow({"horizon": 99}, 99, "own"),
     ],
-    ids=["whole clip", "leaky", "1", "2", "3", "from one"],
 )
 def test_the_cache_changes_nothing(changes, horizon, to_encoder):
     model = transformer(**DEEP, **changes)
@@ -187,7 +188,7 @@ def test_latents_are_as_many_as_predictions():
     assert jax.jit(transformer().latent)(clips()).shape == (2, 4, FIELDS["width"])
 
 
-@pytest.mark.parametrize("horizon", HORIZONS)
+@pytest.mark.parametrize("horizon", [slow(1), 2, slow(3), slow(None)])
 def test_a_clip_does_not_depend_on_the_others_nor_on_how_many(horizon):
     model, x = transformer(horizon=horizon), clips(3)
     one = [errors(model, clip[None])[0] for clip in x]
@@ -197,7 +198,7 @@ def test_a_clip_does_not_depend_on_the_others_nor_on_how_many(horizon):
 
 
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("positions", [1, 64, 65, 283])
+@pytest.mark.parametrize("positions", [slow(1), slow(64), 65, slow(283)])
 def test_attention_in_blocks_is_that_of_jax(positions, causal):
     keys = jax.random.split(jax.random.key(0), 4)
     query, key, value, weight = (
@@ -233,7 +234,7 @@ def test_patches_are_those_of_numpy(patch, stride):
 
 
 @pytest.mark.parametrize(
-    ("horizon", "patch", "stride"), [(1, 3, 1), (None, 2, 2), (2, 3, 2)]
+    ("horizon", "patch", "stride"), [slow(1, 3, 1), slow(None, 2, 2), (2, 3, 2)]
 )
 def test_errors_and_predicted_frames_belong_together(horizon, patch, stride):
     model = transformer(patch=patch, stride=stride, horizon=horizon)
@@ -333,6 +334,7 @@ def build_small(rngs):
     return Transformer((3, 2), **FIELDS | {"patch": 1, "stride": 1}, rngs=rngs)
 
 
+@pytest.mark.slow
 def test_a_seed_trains_among_others_as_if_alone_on_a_mesh():
     _, together = train_on(build_small, (0, 7), mesh=(2, 2))
     _, alone = train_on(build_small, (7,))
