@@ -115,8 +115,7 @@ def _write(
         own = {k: o for k, o in outcomes.items() if k.startswith(f"{name}/")}
         sections.append(study_section(name, args.out, cells, own, options))
     path = args.out / "report.html"
-    html = page("Two reports on slide rails, run again", lead, sections)
-    replace_file(path, html.encode())
+    replace_file(path, page("Two reports on slide rails, run again", lead, sections))
     return path
 
 

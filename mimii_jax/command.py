@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,12 +17,17 @@ from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.files import printable, reason
 
 FAILED, INTERRUPTED = 1, 75  # exit codes; 75 is EX_TEMPFAIL: try again
-# Parts of JAX's messages, and what to do.
+_NO_DEVICE = (
+    "JAX_PLATFORMS names a device that isn't here; unset it, or "
+    "pip install '.[cuda12]' for a GPU"
+)
+_NO_MEMORY = "out of memory; use fewer seeds or clips, or smaller batches"
+# Parts of JAX's messages, or the function that fails without one, and what to do.
 _OF_JAX = {
-    "RESOURCE_EXHAUSTED": "out of memory; use fewer seeds or clips, or smaller batches",
-    "Out of memory": "out of memory; use fewer seeds or clips, or smaller batches",
-    "Unable to initialize backend": "JAX_PLATFORMS names a device that isn't here; "
-    "unset it, or pip install '.[cuda12]' for a GPU",
+    "RESOURCE_EXHAUSTED": _NO_MEMORY,
+    "Out of memory": _NO_MEMORY,
+    "Unable to initialize backend": _NO_DEVICE,
+    "xla_bridge.backends": _NO_DEVICE,
     "DEADLINE_EXCEEDED": "the other processes of this job weren't found in time; look "
     "at --coordinator_address and start them all",
 }
@@ -32,6 +38,10 @@ def one_line_errors(debug: bool = False) -> Iterator[None]:
     """Print errors of user and system as one line, and exit; bugs keep a traceback."""
     if not debug:  # Orbax logs tracebacks of errors that reach us as well
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        logging.getLogger("jax").setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # an ASCII locale gets codes
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
         sys.stdout.flush()
@@ -67,9 +77,17 @@ def _text(error: Exception) -> str | None:
     if isinstance(error, OSError) and (error.filename or error.errno in _SYSTEM):
         return f"{printable(str(error.filename or 'output'))}: {reason(error)}"
     if isinstance(error, RuntimeError | AssertionError):
-        found = next((t for part, t in _OF_JAX.items() if part in str(error)), None)
-        return found and f"{found} ({str(error).strip().splitlines()[0][:200]})"
+        lines = str(error).strip().splitlines()
+        text = str(error) if lines else _place(error)
+        found = next((t for part, t in _OF_JAX.items() if part in text), None)
+        return f"{found} ({lines[0][:200]})" if found and lines else found
     return None
+
+
+def _place(error: Exception) -> str:
+    """Module and function that raised an error without a text."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).stem}.{frame.name}"
 
 
 _SYSTEM = (

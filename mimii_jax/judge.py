@@ -17,6 +17,7 @@ from mimii_jax.data.layouts import named_id
 from mimii_jax.detectors.vectors import read_clip_length
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, extract
+from mimii_jax.files import printable
 from mimii_jax.report.figures import Scale
 from mimii_jax.report.why import write_picture
 from mimii_jax.results.fusion import mean_of_seeds
@@ -161,7 +162,8 @@ class Judge:
             return self.machine_id or self.ids[0]
         if named := named_id(path.name):
             return named
-        folders = [part.removeprefix("id_") for part in path.absolute().parts[:-1]]
+        parts = map(printable, path.absolute().parts[:-1])
+        folders = [part.removeprefix("id_") for part in parts]
         return next((part for part in folders[::-1] if part in self.ids), "")
 
     def _score(

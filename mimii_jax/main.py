@@ -119,6 +119,8 @@ def parse(argv: list[str]) -> list[str]:
         if CONFIG.value is not None:
             CONFIG.value.keys()  # raises what went wrong when its file was loaded
         return rest
+    except SystemExit:  # by --help, for absl with 1
+        sys.exit(0)
     except flags.Error as error:
         text = str(error)
     except Exception as error:  # a config is a program: it can fail in any way

@@ -21,7 +21,7 @@ from mimii_jax import log
 from mimii_jax.command import FAILED, INTERRUPTED, Parser, one_line_errors, path_of
 from mimii_jax.data.layouts import AUDIO
 from mimii_jax.errors import DataError, require
-from mimii_jax.files import file_errors, make_folder, owned, replace_file
+from mimii_jax.files import file_errors, make_folder, owned, printable, replace_file
 from mimii_jax.judge import ANOMALY, UNREADABLE, Judge, Verdict
 from mimii_jax.results.table import csv_lines
 from mimii_jax.results.threshold import FALSE_ALARMS, METHODS
@@ -131,24 +131,29 @@ def _is_recording(path: Path) -> bool:
 
 
 def watch(
-    judge: Judge, files: Sequence[Path], folder: Path, done: set[Path]
+    judge: Judge, files: Sequence[Path], folder: Path, done: set[str]
 ) -> Iterator[list[Verdict]]:
     """Judge `files`, then each new one in the folder, once its size doesn't change."""
-    files = [file for file in files if file.resolve() not in done]
+    files = [file for file in files if _key(file) not in done]
     yield from _all(judge, files)
-    done |= {file.resolve() for file in files}
+    done.update(map(_key, files))
     log.info(f"watching {folder}; Ctrl-C stops")
     before: dict[Path, int] = {}
     while True:
         with file_errors(folder):
             inside = [path for path in sorted(folder.rglob("*")) if _is_recording(path)]
-        sizes = {p: _size(p) for p in inside if p.resolve() not in done}
+        sizes = {p: _size(p) for p in inside if _key(p) not in done}
         ready = [path for path, size in sizes.items() if 0 < size == before.get(path)]
         before = sizes
         if ready:
             yield from _all(judge, ready)
-            done |= {path.resolve() for path in ready}
+            done.update(map(_key, ready))
         time.sleep(WAIT_S)  # two looks in a row would see no growth
+
+
+def _key(path: Path | str) -> str:
+    """The whole path as a csv names it."""
+    return printable(str(Path(path).resolve()))
 
 
 def _size(path: Path) -> int:
@@ -160,7 +165,8 @@ def _size(path: Path) -> int:
 
 def _rows(verdicts: Iterable[Verdict]) -> str:
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(verdicts)  # floats by repr
+    rows = ([printable(x) if isinstance(x, str) else x for x in v] for v in verdicts)
+    csv.writer(text, lineterminator="\n").writerows(rows)  # floats by repr
     return text.getvalue()
 
 
@@ -176,7 +182,7 @@ def _write(verdicts: Sequence[Verdict], path: Path) -> None:
             log.warning(f"{verdict.file}: {verdict.note}")
 
 
-def _begin(path: Path) -> set[Path]:
+def _begin(path: Path) -> set[str]:
     """Files that a csv has already; a line that a kill cut off is dropped."""
     if not path.exists():
         replace_file(path, HEAD.encode())
@@ -190,7 +196,7 @@ def _begin(path: Path) -> set[Path]:
         raise DataError(
             f"{path}: expected columns {HEAD.strip()}; choose another --out"
         )
-    return {Path(line[0]).resolve() for _, line in lines}
+    return {_key(line[0]) for _, line in lines}
 
 
 def _append(verdicts: Sequence[Verdict], path: Path) -> None:

@@ -122,14 +122,14 @@ def test_everything_has_words_for_those_who_do_not_see_it(read):
 
 def test_recordings_are_named_and_text_is_escaped():
     text = page("<t>", [Callout("a & b")], [Section("s<", [Code("x < y"), "p <i>"])])
-    read = Reader(text)
+    read = Reader(text.decode())
     assert "i" not in {tag for tag, _ in read.tags}
     assert {"<t>", "a & b", "s<", "x < y", "p <i>"} <= set(read.texts)
 
 
 def test_marks_are_read_aloud():
     table = Table("c", ["", "AUC"], [["r", ".9 ▲"], ["q", ".8 ▼"]])
-    read = Reader(page("t", [table], []))
+    read = Reader(page("t", [table], []).decode())
     labels = [attrs["aria-label"] for attrs in read.all("span")]
     assert labels == ["more, beyond noise", "less, beyond noise"]
 

@@ -4,6 +4,7 @@ libsndfile reads a truncated file as a short one, and cuts 24 bit off where it s
 round; so headers are compared with the file's size here, and wide samples rounded.
 """
 
+import errno
 import hashlib
 import io
 import os
@@ -250,7 +251,7 @@ def warn_of_content(
 
 @contextmanager
 def _opened(path: str) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file whose audio is complete; every error is `_Unusable`."""
+    """Open an audio file whose audio is complete; errors of it are `_Unusable`."""
     try:
         with open(path, "rb", buffering=0) as file:
             source = file.fileno()
@@ -267,6 +268,8 @@ def _opened(path: str) -> Iterator[soundfile.SoundFile]:
     except soundfile.LibsndfileError as error:
         raise _Unusable(f"no audio: {error.error_string}") from error
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise  # the process's limit, not the file's fault
         raise _Unusable(f"unreadable: {error.strerror}") from error
 
 

@@ -22,7 +22,7 @@ from mimii_jax.data.layouts import (
     recording_folders,
 )
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors
+from mimii_jax.files import file_errors, printable
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("file", "machine", "id", "split", "label")
@@ -71,9 +71,7 @@ def _find_plain(root: Path) -> Found:
         if not re.search(AUDIO + r"\Z", name):
             ignored.append(name)
             continue
-        if not name.isprintable():
-            bad[path] = "its name has characters that can't be printed; rename it"
-        elif below and first.lower() in _NO_IDS:
+        if below and first.lower() in _NO_IDS:
             bad[path] = (
                 f"all recordings of a plain folder are normal, but this lies in {first}"
                 f"; list files and labels in {MANIFEST}"
@@ -81,8 +79,8 @@ def _find_plain(root: Path) -> Found:
         elif _is_anomaly(path):
             bad[path] = "an anomalous clip in the training set"
         else:
-            machine_id = first if below else ONLY_ID
-            files.append(File(path, name, "train", NORMAL, machine_id, ""))
+            machine_id = printable(first) if below else ONLY_ID
+            files.append(File(path, printable(name), "train", NORMAL, machine_id, ""))
     files.sort(key=lambda file: file.order)
     return Found("plain folder, all normal", files, bad, ignored)
 

@@ -109,7 +109,7 @@ def write_report(
     title = ": ".join(filter(None, [name, ", ".join(scores.machine_types)]))
     lead = [source_block(config), about if len(scores) else NO_TEST_CLIPS]
     html = page(title, lead, sections)
-    replace_file(workdir / REPORT, html.encode())
+    replace_file(workdir / REPORT, html)
     return workdir / REPORT
 
 

@@ -71,16 +71,16 @@ class Section:
     blocks: Sequence[Block]
 
 
-def page(title: str, lead: Sequence[Block], sections: Sequence[Section]) -> str:
-    """HTML of a page; three sections or more get a table of contents."""
+def page(title: str, lead: Sequence[Block], sections: Sequence[Section]) -> bytes:
+    """HTML of a page, in UTF-8; three sections or more get a table of contents."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"marked": _marked, "kind": lambda x: type(x).__name__}
     html = Path(__file__).with_name("template.html").read_text(encoding="utf-8")
-    return environment.from_string(html).render(
-        title=title, lead=lead, sections=sections
-    )
+    template = environment.from_string(html)
+    text = template.render(title=title, lead=lead, sections=sections)
+    return text.encode(errors="backslashreplace")  # names may be no UTF-8
 
 
 def _marked(text: str) -> Markup:

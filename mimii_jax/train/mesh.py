@@ -5,6 +5,8 @@ row share the batches of its runs. Features are on every device.
 """
 
 import os
+import socket
+import time
 from typing import Any
 
 import jax
@@ -88,11 +90,28 @@ def join_processes(coordinator: str, count: int, index: int) -> None:
             f"--process_id={index}: give all three, with process_id from 0 to "
             "num_processes - 1",
         )
+        if index:
+            _wait_for(coordinator)
         jax.distributed.initialize(
             coordinator, count, index, initialization_timeout=PATIENCE_S
         )
     elif started_by_scheduler():
         jax.distributed.initialize()
+
+
+def _wait_for(coordinator: str) -> None:
+    """Wait until process 0 listens: JAX would abort this process after its patience."""
+    host, _, port = coordinator.rpartition(":")
+    limit = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return socket.create_connection((host, int(port)), timeout=1).close()
+        except (OSError, ValueError, OverflowError) as error:
+            require(
+                isinstance(error, OSError) and time.monotonic() < limit,
+                f"--coordinator_address={coordinator}: {error}; start process 0 there",
+            )
+            time.sleep(0.2)
 
 
 def started_by_scheduler() -> bool:
