@@ -126,17 +126,11 @@ class Judge:
         mean = mean_of_seeds(own, own)
         return Normals(mean.machine_id, mean.score)
 
-    @cached_property
-    def _limits(self) -> dict[str, float]:
-        return {}
-
     def threshold(self, machine_id: str) -> float | None:
         """The score that the wanted share of an ID's normal clips exceeds."""
-        if self.normals and machine_id not in self._limits:
-            share, method = self.false_alarms, self.method
-            limit = self.normals.threshold(machine_id, share, method)
-            self._limits[machine_id] = limit
-        return self._limits.get(machine_id)
+        if not self.normals:
+            return None
+        return self.normals.threshold(machine_id, self.false_alarms, self.method)
 
     def score(
         self, waves: Sequence[Int16[np.ndarray, " time"]], ids: Sequence[str]
@@ -319,7 +313,11 @@ def _part(stage: Stage, row: str) -> Stage:
         rows = (SEPARATOR.join(filter(None, (name, one, label))) for one in sets)
         return any(row in parts for row in rows)
 
-    fitted = {key: model for key, model in stage.fitted.items() if needed(*key)}
+    def forgetful(model: Any) -> Any:
+        """The model, without the folder where it looks for vectors of known clips."""
+        return replace(model, folder=None) if hasattr(model, "folder") else model
+
+    fitted = {k: forgetful(one) for k, one in stage.fitted.items() if needed(*k)}
     return replace(stage, fitted=fitted)
 
 
