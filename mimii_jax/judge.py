@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,8 @@ from mimii_jax.stages import FUSED, SEPARATOR, Stage, fused, load
 from mimii_jax.workdir import Workdir
 
 NORMAL, ANOMALY, UNREADABLE, UNDECIDED = "normal", "anomaly", "unreadable", "undecided"
+AT_ONCE = 32  # files that are judged together
+Wave = Int16[np.ndarray, " time"]
 Arrays = Mapping[str, np.ndarray]  # of `Explanation.of`; {}: unknown
 NEARBY_S = 0.25  # around the strongest second: the frames that tell its band
 
@@ -98,8 +101,19 @@ class Judge:
         return cls(experiment, stages, row, normal, kind, known, n_samples, **more)
 
     def __call__(self, files: Sequence[Path]) -> Iterator[Verdict]:
-        """Judge a few files at once."""
-        waves = log.in_threads("reading", self._read, files, "files")
+        """Judge files."""
+        return chain.from_iterable(self.in_parts(files))
+
+    def in_parts(self, files: Sequence[Path]) -> Iterator[list[Verdict]]:
+        """Judge a few files at once; the next ones are read meanwhile."""
+        parts = [files[i : i + AT_ONCE] for i in range(0, len(files), AT_ONCE)]
+        for part, waves in zip(parts, log.ahead(self._read, parts), strict=True):
+            yield list(self._judge(part, waves))
+
+    def _judge(
+        self, files: Sequence[Path], waves: Sequence[Wave | str]
+    ) -> Iterator[Verdict]:
+        """Judge a few waves at once; a text is why one can't be read."""
         good = {i: wave for i, wave in enumerate(waves) if not isinstance(wave, str)}
         ids = {i: self.id_of(files[i]) for i in good}
         best = self._score(good, ids) if good else {}
@@ -143,7 +157,7 @@ class Judge:
         """Read a recording as those that were learned from."""
         return read_wave(path, self.sample_rate, self.experiment.data.channel)
 
-    def _read(self, path: Path) -> Int16[np.ndarray, " time"] | str:
+    def _read(self, path: Path) -> Wave | str:
         try:
             return self.read(path)
         except DataError as error:

@@ -78,8 +78,7 @@ def _percentiles(
     keys = ordered(lax.bitcast_convert_type(x, np.int32))
 
     def count(limits: Array) -> Array:
-        of_share = [jnp.sum(keys <= limit[None], axis=0) for limit in limits]
-        return jnp.stack(of_share).astype(np.int32)
+        return jnp.sum(keys[:, None] <= limits[None], axis=0, dtype=np.int32)
 
     def halve(_: Array | int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
