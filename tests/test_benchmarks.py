@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.benchmarks import front_end, memory, peers, rounds, score, train
+from experiments.benchmarks import front_end, latency, memory, peers, rounds, score, train
 from mimii_jax.named import load_config, set_fields
 
 QUICK = ["--rounds", "1", "--spare", "0", "--patience", "0"]
@@ -50,6 +50,14 @@ def test_front_ends_agree_and_the_machine_is_printed(capsys):
     assert ("torch, 2 clips" in found) == (rounds.torch is not None)
     assert "librosa" in found
     assert max(map(float, found.values())) < 1e-3
+
+
+def test_latency_is_printed_beside_its_goal(capsys):
+    latency.main(["functionals", "--calls", "2", "--clips", "12", "--seconds", "1"])
+    printed = capsys.readouterr().out
+    (row,) = re.findall(r"functionals\D*([\d.]+)\D+[\d.]+ to [\d.]+\D+(10)\D", printed)
+    assert float(row[0]) > 0
+    assert f"jax {jax.__version__}" in printed
 
 
 def test_training_prints_ratios(capsys):

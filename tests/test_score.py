@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,7 @@ from mimii_jax.report.why import strongest_region
 from mimii_jax.results.table import read_scores
 from mimii_jax.results.threshold import false_alarms
 
+STATM = Path("/proc/self/statm")
 FIELDS = {"false_alarms": 0.05, "method": "gamma"}
 
 
@@ -265,6 +268,21 @@ def test_the_strongest_region_is_where_the_error_is():
     error[0, 0] = 3
     error[:, -1] = np.nan
     assert strongest_region(error, 0.05) == (40, 20, 10, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STATM.exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_the_files(judge, tmp_path):
+    """1,500 further files; their audio alone would be 48 MB. All parts have one shape."""
+    files = [put(tmp_path / f"{n}.wav", seed=n) for n in range(32)] * 63
+    used, done = [], 0
+    for verdicts in judge.in_parts(files):
+        done += len(verdicts)
+        pages = int(STATM.read_text().split()[1])
+        used.append((done, pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
+    first = max(megabytes for n, megabytes in used if n <= 500)
+    assert done == 2016
+    assert max(megabytes for _, megabytes in used) < first + 10
 
 
 @pytest.mark.slow
