@@ -273,7 +273,7 @@ def test_the_strongest_region_is_where_the_error_is():
 @pytest.mark.slow
 @pytest.mark.skipif(not STATM.exists(), reason="needs Linux's /proc")
 def test_memory_does_not_grow_with_the_files(judge, tmp_path):
-    """1,500 further files; their audio alone would be 48 MB. All parts have one shape."""
+    """1,500 further files; their audio alone would be 48 MB."""
     files = [put(tmp_path / f"{n}.wav", seed=n) for n in range(32)] * 63
     used, done = [], 0
     for verdicts in judge.in_parts(files):
