@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from mimii_jax.stages import FUSED, SEPARATOR, Stage, fused, load
 from mimii_jax.workdir import Workdir
 
 NORMAL, ANOMALY, UNREADABLE, UNDECIDED = "normal", "anomaly", "unreadable", "undecided"
+AT_ONCE = 32  # files that are judged together
+Wave = Int16[np.ndarray, " time"]
 Arrays = Mapping[str, np.ndarray]  # of `Explanation.of`; {}: unknown
 NEARBY_S = 0.25  # around the strongest second: the frames that tell its band
 
@@ -99,8 +102,19 @@ class Judge:
         return cls(experiment, stages, row, normal, kind, known, n_samples, **more)
 
     def __call__(self, files: Sequence[Path]) -> Iterator[Verdict]:
-        """Judge a few files at once."""
-        waves = log.in_threads("reading", self._read, files, "files")
+        """Judge files."""
+        return chain.from_iterable(self.in_parts(files))
+
+    def in_parts(self, files: Sequence[Path]) -> Iterator[list[Verdict]]:
+        """Judge a few files at once; the next ones are read meanwhile."""
+        parts = [files[i : i + AT_ONCE] for i in range(0, len(files), AT_ONCE)]
+        for part, waves in zip(parts, log.ahead(self._read, parts), strict=True):
+            yield list(self._judge(part, waves))
+
+    def _judge(
+        self, files: Sequence[Path], waves: Sequence[Wave | str]
+    ) -> Iterator[Verdict]:
+        """Judge a few waves at once; a text is why one can't be read."""
         good = {i: wave for i, wave in enumerate(waves) if not isinstance(wave, str)}
         ids = {i: self.id_of(files[i]) for i in good}
         best = self._score(good, ids) if good else {}
@@ -127,17 +141,11 @@ class Judge:
         mean = mean_of_seeds(own, own)
         return Normals(mean.machine_id, mean.score)
 
-    @cached_property
-    def _limits(self) -> dict[str, float]:
-        return {}
-
     def threshold(self, machine_id: str) -> float | None:
         """The score that the wanted share of an ID's normal clips exceeds."""
-        if self.normals and machine_id not in self._limits:
-            share, method = self.false_alarms, self.method
-            limit = self.normals.threshold(machine_id, share, method)
-            self._limits[machine_id] = limit
-        return self._limits.get(machine_id)
+        if not self.normals:
+            return None
+        return self.normals.threshold(machine_id, self.false_alarms, self.method)
 
     def score(
         self, waves: Sequence[Int16[np.ndarray, " time"]], ids: Sequence[str]
@@ -150,7 +158,7 @@ class Judge:
         """Read a recording as those that were learned from."""
         return read_wave(path, self.sample_rate, self.experiment.data.channel)
 
-    def _read(self, path: Path) -> Int16[np.ndarray, " time"] | str:
+    def _read(self, path: Path) -> Wave | str:
         try:
             return self.read(path)
         except DataError as error:
@@ -321,7 +329,11 @@ def _part(stage: Stage, row: str) -> Stage:
         rows = (SEPARATOR.join(filter(None, (name, one, label))) for one in sets)
         return any(row in parts for row in rows)
 
-    fitted = {key: model for key, model in stage.fitted.items() if needed(*key)}
+    def forgetful(model: Any) -> Any:
+        """The model, without the folder where it looks for vectors of known clips."""
+        return replace(model, folder=None) if hasattr(model, "folder") else model
+
+    fitted = {k: forgetful(one) for k, one in stage.fitted.items() if needed(*k)}
     return replace(stage, fitted=fitted)
 
 

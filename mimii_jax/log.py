@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -123,6 +124,21 @@ def in_threads(
     finally:
         pool.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the rest
     return results
+
+
+def ahead(work: Callable[[T], R], parts: Sequence[Sequence[T]]) -> Iterator[list[R]]:
+    """Yield the results of each part, while threads work on the next one."""
+    pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
+    waiting = deque()
+    try:
+        for part in parts:
+            waiting.append([pool.submit(work, item) for item in part])
+            if len(waiting) > 1:
+                yield [one.result() for one in waiting.popleft()]
+        for part in waiting:
+            yield [one.result() for one in part]
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass

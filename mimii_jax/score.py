@@ -28,7 +28,6 @@ from mimii_jax.results.threshold import FALSE_ALARMS, METHODS
 from mimii_jax.train.mesh import keep_compiled_programs
 
 FOUND = 2  # exit code
-AT_ONCE = 32  # files that are in memory
 WAIT_S = 1.0  # between two looks at a watched folder
 
 
@@ -107,9 +106,9 @@ def _judged(
 
 def _all(judge: Judge, files: Sequence[Path]) -> Iterator[list[Verdict]]:
     with log.bar("judging", len(files), "files") as advance:
-        for start in range(0, len(files), AT_ONCE):
-            yield list(judge(files[start : start + AT_ONCE]))
-            advance(len(files[start : start + AT_ONCE]))
+        for verdicts in judge.in_parts(files):
+            yield verdicts
+            advance(len(verdicts))
 
 
 def recordings(paths: Iterable[Path]) -> list[Path]:

@@ -1,6 +1,8 @@
 """A row of a workdir as one pure function of waves, for `jax.export` and ONNX.
 
-Models, banks, z-scores and thresholds are constants of it.
+Models, banks, z-scores and thresholds are constants of it. It is cut where the package
+has several programs, and takes one clip after the other as they do: XLA then compiles
+its parts alike, and scores differ by roundings alone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
 from mimii_jax.detectors.backends import Backend, Banks, Fused
@@ -33,7 +36,13 @@ def known_ids(judge: Judge) -> list[str]:
     return [*judge.ids, ""] if len(judge.ids) != 1 else list(judge.ids)
 
 
-def build_scorer(judge: Judge) -> Scorer:
+def _one_after_the_other(of_clip: Callable[..., Any], *rows: Array) -> Any:
+    return lax.map(lambda row: of_clip(*row), rows)
+
+
+def build_scorer(
+    judge: Judge, clip_by_clip: Callable[..., Any] = _one_after_the_other
+) -> Scorer:
     """A function of waves and places of their IDs in `known_ids`: scores, decisions.
 
     waves : f32 [shape=(clip, time)], in [-1, 1], of the length learned from
@@ -64,7 +73,7 @@ def build_scorer(judge: Judge) -> Scorer:
     def scorer(
         waves: Float[Array, "clip time"], ids: Int[Array, " clip"]
     ) -> tuple[Float[Array, " clip"], Bool[Array, " clip"]]:
-        score, is_normal = jax.vmap(of_clip)(waves, ids)
+        score, is_normal = clip_by_clip(of_clip, waves, ids)
         return score, ~is_normal
 
     return scorer
@@ -139,7 +148,7 @@ def _of_neural(
         bank.normal_scores()  # fits what is missing: in a trace it couldn't
 
     def of_clip(wave: Array) -> OfIds:
-        features = detector.front_end(wave)
+        features = lax.optimization_barrier(detector.front_end(wave))
         n_frames = len(features)
         starts = windows.hop * np.arange(windows.per_clip(n_frames))
         x = features[starts[:, None] + np.arange(windows.width_in(n_frames))]
@@ -147,6 +156,7 @@ def _of_neural(
         method = getattr(model, detector.scoring.representation)
         vectors = method(models.standardiser.apply(x))
         summary = detector.scoring.summary(vectors.reshape(-1, vectors.shape[-1]))
+        summary = lax.optimization_barrier(summary)
         if banks:
             return _of_banks(banks, summary[1:], ids)
         return jnp.broadcast_to(summary[0], len(ids))
@@ -165,7 +175,8 @@ def _of_functionals(
         scales[group] = np.array([median_and_spread(n) for n in normal], np.float32).T
 
     def of_clip(wave: Array) -> OfIds:
-        vectors = functionals(detector.front_end, detector.counted, wave)
+        vectors = functionals(detector.front_end, detector.groups, wave)
+        vectors = lax.optimization_barrier(vectors)
         z = [
             (_of_banks(banks[run], vectors[group], ids) - scales[group][0])
             / scales[group][1]
@@ -199,7 +210,7 @@ def _of_bank(bank: Fused, x: Float[Array, " column"]) -> Float[Array, ""]:
 
 def _distance(backend: Backend, x: Float[Array, "1 column"]) -> Float[Array, ""]:
     if backend.columns:
-        x = project(backend.columns, x)
+        x = lax.optimization_barrier(project(backend.columns, x))
     if backend.bank:
         return backend.distance(x, np.full(1, NOBODY, np.int32))[0]
     return backend.distance(x)[0]

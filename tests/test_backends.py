@@ -276,7 +276,7 @@ def test_many_columns_are_reduced_where_clips_are_few():
     bank, query = normal_clips(40, 120), normal_clips(9, 120, seed=2)
     columns = distances.fit_columns(bank, True, 10, whiten=False)
     assert columns.matrix.shape == (120, 10)
-    assert distances.fit_columns(bank, True, None, False).matrix.shape == (120, 120)
+    assert distances.fit_columns(bank, True, None, False).matrix is None
     assert distances.fit_columns(bank, True, 100, True).matrix.shape == (120, 20)
     assert np.ptp(scores("whitened_ldn", Scoring(), bank, query)) > 0
 
@@ -303,13 +303,23 @@ def test_a_large_bank_makes_no_matrix_of_all_pairs():
         shape((rows, 9), i32),
         shape((), f32),
     )
-    x, own = shape((distances.CHUNK, 640), f32), shape((distances.CHUNK,), i32)
+    most = distances.CHUNKS[-1]
+    x, own = shape((most, 640), f32), shape((most,), i32)
     for rule in (distances.knn, distances.ldn, distances.lof):
         compiled = rule.lower(bank, x, own, k=1, density_k=8).compile()
         assert compiled.memory_analysis().temp_size_in_bytes < 2e8
     sizes = []
     distances.in_chunks(lambda x: sizes.append(len(x)) or x, BANK)
-    assert set(sizes) == {distances.CHUNK}
+    assert set(sizes) == {most}
+
+
+@pytest.mark.parametrize("name", [*BACKENDS])
+def test_a_clip_is_scored_alike_whatever_stands_beside_it(name):
+    fitted = Fused.fit(Scoring(name), BANK**2)
+    queries = np.concatenate([QUERY, QUERY[::-1] + 0.1]) ** 2
+    of_all = fitted.score(queries)
+    for n in (1, 2, 17):
+        np.testing.assert_array_equal(fitted.score(queries[-n:]), of_all[-n:])
 
 
 def test_banks_of_similar_size_share_one_program():

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments.benchmarks import front_end, memory, peers, rounds, score, train
+from experiments.benchmarks import (
+    files,
+    front_end,
+    latency,
+    memory,
+    peers,
+    rounds,
+    score,
+    train,
+)
 from mimii_jax.named import load_config, set_fields
 
 QUICK = ["--rounds", "1", "--spare", "0", "--patience", "0"]
@@ -50,6 +59,22 @@ def test_front_ends_agree_and_the_machine_is_printed(capsys):
     assert ("torch, 2 clips" in found) == (rounds.torch is not None)
     assert "librosa" in found
     assert max(map(float, found.values())) < 1e-3
+
+
+@pytest.mark.slow
+def test_latency_is_printed_beside_its_goal(capsys):
+    latency.main(["functionals", "--calls", "2", "--clips", "12", "--seconds", "1"])
+    printed = capsys.readouterr().out
+    (row,) = re.findall(r"functionals\D*([\d.]+)\D+[\d.]+ to [\d.]+\D+(10)\D", printed)
+    assert float(row[0]) > 0
+    assert f"jax {jax.__version__}" in printed
+
+
+@pytest.mark.slow
+def test_the_speed_of_judging_files_is_printed(capsys):
+    files.main(["--files", "33", "--clips", "12", "--seconds", "1"])
+    printed = capsys.readouterr().out
+    assert re.search(r"^33 files of 1 s: \d+ files/s; [\d.]+ ms", printed, re.M)
 
 
 def test_training_prints_ratios(capsys):

@@ -161,6 +161,21 @@ def test_a_neural_detector_scores_all_that_it_was_fitted_to(clips, new):
     assert detector.predict(new, ids="00")[1] == 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["isolation_forest", "one_class_svm"])
+def test_scikit_learns_models_are_detectors_too(name, clips, new, tmp_path):
+    detector = mimii_jax.Detector(name, features__n_mels=16)
+    detector.fit(clips.audio, ids=clips.machine_id)
+    scores = detector.decision_function(new, ids="00")
+    assert scores[1] > detector.thresholds_["00"] > scores[0]
+    assert detector.predict(new[:2], ids="00").tolist() == [0, 1]
+    detector.save(tmp_path / "machine7")
+    loaded = mimii_jax.load(tmp_path / "machine7")
+    np.testing.assert_array_equal(loaded.decision_function(new, ids="00"), scores)
+    np.testing.assert_array_equal(loaded.decision_scores_, detector.decision_scores_)
+    assert loaded.thresholds_ == detector.thresholds_
+
+
 def test_threads_agree_and_compile_once_per_number_of_pieces(fitted, new):
     compiled = []
 

@@ -2,10 +2,13 @@
 
 import csv
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import soxr
 from small_clips import RATE, small_clips, sound
 from small_runs import small, trained
 
@@ -17,6 +20,7 @@ from mimii_jax.report.why import strongest_region
 from mimii_jax.results.table import read_scores
 from mimii_jax.results.threshold import false_alarms
 
+STATM = Path("/proc/self/statm")
 FIELDS = {"false_alarms": 0.05, "method": "gamma"}
 
 
@@ -264,3 +268,47 @@ def test_the_strongest_region_is_where_the_error_is():
     error[0, 0] = 3
     error[:, -1] = np.nan
     assert strongest_region(error, 0.05) == (40, 20, 10, 8)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STATM.exists(), reason="needs Linux's /proc")
+def test_memory_does_not_grow_with_the_files(judge, tmp_path):
+    """1,500 further files; their audio alone would be 48 MB."""
+    files = [put(tmp_path / f"{n}.wav", seed=n) for n in range(32)] * 63
+    used, done = [], 0
+    for verdicts in judge.in_parts(files):
+        done += len(verdicts)
+        pages = int(STATM.read_text().split()[1])
+        used.append((done, pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
+    first = max(megabytes for n, megabytes in used if n <= 500)
+    assert done == 2016
+    assert max(megabytes for _, megabytes in used) < first + 10
+
+
+@pytest.mark.slow
+def test_plain_names_and_another_rate_change_no_decision(real_sample, tmp_path, capfd):
+    """81 real recordings, learned from and judged as they are, and as flac at 44.1 kHz.
+
+    The flac files have numbers for names; those to learn from lie in a plain folder.
+    """
+    parts = {}
+    for split in ("train", "test"):
+        parts[split] = sorted((real_sample / "slider" / split).glob("*.wav"))
+        (tmp_path / split).mkdir()
+        for number, path in enumerate(parts[split]):
+            wave, rate = soundfile.read(path)
+            wave = soxr.resample(wave, rate, 44100)
+            soundfile.write(tmp_path / split / f"{number:03}.flac", wave, 44100)
+    decisions = []
+    for name, root, folder in (
+        ("original", real_sample, real_sample / "slider" / "test"),
+        ("flac", tmp_path / "train", tmp_path / "test"),
+    ):
+        out = tmp_path / f"{name}.csv"
+        workdir = learn(functionals, root, tmp_path / name, features={"n_mels": 128})
+        assert run(capfd, "--workdir", workdir, folder, "--out", out)[0] == 0
+        with out.open(encoding="utf-8") as file:
+            decisions.append([row["decision"] for row in csv.DictReader(file)])
+    assert len(decisions[0]) == len(parts["test"])
+    assert set(decisions[0]) == {"normal", "anomaly"}
+    assert decisions[0] == decisions[1]

@@ -73,7 +73,7 @@ def read_wave(
     try:
         with _opened(str(path)) as file:
             _say_resampled(file.samplerate, sample_rate)
-            return _decode(file, sample_rate, channel)[0]
+            return _decode(file, sample_rate, channel, examine=False)[0]
     except _Unusable as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -136,6 +136,7 @@ def load(
         try:
             with _opened(chosen[row]) as file:
                 samples, content = _decode(file, rate, channel)
+                assert content
         except _Unusable as error:
             return str(error)
         audio[row] = of_length(samples, length)
@@ -328,9 +329,9 @@ def _require_last_page(end: bytes) -> None:
 
 
 def _decode(
-    file: soundfile.SoundFile, rate: int, channel: Channel
-) -> tuple[Int16[np.ndarray, " time"], Content]:
-    """Read one channel at `rate`, rounded to 16 bit."""
+    file: soundfile.SoundFile, rate: int, channel: Channel, examine: bool = True
+) -> tuple[Int16[np.ndarray, " time"], Content | None]:
+    """Read one channel at `rate`, rounded to 16 bit; also what may be wrong with it."""
     dtype, factor = WIDE.get(file.subtype, ("int16", 1.0))
     if missing := _missing_channel(file.channels, channel):
         raise _Unusable(missing)
@@ -344,17 +345,19 @@ def _decode(
         data = data[:, int(channel), None]
     if dtype == "float64" and not np.all(np.isfinite(data)):
         raise _Unusable("samples that are not finite")
-    low, high = factor * data.min(), factor * data.max()
-    full = 32512 if file.subtype in ("PCM_U8", "PCM_S8") else 32767
-    clipped = 0.0
-    if low <= -32768 or high >= full:
-        clipped = float(np.mean((factor * data <= -32768) | (factor * data >= full)))
     wave = data[:, 0] if channel != MEAN else np.mean(data, axis=1)
     if file.samplerate != rate:
         wave = soxr.resample(wave.astype(np.float32), file.samplerate, rate)
     if wave.dtype != np.int16:
         wave = np.clip(np.rint(wave * factor), -32768, 32767).astype(np.int16)
     wave = np.ascontiguousarray(wave)
+    if not examine:
+        return wave, None
+    low, high = factor * data.min(), factor * data.max()
+    full = 32512 if file.subtype in ("PCM_U8", "PCM_S8") else 32767
+    clipped = 0.0
+    if low <= -32768 or high >= full:
+        clipped = float(np.mean((factor * data <= -32768) | (factor * data >= full)))
     digest = hashlib.blake2b(wave.data, digest_size=16).digest()
     constant = bool(low == high)
     return wave, Content(clipped, constant, constant and low == 0, digest)

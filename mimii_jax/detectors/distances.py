@@ -2,12 +2,13 @@
 
 Bank and query are arguments, so that they can be exported. A bank is padded: all of
 about the same size share one compiled program. Queries come in chunks: no matrix of all
-pairs exists.
+pairs exists. Within a chunk they come one by one: what a clip is scored beside changes
+no bit, and a single clip takes no longer than itself.
 """
 
 from collections.abc import Callable
-from functools import partial
-from typing import NamedTuple
+from functools import partial, wraps
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from sklearn.covariance import ledoit_wolf
 
-CHUNK = 128  # queries at once
+CHUNKS = (1, 16, 128)  # queries at once: the least that holds them
 PADDING = 256  # the rows of a bank are a multiple of it
 LIMIT = 8.0  # of standardised columns, in SD: no single one decides
 NOBODY = -1  # leaves no row of the bank out
@@ -29,7 +30,7 @@ class Columns(NamedTuple):
     mean: Float[Array, " column"]
     scale: Float[Array, " column"]  # 0 for a constant column
     limit: Float[Array, ""]  # of standardised columns
-    matrix: Float[Array, "column dimension"]
+    matrix: Float[Array, "column dimension"] | None  # None: as they are
     offset: Float[Array, " dimension"]  # the bank's mean after the map
 
 
@@ -65,42 +66,63 @@ def fit_columns(
     scale = varies / np.where(varies & standardise, spread, 1.0)
     limit = LIMIT if standardise else np.inf
     x = np.clip((x - mean) * scale, -limit, limit)
-    matrix = np.eye(x.shape[1])
+    matrix = None
     if max_columns and len(x) < x.shape[1]:
         _, _, right = np.linalg.svd(x - x.mean(0), full_matrices=False)
         # Whitening would blow up columns that hardly vary among few clips.
         size = min(max_columns, len(x) // 2) if whiten else max_columns
         matrix = right[: max(size, 1)].T
     if whiten:
+        matrix = np.eye(x.shape[1]) if matrix is None else matrix
         spread = (x @ matrix).std(0)
         matrix = matrix / np.where(spread > 0, spread, 1.0)
         covariance = ledoit_wolf(x @ matrix)[0] if len(x) > 1 else np.eye(len(matrix.T))
         values, basis = np.linalg.eigh(covariance)
         kept = values > len(values) * np.finfo(float).eps * values.max()
         matrix = matrix @ basis * (kept / np.sqrt(np.where(kept, values, 1.0)))
-    arrays = (mean, scale, limit, matrix, (x @ matrix).mean(0))
-    return Columns(*(jnp.asarray(a, np.float32) for a in arrays))
+    offset = (x if matrix is None else x @ matrix).mean(0)
+    f32 = partial(jnp.asarray, dtype=np.float32)
+    matrix = None if matrix is None else f32(matrix)
+    return Columns(f32(mean), f32(scale), f32(limit), matrix, f32(offset))
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Map a function of fitted arrays and rows over the rows, each [1, ...]."""
+
+    @wraps(function)
+    def mapped(fitted: Any, *rows: Array, **options: int) -> Any:
+        def of_row(row: tuple[Array, ...]) -> Any:
+            found = function(fitted, *(array[None] for array in row), **options)
+            return jax.tree.map(lambda array: array[0], found)
+
+        return lax.map(of_row, rows)
+
+    return mapped
 
 
 @jax.jit
+@_one_by_one
 def project(
     columns: Columns, x: Float[Array, "clip column"]
 ) -> Float[Array, "clip dimension"]:
     """Apply fitted columns."""
     x = (x - columns.mean[None]) * columns.scale[None]
     x = jnp.clip(x, -columns.limit, columns.limit)
-    return jnp.matmul(x, columns.matrix, precision=HIGHEST) - columns.offset[None]
+    if columns.matrix is not None:
+        x = jnp.matmul(x, columns.matrix, precision=HIGHEST)
+    return x - columns.offset[None]
 
 
 def in_chunks(
     function: Callable[..., Array | tuple[Array, ...]], *rows: np.ndarray
 ) -> list[np.ndarray]:
-    """Call a function of rows in chunks of one shape; arrays of its results."""
-    found = []
-    for start in range(0, max(len(rows[0]), 1), CHUNK):
-        chunk = [array[start : start + CHUNK] for array in rows]
+    """Call a function of rows in chunks of few shapes; arrays of its results."""
+    n_rows, found = max(len(rows[0]), 1), []
+    size = next((size for size in CHUNKS if n_rows <= size), CHUNKS[-1])
+    for start in range(0, n_rows, size):
+        chunk = [array[start : start + size] for array in rows]
         n = len(chunk[0])
-        padding = [((0, CHUNK - n), *[(0, 0)] * (a.ndim - 1)) for a in chunk]
+        padding = [((0, size - n), *[(0, 0)] * (a.ndim - 1)) for a in chunk]
         padded = [np.pad(a, p) for a, p in zip(chunk, padding, strict=True)]
         found.append([np.asarray(a)[:n] for a in jax.tree.leaves(function(*padded))])
     return [np.concatenate(arrays) for arrays in zip(*found, strict=True)]
@@ -145,8 +167,7 @@ def _mean(values: Float[Array, "... k"], used: Array) -> Float[Array, "..."]:
     return total / jnp.maximum(jnp.sum(used, -1), 1)
 
 
-@partial(jax.jit, static_argnames="k")
-def nearest(
+def _nearest(
     bank: Bank, x: Float[Array, "clip dimension"], exclude: Int[Array, " clip"], k: int
 ) -> tuple[Float[Array, "clip k"], Int[Array, "clip k"]]:
     """Distances and rows of the k nearest but the excluded; inf where fewer exist."""
@@ -157,15 +178,20 @@ def nearest(
     return sort(distance), sort(row)
 
 
+nearest = partial(jax.jit, static_argnames="k")(_one_by_one(_nearest))
+
+
 @partial(jax.jit, static_argnames=("k", "density_k"))
+@_one_by_one
 def knn(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
     """Mean distance to the k nearest."""
     del density_k
-    distance, _ = nearest(bank, x, exclude, k)
+    distance, _ = _nearest(bank, x, exclude, k)
     return _mean(distance, jnp.isfinite(distance))
 
 
 @partial(jax.jit, static_argnames=("k", "density_k"))
+@_one_by_one
 def ldn(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
     """Mean of the k smallest d(x, y) / r(y): local density normalisation.
 
@@ -193,6 +219,7 @@ def ldn(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
 
 
 @partial(jax.jit, static_argnames=("k", "density_k"))
+@_one_by_one
 def lof(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
     """Local outlier factor (Breunig et al. 2000), as scikit-learn's for novelties."""
     del k
@@ -211,7 +238,7 @@ def lof(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
     def density(distance: Array, row: Array, used: Array) -> Array:
         return 1 / (_mean(jnp.maximum(distance, reach(row)), used) + 1e-10)
 
-    distance, row = nearest(bank, x, exclude, density_k)
+    distance, row = _nearest(bank, x, exclude, density_k)
     # At most as many as a clip of the bank has, when the excluded is gone.
     others_left = jnp.maximum(bank.n - 1 - (exclude != NOBODY), 1)
     used = jnp.isfinite(distance) & (jnp.arange(density_k)[None] < others_left[:, None])
@@ -226,6 +253,7 @@ def norm(x: Float[Array, "clip dimension"]) -> Float[Array, " clip"]:
 
 
 @jax.jit
+@_one_by_one
 def gaussian(
     variance: Float[Array, " column"], squares: Float[Array, "clip column"]
 ) -> Float[Array, " clip"]:
@@ -235,6 +263,7 @@ def gaussian(
 
 
 @jax.jit
+@_one_by_one
 def surprise(
     mixture: Mixture, x: Float[Array, "clip dimension"]
 ) -> Float[Array, " clip"]:

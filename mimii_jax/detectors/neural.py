@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,7 @@ from mimii_jax.train.step import group_size
 
 SCORING_FIELDS = ("horizon",)  # of a model, that change no training
 # Whole clips that a model works through at once.
-CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 16
+CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 1
 
 
 @dataclass(frozen=True)
@@ -344,12 +344,15 @@ class FittedNeural:
         self, clips: Clips, scoring: Scoring | None, task: str
     ) -> Float32[np.ndarray, "run clip ..."]:
         """`Scoring.summary` of every clip under every run; None: of its segments."""
-        mesh = make_mesh(1, *self.detector.mesh)
-        models = put(self.models, replicated(mesh))
+        mesh, models = self._replicated
         windows = self.detector.scoring_windows
         group = group_size(mesh, len(self.alive))
         front_end, name = self.detector.front_end, self.detector.scoring.representation
-        program = _compile(self.graph, front_end, windows, name, scoring, group, mesh)
+        if scoring not in self._programs:  # hashing the graph takes a millisecond
+            self._programs[scoring] = _compile(
+                self.graph, front_end, windows, name, scoring, group, mesh
+            )
+        program = self._programs[scoring]
         # Chunks of one shape, padded with silence; every device has the same share.
         at_once, n_clips = clips_at_once(windows), max(len(clips), 1)
         per_device = min(CLIPS_PER_TRANSFER, -(-n_clips // mesh.size))
@@ -363,6 +366,16 @@ class FittedNeural:
                 found.append(np.asarray(program(models, chunk))[: len(audio)])
                 advance(len(audio))
         return np.concatenate(found).swapaxes(0, 1)
+
+    @cached_property
+    def _programs(self) -> dict[Scoring | None, Callable[..., Array]]:
+        return {}
+
+    @cached_property
+    def _replicated(self) -> tuple[Mesh, Models]:
+        """All devices, and the models on each."""
+        mesh = make_mesh(1, *self.detector.mesh)
+        return mesh, put(self.models, replicated(mesh))
 
     def explain(self, clips: Clips) -> Explanation | None:
         """Errors of clips under the first run that didn't diverge; None: all did."""

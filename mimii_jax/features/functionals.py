@@ -14,7 +14,12 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float32, Int16
 
-from mimii_jax.features.front_ends import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, Linear
+from mimii_jax.features.front_ends import (
+    CLIPS_IN_CACHE,
+    CLIPS_PER_TRANSFER,
+    Linear,
+    map_in_cache,
+)
 from mimii_jax.features.stft import decibels, mel_filters, mel_spectrogram
 
 STATISTICS = ("mean", "sd", "p20", "p80", "mean_abs_difference")
@@ -31,6 +36,7 @@ SERIES = (
     "crest",
 )
 ROLLOFF = 0.85  # share of the magnitude below the roll-off
+SUMMED = 27  # bins of a block of cumulated sums
 TINY = 1e-10  # least power in a flatness or crest, as in librosa
 MODULATED_BANDS = 32
 HALF_OCTAVES_HZ = 0.25 * 2 ** (np.arange(13) / 2)  # of the modulation, to 16 Hz
@@ -72,8 +78,7 @@ def _percentiles(
     keys = ordered(lax.bitcast_convert_type(x, np.int32))
 
     def count(limits: Array) -> Array:
-        of_share = [jnp.sum(keys <= limit[None], axis=0) for limit in limits]
-        return jnp.stack(of_share).astype(np.int32)
+        return jnp.sum(keys[:, None] <= limits[None], axis=0, dtype=np.int32)
 
     def halve(_: Array | int, interval: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = interval
@@ -116,12 +121,14 @@ def describe(
     bandwidth : b = sqrt(sum(p (f - c)^2)), in Hz
     skewness : sum(p (f - c)^3) / b^3; 0 where b is 0
     flatness : geometric over arithmetic mean of the power, in dB; 0 dB for silence
-    rolloff : least f with sum(m up to f) >= 0.85 sum(m), in Hz
+    rolloff : f with sum(m up to f) = 0.85 sum(m), in Hz; m is spread evenly from the
+        bin before to its own, so that no rounding error moves it by a bin
     flux : |u(t) - u(t - 1)|, of spectra m scaled to unit length; 0 for the first frame
     crest : largest over mean power, in dB; 0 dB for silence
     levels : of eight Slaney mel filters from 0 Hz to half the sample rate, in dB
 
-    Centroid, bandwidth, flatness and roll-off are those of `librosa.feature`.
+    Centroid, bandwidth and flatness are those of `librosa.feature`, whose roll-off is
+    the next bin from here on.
 
     Parameters
     ----------
@@ -144,8 +151,7 @@ def describe(
     mean = decibels(jnp.mean(power, axis=1))
     flatness = jnp.mean(decibels(power), axis=1) - mean
     crest = decibels(jnp.max(power, axis=1)) - mean
-    below = jnp.cumsum(magnitude, axis=1)
-    rolloff = jnp.asarray(hz[0])[jnp.argmax(below >= ROLLOFF * below[:, -1:], axis=1)]
+    rolloff = _rolloff(magnitude) * np.float32(sample_rate / n_fft)
     length = jnp.sqrt(jnp.sum(magnitude**2, axis=1, keepdims=True))
     unit = _over(magnitude, length)
     flux = jnp.sqrt(jnp.sum(jnp.diff(unit, axis=0, prepend=unit[:1]) ** 2, axis=1))
@@ -154,6 +160,27 @@ def describe(
     mel = mel_spectrogram(magnitude**2, filters)
     series = [level, centroid[:, 0], bandwidth, skewness, flatness, rolloff, flux]
     return jnp.concatenate([jnp.stack([*series, crest], axis=1), decibels(mel)], axis=1)
+
+
+def _rolloff(magnitude: Float32[Array, "frame frequency"]) -> Float32[Array, " frame"]:
+    """Bin, with its fraction, up to which 85 % of the magnitude lie; 0 for silence."""
+    total = _cumulated(magnitude)
+    wanted = ROLLOFF * total[:, -1:]
+    under = total < wanted
+    low = jnp.max(jnp.where(under, total, 0), axis=1)
+    high = jnp.min(jnp.where(under, jnp.inf, total), axis=1)
+    at = jnp.sum(under, axis=1) - 1 + _over(wanted[:, 0] - low, high - low)
+    return jnp.maximum(at, 0)
+
+
+def _cumulated(x: Float32[Array, "frame bin"]) -> Float32[Array, "frame bin"]:
+    """Cumulated sums by products, in blocks; twice as fast as `jnp.cumsum` on a CPU."""
+    n_frames, n_bins = x.shape
+    blocks = jnp.pad(x, ((0, 0), (0, -n_bins % SUMMED))).reshape(n_frames, -1, SUMMED)
+    own = jnp.dot(blocks, np.tri(SUMMED, dtype=np.float32).T, precision="highest")
+    before = np.tri(blocks.shape[1], k=-1, dtype=np.float32).T
+    offset = jnp.dot(own[:, :, -1], before, precision="highest")
+    return (own + offset[:, :, None]).reshape(n_frames, -1)[:, :n_bins]
 
 
 def descriptors(
@@ -273,7 +300,9 @@ def extract_functionals(
     audio : i16 [shape=(clip, time)], full scale is 32768; at least one clip
     advance : called after each chunk with the number of its clips
     """
-    size = min(CLIPS_PER_TRANSFER, -(-len(audio) // CLIPS_IN_CACHE) * CLIPS_IN_CACHE)
+    size = min(len(audio), CLIPS_PER_TRANSFER)
+    if size > CLIPS_IN_CACHE:  # few shapes: each is compiled
+        size = -(-size // CLIPS_IN_CACHE) * CLIPS_IN_CACHE
     chunks = []
     for start in range(0, len(audio), size):
         part = audio[start : start + size]
@@ -291,4 +320,4 @@ def _extract_chunk(
     def of_clip(clip: Array) -> dict[str, Array]:
         return functionals(front_end, groups, clip.astype(np.float32) / 32768)
 
-    return lax.map(of_clip, audio, batch_size=CLIPS_IN_CACHE)
+    return map_in_cache(of_clip, audio)

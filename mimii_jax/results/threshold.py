@@ -71,8 +71,11 @@ class Normals:
     def threshold(
         self, machine_id: str, share: float = FALSE_ALARMS, method: str = METHODS[0]
     ) -> float:
-        """Score that a share of the ID's normal clips exceeds."""
-        return quantile(self.of(machine_id), share, method)
+        """Score that a share of the ID's normal clips exceeds; fitted once."""
+        key = (machine_id, share, method)
+        if key not in self._limits:
+            self._limits[key] = quantile(self.of(machine_id), share, method)
+        return self._limits[key]
 
     def percentile(self, machine_id: str, score: float) -> float:
         """Percentage of normal clips with a lower score; half of those with this."""
@@ -84,6 +87,10 @@ class Normals:
         if machine_id not in self._samples:
             self._samples[machine_id] = self._sample(machine_id)
         return self._samples[machine_id]
+
+    @cached_property
+    def _limits(self) -> dict[tuple[str, float, str], float]:
+        return {}
 
     @cached_property
     def _samples(self) -> dict[str, np.ndarray]:
