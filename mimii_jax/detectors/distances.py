@@ -2,8 +2,8 @@
 
 Bank and query are arguments, so that they can be exported. A bank is padded: all of
 about the same size share one compiled program. Queries come in chunks: no matrix of all
-pairs exists. Within a chunk they come one by one: what a clip is scored beside changes
-no bit, and a single clip takes no longer than itself.
+pairs exists. On a CPU a chunk is worked through in blocks: what a clip is scored beside
+changes no bit, and a single clip takes no longer than a block.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 from sklearn.covariance import ledoit_wolf
 
-CHUNKS = (1, 16, 128)  # queries at once: the least that holds them
+CHUNK = 128  # queries per call
+BLOCK = 8  # of them at once on a CPU, where a call may have a single block
 PADDING = 256  # the rows of a bank are a multiple of it
 LIMIT = 8.0  # of standardised columns, in SD: no single one decides
 NOBODY = -1  # leaves no row of the bank out
@@ -86,22 +87,28 @@ def fit_columns(
     return Columns(f32(mean), f32(scale), f32(limit), matrix, f32(offset))
 
 
-def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Map a function of fitted arrays and rows over the rows, each [1, ...]."""
+def _in_blocks(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Map a function of fitted arrays and rows over blocks of rows, on a CPU."""
 
     @wraps(function)
     def mapped(fitted: Any, *rows: Array, **options: int) -> Any:
-        def of_row(row: tuple[Array, ...]) -> Any:
-            found = function(fitted, *(array[None] for array in row), **options)
-            return jax.tree.map(lambda array: array[0], found)
+        if jax.default_backend() != "cpu":
+            return function(fitted, *rows, **options)
 
-        return lax.map(of_row, rows)
+        def of_block(block: tuple[Array, ...]) -> Any:
+            return function(fitted, *block, **options)
+
+        n = len(rows[0])
+        padded = [jnp.pad(x, ((0, -n % BLOCK), *[(0, 0)] * (x.ndim - 1))) for x in rows]
+        blocks = [x.reshape(-1, BLOCK, *x.shape[1:]) for x in padded]
+        found = lax.map(of_block, tuple(blocks))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:n], found)
 
     return mapped
 
 
 @jax.jit
-@_one_by_one
+@_in_blocks
 def project(
     columns: Columns, x: Float[Array, "clip column"]
 ) -> Float[Array, "clip dimension"]:
@@ -118,7 +125,8 @@ def in_chunks(
 ) -> list[np.ndarray]:
     """Call a function of rows in chunks of few shapes; arrays of its results."""
     n_rows, found = max(len(rows[0]), 1), []
-    size = next((size for size in CHUNKS if n_rows <= size), CHUNKS[-1])
+    few = n_rows <= BLOCK and jax.default_backend() == "cpu"
+    size = BLOCK if few else CHUNK
     for start in range(0, n_rows, size):
         chunk = [array[start : start + size] for array in rows]
         n = len(chunk[0])
@@ -178,11 +186,11 @@ def _nearest(
     return sort(distance), sort(row)
 
 
-nearest = partial(jax.jit, static_argnames="k")(_one_by_one(_nearest))
+nearest = partial(jax.jit, static_argnames="k")(_in_blocks(_nearest))
 
 
 @partial(jax.jit, static_argnames=("k", "density_k"))
-@_one_by_one
+@_in_blocks
 def knn(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
     """Mean distance to the k nearest."""
     del density_k
@@ -191,7 +199,7 @@ def knn(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
 
 
 @partial(jax.jit, static_argnames=("k", "density_k"))
-@_one_by_one
+@_in_blocks
 def ldn(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
     """Mean of the k smallest d(x, y) / r(y): local density normalisation.
 
@@ -219,7 +227,7 @@ def ldn(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
 
 
 @partial(jax.jit, static_argnames=("k", "density_k"))
-@_one_by_one
+@_in_blocks
 def lof(bank: Bank, x: Array, exclude: Array, k: int, density_k: int) -> Array:
     """Local outlier factor (Breunig et al. 2000), as scikit-learn's for novelties."""
     del k
@@ -253,7 +261,7 @@ def norm(x: Float[Array, "clip dimension"]) -> Float[Array, " clip"]:
 
 
 @jax.jit
-@_one_by_one
+@_in_blocks
 def gaussian(
     variance: Float[Array, " column"], squares: Float[Array, "clip column"]
 ) -> Float[Array, " clip"]:
@@ -263,7 +271,7 @@ def gaussian(
 
 
 @jax.jit
-@_one_by_one
+@_in_blocks
 def surprise(
     mixture: Mixture, x: Float[Array, "clip dimension"]
 ) -> Float[Array, " clip"]:

@@ -44,7 +44,7 @@ from mimii_jax.train.step import group_size
 
 SCORING_FIELDS = ("horizon",)  # of a model, that change no training
 # Whole clips that a model works through at once.
-CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 1
+CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 8
 
 
 @dataclass(frozen=True)

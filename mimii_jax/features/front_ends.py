@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,8 +20,7 @@ from mimii_jax.features.stft import (
     power_spectrogram,
 )
 
-# Clips per step of the mapped front end; on a CPU one, so that its spectra stay in the
-# cache.
+# Clips per step of the mapped front end: few enough that spectra stay in the cache.
 CLIPS_IN_CACHE = 4
 # Clips sent to the device at once: 20 MB of audio.
 CLIPS_PER_TRANSFER = 64
@@ -184,22 +183,17 @@ def _extract_chunk(
 def map_clips(
     front_end: FrontEnd, audio: Int16[Array, "clip time"]
 ) -> Float32[Array, "clip frame bin"]:
-    """Features of int16 clips; to the bit, a clip's don't depend on the others."""
-    return map_in_cache(lambda clip: front_end(clip.astype(np.float32) / 32768), audio)
-
-
-def map_in_cache(
-    function: Callable[[Array], Any], audio: Int16[Array, "clip time"]
-) -> Any:
-    """Map a function of a clip; what it gives doesn't depend on the others, to the bit.
+    """Features of int16 clips; those of a clip don't depend on the others, to the bit.
 
     The batches of the map are full: XLA compiles a smaller one differently.
     """
-    if jax.default_backend() == "cpu":
-        return lax.map(function, audio)
     padded = jnp.pad(audio, ((0, -len(audio) % CLIPS_IN_CACHE), (0, 0)))
-    found = lax.map(function, padded, batch_size=CLIPS_IN_CACHE)
-    return jax.tree.map(lambda x: x[: len(audio)], found)
+    features = lax.map(
+        lambda clip: front_end(clip.astype(np.float32) / 32768),
+        padded,
+        batch_size=CLIPS_IN_CACHE,
+    )
+    return features[: len(audio)]
 
 
 def _require_positive(front_end: Linear | Raw, *fields: str) -> None:

@@ -18,7 +18,6 @@ from mimii_jax.features.front_ends import (
     CLIPS_IN_CACHE,
     CLIPS_PER_TRANSFER,
     Linear,
-    map_in_cache,
 )
 from mimii_jax.features.stft import decibels, mel_filters, mel_spectrogram
 
@@ -300,9 +299,8 @@ def extract_functionals(
     audio : i16 [shape=(clip, time)], full scale is 32768; at least one clip
     advance : called after each chunk with the number of its clips
     """
-    size = min(len(audio), CLIPS_PER_TRANSFER)
-    if size > CLIPS_IN_CACHE:  # few shapes: each is compiled
-        size = -(-size // CLIPS_IN_CACHE) * CLIPS_IN_CACHE
+    at_once = _clips_at_once()
+    size = min(CLIPS_PER_TRANSFER, -(-len(audio) // at_once) * at_once)
     chunks = []
     for start in range(0, len(audio), size):
         part = audio[start : start + size]
@@ -320,4 +318,10 @@ def _extract_chunk(
     def of_clip(clip: Array) -> dict[str, Array]:
         return functionals(front_end, groups, clip.astype(np.float32) / 32768)
 
-    return map_in_cache(of_clip, audio)
+    at_once = _clips_at_once()
+    return lax.map(of_clip, audio, batch_size=at_once if at_once > 1 else None)
+
+
+def _clips_at_once() -> int:
+    """Clips per step: on a CPU one, of which several are no faster."""
+    return 1 if jax.default_backend() == "cpu" else CLIPS_IN_CACHE
