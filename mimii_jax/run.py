@@ -179,6 +179,8 @@ def _add_examples(
     why = fitted.explain(test[np.array(rows)]) if fitted else None
     chosen = np.array(rows)
     features = () if why else extract(front_end, test.audio, chosen, lambda n: None)
+    if not why and front_end.frequencies is not None:
+        features = features[..., : len(front_end.frequencies)]
     for i, row in enumerate(rows):
         own = why.of(i) if why else {"features": np.asarray(features[i])}
         name = example_name(test, row)
