@@ -22,7 +22,7 @@ ABSENT = -1e4  # logit of a class that a run doesn't know; exp of it is zero
 Embedding = Float[Array, "batch dimension"]
 Centres = Float[Array, "class centre dimension"]
 PerClass = Float[Array, "batch class"]
-Cosines = Float[Array, "batch class centre"]
+Cosines = Float[Array, "batch class part"]  # a centre; of adaproj, the subspace
 Present = Float[Array, " class"]  # 1 for a class that the run knows, else 0
 
 

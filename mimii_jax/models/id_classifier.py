@@ -20,7 +20,7 @@ from jaxtyping import Array, DTypeLike, Float, Int
 from mimii_jax.errors import require
 from mimii_jax.models.angular import Angular, unit
 from mimii_jax.models.conv_vae import convolve, convolve_on_cpu, level_sizes, to_blocks
-from mimii_jax.models.model import Examples, RunVariable, Segments
+from mimii_jax.models.model import Examples, RunVariable
 
 GROUP = 8  # channels that are normalised together
 SQUEEZE = 16  # channels per unit of the squeezed layer
@@ -119,11 +119,11 @@ class IDClassifier(nnx.Module):
         parts = [unit(part.astype(jnp.float32)) for part in parts]
         return jnp.concatenate(parts, axis=1) / len(parts) ** 0.5
 
-    def embedding(self, x: Examples) -> Segments:
+    def embedding(self, x: Examples) -> Float[Array, "batch 1 dimension"]:
         """Unit embedding of each example, as of one segment."""
         return self.embed(x)[:, None]
 
-    def nll(self, x: Examples) -> Segments:
+    def nll(self, x: Examples) -> Float[Array, "batch 1 class"]:
         """Negative log probability of each ID, as it is; large for an unknown one."""
         centres, present = self.centres[...], self._present()
         log_p = self.angular.log_p(self.embed(x), centres, present)
