@@ -178,9 +178,10 @@ def _add_examples(
         arrays["frequency"] = front_end.frequencies
     why = fitted.explain(test[np.array(rows)]) if fitted else None
     chosen = np.array(rows)
-    features = () if why else extract(front_end, test.audio, chosen, lambda n: None)
-    if not why and front_end.frequencies is not None:
-        features = features[..., : len(front_end.frequencies)]
+    features: Any = ()
+    if not why:
+        features = extract(front_end, test.audio, chosen, lambda n: None)
+        features = features[:, :, : len(arrays.get("frequency", features[0, 0]))]
     for i, row in enumerate(rows):
         own = why.of(i) if why else {"features": np.asarray(features[i])}
         name = example_name(test, row)

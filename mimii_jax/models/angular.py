@@ -123,9 +123,7 @@ def adapted_scale(
     nearest = jnp.max(jnp.where(own[:, :, None] > 0, cosines, -1), axis=(1, 2))
     angles = jnp.sort(jnp.where(real, jnp.arccos(jnp.clip(nearest, -1, 1)), jnp.inf))
     median = (angles[(n - 1) // 2] + angles[n // 2]) / 2
-    adapted = jnp.log(jnp.maximum(mean, 2.0)) / jnp.cos(
-        jnp.minimum(jnp.pi / 4, median)
-    )
+    adapted = jnp.log(jnp.maximum(mean, 2.0)) / jnp.cos(jnp.minimum(jnp.pi / 4, median))
     return jax.lax.stop_gradient(adapted)
 
 
