@@ -17,7 +17,7 @@ from configs import id_classifier
 from mimii_jax import log, run
 from mimii_jax.config import build
 from mimii_jax.data import dcase
-from mimii_jax.data.clips import NORMAL
+from mimii_jax.data.clips import COLUMNS, NORMAL
 from mimii_jax.errors import ConfigError
 from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.models.id_classifier import (
@@ -26,7 +26,9 @@ from mimii_jax.models.id_classifier import (
     mix,
     transform,
 )
+from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import read_scores
+from mimii_jax.slide_rail.simulate import simulate
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import make_mesh, replicate
@@ -296,3 +298,30 @@ def test_a_front_end_without_the_spectrum_or_with_windows_is_refused():
     c.windows.width = 16
     with pytest.raises(ConfigError, match=r"windows.width=16: must be None"):
         build(c).detector.check(RATE)
+
+
+@pytest.mark.slow
+def test_real_faults_score_above_real_normal_clips(real_sample, tmp_path, capsys):
+    """Three simulated machines are the further classes; one ID is real."""
+    c = id_classifier.get_config()
+    c.data.root = str(real_sample)
+    c.detector.channels, c.train.epochs = (8, 16, 32), 16
+    experiment = build(c)
+    real = experiment.data.load("slider")
+    simulated = simulate(("00", "02", "04"), scale=0.08, test_share=0.01).clips.train
+    simulated = replace(
+        simulated, machine_id=np.char.add("simulated ", simulated.machine_id)
+    )
+    train = replace(
+        real.train,
+        **{
+            name: np.concatenate([getattr(real.train, name), getattr(simulated, name)])
+            for name in ("audio", *COLUMNS)
+        },
+    )
+    runs = [Run(0, np.arange(len(train)))]
+    for (name, label), detector in experiment.scorings.items():
+        fitted = detector.fit(train, train[:0], runs, tmp_path)
+        score = fitted.score(real.test)[0]
+        with capsys.disabled():
+            print(name, label, score, real.test.label, auc(real.test.label, score))
