@@ -300,6 +300,14 @@ def test_a_front_end_without_the_spectrum_or_with_windows_is_refused():
         build(c).detector.check(RATE)
 
 
+def test_a_single_id_without_transforms_is_refused():
+    c = id_classifier.get_config("quick")
+    c.detector.transforms = False
+    clips = small_clips(ids=("00",)).train
+    with pytest.raises(ConfigError, match=r"detector.transforms: .*single ID"):
+        build(c).detector.fit(clips, clips[:0], [Run(0, np.arange(6))], None)
+
+
 @pytest.mark.slow
 def test_real_faults_score_above_real_normal_clips(real_sample, tmp_path, capsys):
     """Three simulated machines are the further classes; one ID is real."""

@@ -285,7 +285,7 @@ class NeuralDetector:
                 Standardiser.of_moments(mean[run.clips], variance[run.clips])
                 for run in runs
             ]
-        labels = None
+        build, labels = self._build(train.audio.shape[1]), None
         if self.model.classifies:
             ids = [clips.machine_id for clips in (train, held_out)]
             labels = Labels(*(np.searchsorted(train.ids, one) for one in ids))
@@ -295,9 +295,16 @@ class NeuralDetector:
                 for run in runs
                 for present in [np.isin(known, labels.train[run.clips])]
             ]
+            kinds = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))).n_transforms
+            fewest = kinds * min(run.changes["present"].sum() for run in runs)
+            require(
+                fewest > 1,
+                "detector.transforms: clips of a single ID have nothing to tell "
+                "apart but their transforms; set it to True",
+            )
         profile = checkpoints.folder / "profile" if checkpoints else None
         graph, state = train_runs(
-            self._build(train.audio.shape[1]),
+            build,
             self.windows,
             Features(
                 replicate(own, mesh), replicate(others, mesh), standardisers, labels
