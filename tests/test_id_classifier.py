@@ -26,7 +26,6 @@ from mimii_jax.models.id_classifier import (
     mix,
     transform,
 )
-from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import read_scores
 from mimii_jax.slide_rail.simulate import simulate
 from mimii_jax.train.checkpoints import Checkpoints
@@ -309,27 +308,27 @@ def test_a_single_id_without_transforms_is_refused():
 
 
 @pytest.mark.slow
-def test_real_faults_score_above_real_normal_clips(real_sample, tmp_path, capsys):
-    """Three simulated machines are the further classes; one ID is real."""
+def test_real_clips_are_told_from_simulated_ones(real_sample):
+    """Three simulated machines are the further classes.
+
+    Whether the six test clips are in order isn't asserted: they aren't. After 80 steps
+    of channels (8, 16, 32) their AUC was .22 by ldn, .11 by mahalanobis, .56 by nll.
+    """
     c = id_classifier.get_config()
     c.data.root = str(real_sample)
-    c.detector.channels, c.train.epochs = (8, 16, 32), 16
+    c.detector.channels, c.train.epochs = (8, 16), 10
     experiment = build(c)
     real = experiment.data.load("slider")
-    simulated = simulate(("00", "02", "04"), scale=0.08, test_share=0.01).clips.train
-    simulated = replace(
-        simulated, machine_id=np.char.add("simulated ", simulated.machine_id)
-    )
-    train = replace(
-        real.train,
-        **{
-            name: np.concatenate([getattr(real.train, name), getattr(simulated, name)])
-            for name in ("audio", *COLUMNS)
-        },
-    )
+    simulated = simulate(("00", "02", "04"), scale=0.04, test_share=0.01).clips.train
+    parts = [real.train, simulated]
+    columns = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in ("audio", *COLUMNS)
+    }
+    of_simulated = np.char.add("simulated ", simulated.machine_id)
+    columns["machine_id"] = np.append(["real"] * len(real.train), of_simulated)
+    train = replace(real.train, **columns)
     runs = [Run(0, np.arange(len(train)))]
-    for (name, label), detector in experiment.scorings.items():
-        fitted = detector.fit(train, train[:0], runs, tmp_path)
-        score = fitted.score(real.test)[0]
-        with capsys.disabled():
-            print(name, label, score, real.test.label, auc(real.test.label, score))
+    detector = experiment.scorings["", "nll"].fit(train, train[:0], runs, None)
+    nll = detector.represent(real.test)[0, :, 0]
+    assert np.all(np.argmin(nll, axis=1) == train.ids.index("real"))
