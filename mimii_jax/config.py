@@ -20,6 +20,7 @@ from mimii_jax.features.augment import build_augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
+from mimii_jax.models.id_classifier import IDClassifier
 from mimii_jax.models.mlp import MLPAE, MLPVAE
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
@@ -30,6 +31,7 @@ MODELS: dict[str, Any] = {
     "mlp_ae": MLPAE,
     "conv_vae": ConvVAE,
     "transformer": Transformer,
+    "id_classifier": IDClassifier,
 }
 CONTROLS_ONLY, FUNCTIONALS = "controls", "functionals"
 DEFAULT = "default"  # the scoring that adds nothing to the detector's name

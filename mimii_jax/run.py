@@ -181,7 +181,10 @@ def _add_examples(
         arrays["frequency"] = front_end.frequencies
     why = fitted.explain(test[np.array(rows)]) if fitted else None
     chosen = np.array(rows)
-    features = () if why else extract(front_end, test.audio, chosen, lambda n: None)
+    features: Any = ()
+    if not why:
+        features = extract(front_end, test.audio, chosen, lambda n: None)
+        features = features[:, :, : len(arrays.get("frequency", features[0, 0]))]
     for i, row in enumerate(rows):
         own = why.of(i) if why else {"features": np.asarray(features[i])}
         name = example_name(test, row)

@@ -11,7 +11,7 @@ def small(module=mlp_vae, variant="quick", root="", **sections):
     c.data.root = str(root)
     c.features.n_mels = 16
     c.eval.bootstrap = 20
-    if "train" in c:
+    if "hidden" in c.detector:
         c.detector.hidden, c.detector.latent = (16,), 2
     for section, fields in sections.items():
         c[section].update(fields)

@@ -164,6 +164,12 @@ def test_one_variance_per_bin_is_the_mean_error_of_normal_clips():
     np.testing.assert_allclose(found + np.log(2 * np.pi) / 2, expected, rtol=1e-5)
 
 
+def test_the_own_class_is_the_column_that_is_least_for_normal_clips():
+    bank = BANK.copy()
+    bank[:, 3] -= 20
+    np.testing.assert_array_equal(scores("own_class", bank=bank), QUERY[:, 3])
+
+
 def test_the_mahalanobis_distance_is_that_of_ledoit_and_wolf():
     """In units of each column's spread, however different they are."""
     units = 10.0 ** np.arange(-3, 4)

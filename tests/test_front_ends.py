@@ -16,6 +16,7 @@ from mimii_jax.features.front_ends import (
     CLIPS_PER_TRANSFER,
     Linear,
     LogMel,
+    LogMelSpectrum,
     Raw,
     extract,
 )
@@ -227,3 +228,27 @@ def test_the_official_front_end_gives_a_clip_the_same_bits_in_any_company():
     for rows in ([5], [3, 1], [4, 0, 2, 5, 1]):
         few = extract(OFFICIAL, audio, np.array(rows), lambda n: None)
         np.testing.assert_array_equal(few, features[np.array(rows)])
+
+
+@pytest.mark.parametrize("length", [16000, 16383, 16384])
+def test_further_bins_hold_the_spectrum_of_the_whole_clip(length):
+    wave = noise(length)
+    both = LogMelSpectrum(**vars(SMALL), spectrum_bins=4)
+    found = np.asarray(jax.jit(both)(wave))
+    assert found.shape == (1 + length // 32, 8 + 4)
+    np.testing.assert_allclose(found[:, :8], jax.jit(SMALL)(wave), atol=1e-3)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(length) / length)
+    power = np.abs(np.fft.rfft(np.float64(wave) * window)) ** 2
+    n = len(power) // 4  # groups of 32 / (2 * 4) bins that are full
+    expected = 10 * np.log10(power[: 4 * n].reshape(n, 4).mean(1) + FLOOR)
+    spectrum = found[:, 8:].ravel()
+    np.testing.assert_allclose(spectrum[:n], expected, atol=1e-2)
+    last = 10 * np.log10(power[-1] + FLOOR)  # continues the spectrum
+    np.testing.assert_allclose(spectrum[n + 1 :], last, atol=0.5)
+    assert len(both.frequencies) == 8
+
+
+@pytest.mark.parametrize("n", [-1, 3, 17])
+def test_a_spectrum_that_does_not_fill_frames_is_refused(n):
+    with pytest.raises(ConfigError, match=f"features.spectrum_bins={n}: "):
+        LogMelSpectrum(**vars(SMALL), spectrum_bins=n)

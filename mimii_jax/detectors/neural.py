@@ -24,6 +24,7 @@ from mimii_jax.detectors.vectors import (
     FOLDER,
     NormalVectors,
     kept,
+    read_classes,
     read_clip_length,
     write_clip_length,
 )
@@ -38,10 +39,17 @@ from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
-from mimii_jax.train.runs import CheckpointPolicy, Pretrained, Run, Settings
+from mimii_jax.train.runs import (
+    CheckpointPolicy,
+    Labels,
+    Pretrained,
+    Run,
+    Settings,
+)
 from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_runs
 from mimii_jax.train.step import group_size
 
+CLASSES = "n_classes"  # field of a model that learns to tell machine IDs apart
 SCORING_FIELDS = ("horizon",)  # of a model, that change no training
 # Whole clips that a model works through at once.
 CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 8
@@ -54,11 +62,12 @@ class ModelSpec:
     model: type
     fields: Mapping[str, Any]
     dtype: DTypeLike = jnp.float32
+    n_classes: int = 1  # machine IDs of the training, if the model classifies
 
     def __post_init__(self) -> None:
         # Not of the class: its metaclass takes any arguments.
         parameters = inspect.signature(self.model.__init__).parameters
-        given = ("self", "shape", "dtype", "rngs")
+        given = ("self", "shape", "dtype", "rngs", CLASSES)
         known = {name: p for name, p in parameters.items() if name not in given}
         fields = f"the fields of {self.model.__name__} are {', '.join(known)}"
         for name in sorted(self.fields.keys() - known.keys()):
@@ -69,7 +78,13 @@ class ModelSpec:
 
     def __call__(self, shape: Sequence[int], *, rngs: nnx.Rngs) -> Any:
         """A model for examples of this shape."""
-        return self.model(shape, **self.fields, dtype=self.dtype, rngs=rngs)
+        more = {CLASSES: self.n_classes} if self.classifies else {}
+        return self.model(shape, **self.fields, **more, dtype=self.dtype, rngs=rngs)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the model learns to tell machine IDs apart."""
+        return CLASSES in inspect.signature(self.model.__init__).parameters
 
 
 class Models(NamedTuple):
@@ -108,6 +123,17 @@ class NeuralDetector:
     def check(self, n_samples: int) -> None:
         """Raise ConfigError if the settings don't fit clips of this length."""
         name, model = self.scoring.representation, self.model.model
+        n = getattr(self.front_end, "spectrum_bins", 0)
+        require(
+            self.model.fields.get("spectrum_bins", 0) in (n, None),
+            f"detector.spectrum_bins={self.model.fields.get('spectrum_bins', 0)}: must "
+            f"be the front end's, {n}",
+        )
+        require(
+            not n or self.windows.width is None,
+            f"windows.width={self.windows.width}: must be None, the whole clip, with "
+            "features.spectrum_bins",
+        )
         require(
             hasattr(model, name),
             f"scoring.representation='{name}': {model.__name__} has no such method",
@@ -130,12 +156,14 @@ class NeuralDetector:
         restored.
         """
         n_samples = train.audio.shape[1]
+        classes = train.ids if self.model.classifies else []
         if folder:
-            write_clip_length(folder, n_samples)
+            write_clip_length(folder, n_samples, classes)
+        own = self._of_classes(classes)
         checkpoints = Checkpoints(folder, self.checkpoint) if folder else None
         try:
-            fitted = self._restore_finished(n_samples, runs, checkpoints) or (
-                self._train(train, held_out, runs, checkpoints)
+            fitted = own._restore_finished(n_samples, runs, checkpoints) or (
+                own._train(train, held_out, runs, checkpoints)
             )
         finally:
             if checkpoints:
@@ -157,9 +185,10 @@ class NeuralDetector:
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedNeural":
         """Read the latest checkpoint of the same runs."""
         n_samples = read_clip_length(folder)
+        own = self._of_classes(read_classes(folder) if self.model.classifies else [])
         checkpoints = Checkpoints(folder, self.checkpoint, writes=False)
         try:
-            fitted = self._restore(n_samples, len(runs), checkpoints)
+            fitted = own._restore(n_samples, len(runs), checkpoints)
         finally:
             checkpoints.close()
         if not fitted:
@@ -193,6 +222,10 @@ class NeuralDetector:
             *(self.model.fields.get(name, "") for name in SCORING_FIELDS),
         )
         return "_".join(filter(None, map(str, parts)))
+
+    def _of_classes(self, classes: Sequence[str]) -> "NeuralDetector":
+        """With a model for as many classes."""
+        return replace(self, model=replace(self.model, n_classes=len(classes) or 1))
 
     def _shape(self, n_samples: int) -> tuple[int, int]:
         """Frames and bins of a clip."""
@@ -252,11 +285,30 @@ class NeuralDetector:
                 Standardiser.of_moments(mean[run.clips], variance[run.clips])
                 for run in runs
             ]
+        build, labels = self._build(train.audio.shape[1]), None
+        if self.model.classifies:
+            ids = [clips.machine_id for clips in (train, held_out)]
+            labels = Labels(*(np.searchsorted(train.ids, one) for one in ids))
+            known = np.arange(self.model.n_classes)
+            runs = [
+                replace(run, changes={**run.changes, "present": present})
+                for run in runs
+                for present in [np.isin(known, labels.train[run.clips])]
+            ]
+            kinds = nnx.eval_shape(lambda: build(rngs=nnx.Rngs(0))).n_transforms
+            fewest = kinds * min(run.changes["present"].sum() for run in runs)
+            require(
+                fewest > 1,
+                "detector.transforms: clips of a single ID have nothing to tell "
+                "apart but their transforms; set it to True",
+            )
         profile = checkpoints.folder / "profile" if checkpoints else None
         graph, state = train_runs(
-            self._build(train.audio.shape[1]),
+            build,
             self.windows,
-            Features(replicate(own, mesh), replicate(others, mesh), standardisers),
+            Features(
+                replicate(own, mesh), replicate(others, mesh), standardisers, labels
+            ),
             self.settings,
             runs,
             mesh,
@@ -378,8 +430,11 @@ class FittedNeural:
         return mesh, put(self.models, replicated(mesh))
 
     def explain(self, clips: Clips) -> Explanation | None:
-        """Errors of clips under the first run that didn't diverge; None: all did."""
-        if not self.alive.any():
+        """Errors of clips under the first run that didn't diverge.
+
+        None if all did, or if the model predicts no frames.
+        """
+        if not self.alive.any() or not hasattr(self.detector.model.model, "predict"):
             return None
         run = int(np.argmax(self.alive))
         models = jax.tree.map(lambda leaf: np.asarray(leaf[run]), self.models)

@@ -96,16 +96,28 @@ class NormalVectors:
         return NormalScores(self.name[rows], self.machine_id[rows], scores)
 
 
-def write_clip_length(folder: Path, n_samples: int) -> None:
-    """Keep the length of the clips of a fit."""
-    _write(folder / SHAPE, BytesIO(json.dumps({"n_samples": n_samples}).encode()))
+def write_clip_length(
+    folder: Path, n_samples: int, classes: Sequence[str] = ()
+) -> None:
+    """Keep the length of the clips of a fit, and the classes of a classifier."""
+    about = {"n_samples": n_samples} | ({"classes": list(classes)} if classes else {})
+    _write(folder / SHAPE, BytesIO(json.dumps(about).encode()))
 
 
 def read_clip_length(folder: Path) -> int:
     """Samples of the clips that the models in a folder were fitted to."""
+    return _read_shape(folder, lambda about: int(about["n_samples"]))
+
+
+def read_classes(folder: Path) -> list[str]:
+    """Classes that the models in a folder tell apart."""
+    return _read_shape(folder, lambda about: list(map(str, about["classes"])))
+
+
+def _read_shape(folder: Path, read: Callable[[Any], Any]) -> Any:
     path = folder / SHAPE
     try:
-        return int(read_json(path)["n_samples"])
+        return read(read_json(path))
     except (ValueError, LookupError, TypeError, OverflowError):
         raise DataError(f"{path}: damaged; train with this config again") from None
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, Int, Int16
 
 from mimii_jax.errors import require
 from mimii_jax.features.stft import (
+    clip_spectrum,
     decibels,
     mel_filters,
     mel_spectrogram,
@@ -37,7 +38,10 @@ class FrontEnd(Protocol):
 
     @property
     def frequencies(self) -> Float[np.ndarray, " bin"] | None:
-        """Centre of each bin, in Hz; None where bins are no frequencies."""
+        """Centre of each bin, in Hz; None where bins are no frequencies.
+
+        Bins beyond them hold what is no part of the frame.
+        """
         ...
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
@@ -117,6 +121,38 @@ class LogMel(Linear):
 
 
 @dataclass(frozen=True)
+class LogMelSpectrum(LogMel):
+    """Log-mel spectrogram, and the spectrum of the whole clip in dB.
+
+    Each frame has `spectrum_bins` further bins, which hold the next part of the clip's
+    spectrum; so the frames' bins are standardised as those of `LogMel`, and the
+    spectrum by about one mean and SD over all of its frequencies.
+    """
+
+    spectrum_bins: int = 32  # of a frame; 0: none
+
+    def __post_init__(self) -> None:
+        n = self.spectrum_bins
+        super().__post_init__()
+        require(
+            n >= 0 and (n == 0 or self.hop % (2 * n) == 0),
+            f"features.spectrum_bins={n}: twice as many must divide "
+            f"features.hop={self.hop}",
+        )
+
+    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+        """Features of one clip, in dB."""
+        mel = super().__call__(wave)
+        if not self.spectrum_bins:
+            return mel
+        # Frames cover half the sample rate, and less than one of them remains.
+        spectrum = decibels(clip_spectrum(wave, self.hop // (2 * self.spectrum_bins)))
+        missing = len(mel) * self.spectrum_bins - len(spectrum)
+        spectrum = jnp.pad(spectrum, (0, missing), mode="edge")
+        return jnp.concatenate([mel, spectrum.reshape(len(mel), -1)], axis=1)
+
+
+@dataclass(frozen=True)
 class Raw:
     """The waveform itself, cut into frames of `hop` samples that don't overlap.
 
@@ -143,7 +179,12 @@ class Raw:
         return wave[: n_frames * self.hop].reshape(n_frames, self.hop)
 
 
-FRONT_ENDS = {"log_mel": LogMel, "linear": Linear, "raw": Raw}
+FRONT_ENDS = {
+    "log_mel": LogMel,
+    "log_mel_spectrum": LogMelSpectrum,
+    "linear": Linear,
+    "raw": Raw,
+}
 
 
 def extract(

@@ -55,6 +55,17 @@ def power_spectrogram(
     return spectrum.real**2 + spectrum.imag**2
 
 
+def clip_spectrum(wave: Float32[Array, " time"], size: int) -> Float32[Array, " bin"]:
+    """Power spectrum of a whole clip, mean over each `size` bins of its FFT.
+
+    The last ones are continued by the power at half the sample rate.
+    """
+    spectrum = jnp.fft.rfft(wave * _hann(len(wave)))
+    power = spectrum.real**2 + spectrum.imag**2
+    power = jnp.pad(power, (0, -len(power) % size), mode="edge")
+    return jnp.mean(power.reshape(-1, size), axis=1)
+
+
 def decibels(power: Float[Array, "..."]) -> Float[Array, "..."]:
     """Level of a power in dB; -156.5 dB for zero."""
     return np.float32(10 / np.log(10)) * jnp.log(power + np.float32(FLOOR))

@@ -15,7 +15,12 @@ class RunVariable(nnx.Variable):
 
 
 class Model(Protocol):
-    """An nnx module whose constructor takes a shape, its fields, `dtype` and `rngs`."""
+    """An nnx module whose constructor takes a shape, its fields, `dtype` and `rngs`.
+
+    One that takes `n_classes`, too, has a `RunVariable` "present" [class], and its loss
+    the arguments x, key, labels [batch], and the number of rows that aren't padding.
+    One without `predict` and `error` has other representations, and no explanations.
+    """
 
     def loss(self, x: Examples, key: Array) -> Float[Array, " batch"]:
         """Training loss of each example."""

@@ -20,7 +20,7 @@ from mimii_jax.errors import ConfigError
 from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.mesh import agree, replicated
-from mimii_jax.train.runs import Run, Settings
+from mimii_jax.train.runs import Labels, Run, Settings
 from mimii_jax.train.state import (
     Plan,
     TrainState,
@@ -48,6 +48,7 @@ class Features(NamedTuple):
     train: Float32[Array, "clip frame bin"]
     held_out: Float32[Array, "clip frame bin"]
     standardisers: Sequence[Standardiser]
+    labels: Labels | None = None  # of a model that classifies
 
 
 def train_runs(
@@ -69,7 +70,8 @@ def train_runs(
     its state from before; `Diverged` if none is left. After `log.stop_requested` the
     state is saved and `Interrupted` raised.
     """
-    plan = make_plan(settings, runs, windows.per_clip(features.train.shape[1]))
+    per_clip = windows.per_clip(features.train.shape[1])
+    plan = make_plan(settings, runs, per_clip, features.labels)
     graph, state = init_runs(build, settings, runs, features.standardisers)
     step = 0
     if checkpoints:

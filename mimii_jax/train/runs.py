@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -41,8 +41,15 @@ class Run:
     # settings that differ from the config's, by name: "epochs", "learning_rate", a
     # number of an augmentation such as "warp.scale", or a `RunVariable` of the model
     # such as "kl_weight"
-    changes: Mapping[str, float] = field(default_factory=dict)
+    changes: Mapping[str, Any] = field(default_factory=dict)
     pretrained: Pretrained | None = None  # initial parameters; None: random ones
+
+
+class Labels(NamedTuple):
+    """Class of each clip, for models that learn to tell them apart."""
+
+    train: Int[np.ndarray, " clip"]
+    held_out: Int[np.ndarray, " clip"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +145,7 @@ class Settings:
     freeze: tuple[str, ...] = ()
     # of standardised training examples; None: no augmentation
     augment: Augment | None = None
+    weight_decay: float = 0.0  # of every parameter per step, times the learning rate
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "learning_rate"):
@@ -147,6 +155,8 @@ class Settings:
             self.schedule in SCHEDULES,
             f"train.schedule='{self.schedule}': must be one of {', '.join(SCHEDULES)}",
         )
+        decay = self.weight_decay
+        require(decay >= 0, f"train.weight_decay={decay}: must be 0 or more")
         message = f"train.warmup={self.warmup}: must be in [0, 1)"
         require(0 <= self.warmup < 1, message)
 

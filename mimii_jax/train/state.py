@@ -16,7 +16,7 @@ from mimii_jax.errors import ConfigError, require
 from mimii_jax.features.windows import Standardiser
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.mesh import RUN, put, replicated
-from mimii_jax.train.runs import Pretrained, Run, Settings
+from mimii_jax.train.runs import Labels, Pretrained, Run, Settings
 
 OPTIMIZER = optax.scale_by_adam()
 Leaf = Any  # an array of JAX or NumPy
@@ -47,6 +47,9 @@ class Plan(NamedTuple):
     validation: Int[Leaf, "... clip"]  # rows of the held-out features, padded
     n_validation: Int[Leaf, "..."]
     augment: dict[str, Float32[Leaf, "..."]]  # numbers of its augmentations
+    # classes of all rows of the features; None: the loss needs none
+    labels: Int[Leaf, "... row"] | None = None
+    held_out_labels: Int[Leaf, "... row"] | None = None
 
 
 def init_runs(
@@ -123,7 +126,12 @@ def _set_params(variables: Any, pretrained: Pretrained) -> None:
             variable[...] = jnp.asarray(value)
 
 
-def make_plan(settings: Settings, runs: Sequence[Run], per_clip: int) -> Plan:
+def make_plan(
+    settings: Settings,
+    runs: Sequence[Run],
+    per_clip: int,
+    labels: Labels | None = None,
+) -> Plan:
     """Plan of all runs, on the host; rows of clips are padded to the same length."""
     n_clips = max(len(run.clips) for run in runs)
     n_validation = max(len(run.validation) for run in runs)
@@ -142,6 +150,8 @@ def make_plan(settings: Settings, runs: Sequence[Run], per_clip: int) -> Plan:
             validation=np.resize(run.validation, n_validation).astype(np.int32),
             n_validation=np.int32(len(run.validation)),
             augment={name: np.float32(value) for name, value in values.items()},
+            labels=labels and labels.train.astype(np.int32),
+            held_out_labels=labels and labels.held_out.astype(np.int32),
         )
 
     return jax.tree.map(lambda *leaves: np.stack(leaves), *map(of, runs))

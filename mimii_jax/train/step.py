@@ -44,12 +44,19 @@ def one_step(
     if settings.augment:
         x = settings.augment(plan.augment, jax.random.fold_in(key, 1), x, count)
 
+    known = ()
+    if plan.labels is not None:
+        known = (plan.labels[index // per_clip], count)
+
     def mean_loss(params: Any) -> Array:
-        losses = nnx.merge(graph, params, state.fixed).loss(x, key)
+        losses = nnx.merge(graph, params, state.fixed).loss(x, key, *known)
         return jnp.sum(jnp.where(mask, losses, 0)) / count
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
     updates, opt_state = OPTIMIZER.update(grads, state.opt_state)
+    if settings.weight_decay:
+        decay = partial(jnp.multiply, settings.weight_decay)
+        updates = jax.tree.map(lambda u, p: u + decay(p), updates, state.params)
     rate = settings.rate(state.step, plan.total, plan.peak_lr)
     loss_sum = jnp.where(at == 0, 0, state.loss_sum) + loss * count
     mean = loss_sum / plan.n_examples
@@ -162,7 +169,11 @@ def compile_validation(
             def of_clip(i: Array) -> Array:
                 index = plan.validation[i] * per_clip + jnp.arange(per_clip)
                 x = state.standardiser.apply(windows.gather(features, index))
-                loss = jnp.mean(model.loss(x, jax.random.fold_in(jax.random.key(0), i)))
+                key, known = jax.random.fold_in(jax.random.key(0), i), ()
+                if plan.held_out_labels is not None:
+                    label = plan.held_out_labels[index // per_clip]
+                    known = (label, per_clip)
+                loss = jnp.mean(model.loss(x, key, *known))
                 return jnp.where(i < plan.n_validation, loss, 0)
 
             total = jnp.sum(lax.map(of_clip, jnp.arange(len(plan.validation))))
