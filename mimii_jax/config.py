@@ -14,7 +14,7 @@ from mimii_jax.detectors.backends import Pooling, Scoring
 from mimii_jax.detectors.classical import ESTIMATORS, ClassicalDetector
 from mimii_jax.detectors.detector import Detector
 from mimii_jax.detectors.functionals import Functionals, default_functionals
-from mimii_jax.detectors.neural import ModelSpec, NeuralDetector
+from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.errors import require
 from mimii_jax.features.augment import build_augment
 from mimii_jax.features.front_ends import FRONT_ENDS, FrontEnd
@@ -22,6 +22,7 @@ from mimii_jax.features.windows import Windows
 from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.id_classifier import IDClassifier
 from mimii_jax.models.mlp import MLPAE, MLPVAE
+from mimii_jax.models.model import ModelSpec
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
 from mimii_jax.train.runs import EXTRA, MATRIX, CheckpointPolicy, Settings

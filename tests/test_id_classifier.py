@@ -186,6 +186,7 @@ def test_a_run_among_others_equals_the_run_alone():
         np.testing.assert_array_equal(a[1:], b)
 
 
+@pytest.mark.slow
 def test_several_devices_give_the_same_models():
     """A batch of four is padded to six, and a group of one run to two."""
     _, spread = train(mesh=(2, 3), group=None)
@@ -262,6 +263,7 @@ def loaded(workdir, scoring=("+ldn", "")):
     return replace(fitted, folder=None)
 
 
+@pytest.mark.slow
 def test_its_rows_are_two_distances_and_the_control(workdir, no_figures):
     scores = read_scores(workdir / "scores.csv")
     rows = {f"id_classifier{end}" for end in ("+ldn", "+mahalanobis", ": nll")}
@@ -272,6 +274,7 @@ def test_its_rows_are_two_distances_and_the_control(workdir, no_figures):
     assert "Scores are identical" in printed
 
 
+@pytest.mark.slow
 def test_clips_have_unit_embeddings_and_scores_of_their_own(workdir):
     detector, clips = loaded(workdir), whistling(small_clips()).test
     found = detector.represent(clips)
@@ -280,6 +283,7 @@ def test_clips_have_unit_embeddings_and_scores_of_their_own(workdir):
     np.testing.assert_array_equal(detector.score(clips[5:7]), score[:, 5:7])
 
 
+@pytest.mark.slow
 def test_ids_are_told_apart(workdir):
     """Normal clips that the training never had."""
     clips = whistling(small_clips(seed=5))

@@ -14,11 +14,12 @@ from small_clips import RATE, small_clips
 from mimii_jax import log
 from mimii_jax.data.clips import hold_out
 from mimii_jax.detectors.backends import Pooling, Scoring
-from mimii_jax.detectors.neural import FittedNeural, ModelSpec, NeuralDetector
+from mimii_jax.detectors.neural import FittedNeural, NeuralDetector
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import LogMel
 from mimii_jax.features.windows import Windows
 from mimii_jax.models.mlp import MLPAE, MLPVAE
+from mimii_jax.models.model import ModelSpec
 from mimii_jax.results.metrics import auc
 from mimii_jax.train.runs import CheckpointPolicy, Run, Settings
 

@@ -1,25 +1,29 @@
 """Detectors that are Flax models, trained for all runs as one program."""
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, DTypeLike, Float, Float32, Int16
+from jaxtyping import Array, Bool, Float, Float32
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
 from mimii_jax.detectors.detector import Explanation, NormalScores
+from mimii_jax.detectors.programs import (
+    Models,
+    clips_at_once,
+    compile_explanation,
+    compile_summaries,
+)
 from mimii_jax.detectors.vectors import (
     FOLDER,
     NormalVectors,
@@ -28,14 +32,14 @@ from mimii_jax.detectors.vectors import (
     read_clip_length,
     write_clip_length,
 )
-from mimii_jax.errors import ConfigError, DataError, require, require_memory
+from mimii_jax.errors import DataError, require, require_memory
 from mimii_jax.features.front_ends import (
     CLIPS_PER_TRANSFER,
     FrontEnd,
     extract,
-    map_clips,
 )
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
+from mimii_jax.models.model import ModelSpec
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
@@ -49,50 +53,7 @@ from mimii_jax.train.runs import (
 from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_runs
 from mimii_jax.train.step import group_size
 
-CLASSES = "n_classes"  # field of a model that learns to tell machine IDs apart
 SCORING_FIELDS = ("horizon",)  # of a model, that change no training
-# Whole clips that a model works through at once.
-CLIPS_AT_ONCE, CLIPS_AT_ONCE_ON_CPU = 64, 8
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """A model's class and constructor fields, without its shape."""
-
-    model: type
-    fields: Mapping[str, Any]
-    dtype: DTypeLike = jnp.float32
-    n_classes: int = 1  # machine IDs of the training, if the model classifies
-
-    def __post_init__(self) -> None:
-        # Not of the class: its metaclass takes any arguments.
-        parameters = inspect.signature(self.model.__init__).parameters
-        given = ("self", "shape", "dtype", "rngs", CLASSES)
-        known = {name: p for name, p in parameters.items() if name not in given}
-        fields = f"the fields of {self.model.__name__} are {', '.join(known)}"
-        for name in sorted(self.fields.keys() - known.keys()):
-            raise ConfigError(f"detector.{name}: unknown; {fields}")
-        for name, parameter in known.items():
-            found = name in self.fields or parameter.default is not parameter.empty
-            require(found, f"detector.{name}: missing; {fields}")
-
-    def __call__(self, shape: Sequence[int], *, rngs: nnx.Rngs) -> Any:
-        """A model for examples of this shape."""
-        more = {CLASSES: self.n_classes} if self.classifies else {}
-        return self.model(shape, **self.fields, **more, dtype=self.dtype, rngs=rngs)
-
-    @property
-    def classifies(self) -> bool:
-        """Whether the model learns to tell machine IDs apart."""
-        return CLASSES in inspect.signature(self.model.__init__).parameters
-
-
-class Models(NamedTuple):
-    """Models of all runs; every leaf has the run as first axis."""
-
-    params: Any
-    fixed: Any
-    standardiser: Standardiser
 
 
 @dataclass(frozen=True)
@@ -401,7 +362,7 @@ class FittedNeural:
         group = group_size(mesh, len(self.alive))
         front_end, name = self.detector.front_end, self.detector.scoring.representation
         if scoring not in self._programs:  # hashing the graph takes a millisecond
-            self._programs[scoring] = _compile(
+            self._programs[scoring] = compile_summaries(
                 self.graph, front_end, windows, name, scoring, group, mesh
             )
         program = self._programs[scoring]
@@ -442,7 +403,7 @@ class FittedNeural:
         n_frames, n_bins = self.detector._shape(clips.audio.shape[1])
         tiles = windows.tiles(n_frames)
         index = np.arange(windows.per_clip(n_frames))
-        of_clip = _compile_explanation(self.graph, front_end, windows)
+        of_clip = compile_explanation(self.graph, front_end, windows)
         features = np.empty((len(clips), n_frames, n_bins), np.float32)
         expected, tracks = np.full_like(features, np.nan), []
         with jax.debug_nans(False):
@@ -471,72 +432,3 @@ class FittedNeural:
             )
             for i in range(len(self.alive))
         ]
-
-
-def clips_at_once(windows: Windows) -> int:
-    """Clips whose errors a device computes at once; the windows of one are a batch."""
-    if windows.width:
-        return 1
-    return CLIPS_AT_ONCE_ON_CPU if jax.default_backend() == "cpu" else CLIPS_AT_ONCE
-
-
-@cache
-def _compile_explanation(
-    graph: nnx.GraphDef, front_end: FrontEnd, windows: Windows
-) -> Callable[[Models, Array], tuple[Array, Array, Array]]:
-    """A function of a run's models and a clip: features, expected ones, track."""
-
-    @jax.jit
-    def of_clip(models: Models, audio: Array) -> tuple[Array, Array, Array]:
-        model = nnx.merge(graph, models.params, models.fixed)
-        standardiser = models.standardiser
-        features = front_end(audio.astype(np.float32) / 32768)
-        expected = model.predict(
-            standardiser.apply(features[windows.tiles(len(features))])
-        )
-        index = jnp.arange(windows.per_clip(len(features)))
-        x = windows.gather(features[None], index)
-        track = jnp.mean(model.error(standardiser.apply(x)), axis=-1).ravel()
-        return features, standardiser.undo(expected), track
-
-    return of_clip
-
-
-@cache
-def _compile(
-    graph: nnx.GraphDef,
-    front_end: FrontEnd,
-    windows: Windows,
-    representation: str,
-    scoring: Scoring | None,
-    group: int,
-    mesh: Mesh,
-) -> Callable[..., Float32[Array, "clip run ..."]]:
-    """A function of models and audio; every device scores its share of the clips."""
-
-    @partial(jax.jit, out_shardings=replicated(mesh))
-    @partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(P(), P((RUN, DATA))),
-        out_specs=P((RUN, DATA)),
-    )
-    def score_chunk(models: Models, audio: Int16[Array, "clip time"]) -> Array:
-        def of_clip(features: Array) -> Array:
-            index = jnp.arange(windows.per_clip(len(features)))
-            x = windows.gather(features[None], index)
-
-            def of_run(run: Models) -> Array:
-                model = nnx.merge(graph, run.params, run.fixed)
-                vectors = getattr(model, representation)(run.standardiser.apply(x))
-                vectors = vectors.reshape(-1, vectors.shape[-1])  # [segment column]
-                return scoring.summary(vectors) if scoring else vectors
-
-            return lax.map(of_run, models, batch_size=group if group > 1 else None)
-
-        features = map_clips(front_end, audio)
-        at_once = clips_at_once(windows)
-        # Few clips at a time, so that only their windows exist.
-        return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
-
-    return score_chunk

@@ -1,10 +1,18 @@
-"""Interface of a model."""
+"""Interface of a model, and the settings that make one."""
 
-from typing import Protocol
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, DTypeLike, Float
+
+from mimii_jax.errors import ConfigError, require
+
+CLASSES = "n_classes"  # field of a model that learns to tell machine IDs apart
 
 Examples = Float[Array, "batch frame bin"]
 Segments = Float[Array, "batch segment bin"]
@@ -37,3 +45,35 @@ class Model(Protocol):
     def segment_centres(self) -> Float[np.ndarray, " segment"]:
         """Middle of each segment, in frames from the example's start."""
         ...
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model's class and constructor fields, without its shape."""
+
+    model: type
+    fields: Mapping[str, Any]
+    dtype: DTypeLike = jnp.float32
+    n_classes: int = 1  # machine IDs of the training, if the model classifies
+
+    def __post_init__(self) -> None:
+        # Not of the class: its metaclass takes any arguments.
+        parameters = inspect.signature(self.model.__init__).parameters
+        given = ("self", "shape", "dtype", "rngs", CLASSES)
+        known = {name: p for name, p in parameters.items() if name not in given}
+        fields = f"the fields of {self.model.__name__} are {', '.join(known)}"
+        for name in sorted(self.fields.keys() - known.keys()):
+            raise ConfigError(f"detector.{name}: unknown; {fields}")
+        for name, parameter in known.items():
+            found = name in self.fields or parameter.default is not parameter.empty
+            require(found, f"detector.{name}: missing; {fields}")
+
+    def __call__(self, shape: Sequence[int], *, rngs: nnx.Rngs) -> Any:
+        """A model for examples of this shape."""
+        more = {CLASSES: self.n_classes} if self.classifies else {}
+        return self.model(shape, **self.fields, **more, dtype=self.dtype, rngs=rngs)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the model learns to tell machine IDs apart."""
+        return CLASSES in inspect.signature(self.model.__init__).parameters
