@@ -92,13 +92,13 @@ def _in_blocks(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(function)
     def mapped(fitted: Any, *rows: Array, **options: int) -> Any:
-        if jax.default_backend() != "cpu":
+        n = len(rows[0])
+        if jax.default_backend() != "cpu" or n == 1:  # one: of an exported function
             return function(fitted, *rows, **options)
 
         def of_block(block: tuple[Array, ...]) -> Any:
             return function(fitted, *block, **options)
 
-        n = len(rows[0])
         padded = [jnp.pad(x, ((0, -n % BLOCK), *[(0, 0)] * (x.ndim - 1))) for x in rows]
         blocks = [x.reshape(-1, BLOCK, *x.shape[1:]) for x in padded]
         found = lax.map(of_block, tuple(blocks))
