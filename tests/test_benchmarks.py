@@ -77,6 +77,7 @@ def test_the_speed_of_judging_files_is_printed(capsys):
     assert re.search(r"^33 files of 1 s: \d+ files/s; [\d.]+ ms", printed, re.M)
 
 
+@pytest.mark.slow
 def test_training_prints_ratios(capsys):
     small = ["--config.detector.hidden=(8,)", "--config.train.batch_size=32"]
     train.main(["--clips", "3", "--steps", "1", "--runs", "2", *small, *QUICK])
@@ -148,6 +149,7 @@ def test_torchs_transformer_is_the_same_network():
     assert loss == pytest.approx(float(ours), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_scoring_prints_ratios(capsys):
     small = {"width": 8, "encoder_layers": 1, "decoder_layers": 1, "heads": 2}
     small["feed_forward"] = 8

@@ -6,6 +6,7 @@ from functools import cache
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from slowly import slow
 from small_clips import RATE, small_clips
 
 from configs import isolation_forest, one_class_svm
@@ -54,7 +55,9 @@ def fitted(kind):
     return fit(kind)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", [slow(kind) if "forest" in kind else kind for kind in KINDS]
+)
 def test_a_saved_detector_scores_the_same_bits_as_another_fit(kind, tmp_path):
     first = fitted(kind).score(CLIPS.test)
     assert first.shape == (2, 12)
@@ -150,7 +153,7 @@ def test_a_run_learns_from_its_own_clips_alone():
     assert not np.array_equal(first[2], second[2])
 
 
-@pytest.mark.parametrize("kind", ["forest_windows", "svm"])
+@pytest.mark.parametrize("kind", [slow("forest_windows"), "svm"])
 def test_normal_clips_are_scored_by_models_that_were_not_fitted_to_them(kind, tmp_path):
     clips = small_clips(train=15).train
     made, fold = detector(kind), np.arange(30) % 10

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from slowly import slow
 from small_clips import RATE, small_clips
 
 from configs import functionals
@@ -39,7 +40,7 @@ def fit(clips=CLIPS.train, folder=None, runs=None, held_out=None, **sections):
     return made.fit(clips, held_out, runs or on_all(clips), folder)
 
 
-@pytest.mark.parametrize("groups", [GROUPS, *((name,) for name in GROUPS)])
+@pytest.mark.parametrize("groups", [GROUPS, *(slow((name,)) for name in GROUPS)])
 def test_faults_score_higher(groups):
     (score,) = fit(detector={"groups": groups}).score(CLIPS.test)
     assert auc(CLIPS.test.label, score) > 0.9

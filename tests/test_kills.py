@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from mimii_jax.errors import InUse
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]
+KILLS = int(os.environ.get("KILLS", "3"))  # of each command; KILLS=20 takes an hour
 FETCH = """
 import json, sys
 from mimii_jax.data import download
@@ -47,7 +49,7 @@ def ended(process):
     return process.returncode, text
 
 
-def disturb(command, times, number, seconds):
+def disturb(command, number, seconds, times=KILLS):
     """Kill a command at random moments of its life, with all its processes."""
     chance = random.Random(0)
     codes = []
@@ -99,7 +101,7 @@ def test_a_forest_that_is_killed_ends_with_the_same_bytes(
 ):
     finished, seconds = undisturbed
     command = forest(recordings, tmp_path / "w")
-    disturb(command, 3, number, seconds)
+    disturb(command, number, seconds)
     code, text = ended(start(*command))
     assert code == 0, text
     assert tables(tmp_path / "w") == tables(finished)
@@ -143,7 +145,7 @@ def test_a_study_whose_parent_is_killed_runs_again(recordings, tmp_path):
         "--config.eval.bootstrap=0",
         "--config.detector.n_estimators=5",
     )
-    disturb(command, 2, signal.SIGKILL, 15.0)
+    disturb(command, signal.SIGKILL, 15.0)
     limit = time.monotonic() + 120
     while True:  # orphans of a killed parent save and end by themselves
         code, text = ended(start(*command))
@@ -160,7 +162,7 @@ def test_watching_that_is_killed_judges_each_file_once(
     incoming, out = recordings / "slider" / "test", tmp_path / "scores.csv"
     command = ("-m", "mimii_jax.score", f"--workdir={undisturbed[0]}")
     command = (*command, "--watch", incoming, "--out", out)
-    disturb(command, 3, signal.SIGKILL, 12.0)
+    disturb(command, signal.SIGKILL, 12.0)
     process = start(*command)
     assert any("watching" in line for line in process.stdout)  # it owns the csv now
     limit = time.monotonic() + 60
@@ -183,7 +185,21 @@ def test_a_download_that_is_killed_is_resumed(number, server, fan, tmp_path):
     server.publish(DEV, NAME, zipped(fan["dev"]))
     registry = json.dumps({name: download.REGISTRY[name] for name in (NAME,)})
     command = ("-c", FETCH, server.url, tmp_path, registry)
-    disturb(command, 4, number, 2.0)
+    disturb(command, number, 2.0)
     code, text = ended(start(*command))
     assert code == 0, text
     require_whole(tmp_path, fan, "dev")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_an_export_that_is_killed_leaves_a_whole_file_or_none(number, model, tmp_path):
+    before = tables(model)
+    out = tmp_path / "scorer.zip"
+    command = ("-m", "mimii_jax.export", f"--workdir={model}", f"--out={out}")
+    for _ in range(KILLS):
+        disturb(command, number, 15.0, times=1)
+        assert not out.exists() or not zipfile.ZipFile(out).testzip()
+    code, text = ended(start(*command))
+    assert code == 0, text
+    assert not zipfile.ZipFile(out).testzip()
+    assert tables(model) == before

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from slowly import slow
 
 from configs import mlp_ae, mlp_vae
 from mimii_jax.config import build
@@ -145,7 +146,7 @@ def test_bad_sizes_are_refused(fields):
         MLPAE(SHAPE, **AE | fields, rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize("config", [mlp_vae.get_config(), mlp_ae.get_config()])
+@pytest.mark.parametrize("config", [slow(mlp_vae.get_config()), mlp_ae.get_config()])
 def test_precision_is_the_dtype_of_products_alone(config):
     """Parameters, losses and errors stay float32."""
     x, key = jax.random.normal(jax.random.key(0), (4, 5, 128)), jax.random.key(0)

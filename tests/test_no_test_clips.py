@@ -4,6 +4,7 @@ import csv
 
 import numpy as np
 import pytest
+from slowly import slow
 from small_clips import sound
 from small_runs import small, trained
 from wav_files import put
@@ -27,7 +28,7 @@ def normals(tmp_path):
     return tmp_path / "pump"
 
 
-@pytest.mark.parametrize("module", [functionals, mlp_vae, isolation_forest])
+@pytest.mark.parametrize("module", [functionals, slow(mlp_vae), slow(isolation_forest)])
 def test_a_detector_is_trained_and_the_report_has_no_auc(
     normals, tmp_path, module, capsys
 ):

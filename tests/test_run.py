@@ -41,7 +41,7 @@ QUICK = {
     "sgd_one_class_svm": one_class_svm,
     "controls": controls,
 }
-SLOW = ("mlp_ae", "conv_vae", "transformer", "isolation_forest")
+SLOW = ("mlp_vae", "mlp_ae", "conv_vae", "transformer", "isolation_forest")
 
 
 @pytest.fixture(scope="session")

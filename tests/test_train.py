@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from slowly import slow
 from training import (
     SETTINGS,
     Centre,
@@ -198,12 +199,14 @@ def collectives(mesh, runs, group=None):
     return {name for name in COLLECTIVES if f" {name}" in text}
 
 
-@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("group", [slow(1), 2])
 def test_runs_on_several_devices_have_nothing_to_tell_each_other(group):
     assert collectives((2, 1), 4, group=group) == set()
 
 
-@pytest.mark.parametrize(("mesh", "runs", "group"), [((1, 2), 1, 1), ((2, 2), 4, 2)])
+@pytest.mark.parametrize(
+    ("mesh", "runs", "group"), [slow((1, 2), 1, 1), ((2, 2), 4, 2)]
+)
 def test_a_batch_on_several_devices_is_summed_over_them(mesh, runs, group):
     assert collectives(mesh, runs, group) == {"all-reduce"}
 

@@ -47,6 +47,7 @@ def of_detector(workdir, name="transformer"):
     return table[table.detector == name]
 
 
+@pytest.mark.slow
 def test_a_trained_model_scores_at_every_horizon(recordings, causal):
     config = small(recordings)
     config.scorings = ConfigDict({"default": {}, "two": {"horizon": 2}})

@@ -17,6 +17,7 @@ def test_seconds_are_inside_the_faults_of_their_clip():
     assert not where.inside(np.arange(3.0), []).any()
 
 
+@pytest.mark.slow
 def test_functionals_find_when_a_fault_sounds(tmp_path, monkeypatch):
     for name in ("write_figures", "write_report"):
         monkeypatch.setattr(f"mimii_jax.run.{name}", lambda *_, **__: None)
