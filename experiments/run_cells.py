@@ -156,8 +156,9 @@ def _pool(args: argparse.Namespace) -> Iterator[tuple[Executor, int]]:
     try:
         yield pool, read
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # before a cell's end frees one
         os.close(write)
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         os.close(read)
 
 

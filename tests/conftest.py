@@ -30,6 +30,8 @@ install_import_hook([f"mimii_jax.{leaf}" for leaf in LEAVES], "beartype.beartype
 
 import jax
 
+# Most programs here run a few times; FULL=1 compiles them as users do.
+jax.config.update("jax_disable_most_optimizations", not os.environ.get("FULL"))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
 

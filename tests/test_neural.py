@@ -312,7 +312,7 @@ def test_the_fields_of_a_model_are_checked_by_name():
     with pytest.raises(ConfigError, match=r"detector.width: missing"):
         ModelSpec(Picky, {"depth": 3})
     with pytest.raises(NameError, match="sahpe"):  # a bug stays a bug
-        ModelSpec(Picky, {"width": 3})((4,), rngs=None)
+        ModelSpec(Picky, {"width": 3})((4,), rngs=nnx.Rngs(0))
 
 
 def test_what_does_not_fit_the_clips_is_refused_before_any_work():

@@ -40,7 +40,7 @@ class FrontEnd(Protocol):
     def frequencies(self) -> Float[np.ndarray, " bin"] | None:
         """Centre of each bin, in Hz; None where bins are no frequencies.
 
-        Bins beyond them hold what is no part of the frame.
+        Further bins hold what isn't part of the frame.
         """
         ...
 

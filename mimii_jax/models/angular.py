@@ -89,7 +89,7 @@ class Angular:
         return jnp.einsum("bd,ckd->bck", x, unit(centres), precision="highest")
 
     def _add_margin(self, cosine: Array) -> Array:
-        """Cosine of the angle plus the margin; falls on beyond half a turn."""
+        """Cosine of the angle plus the margin; still falling beyond half a turn."""
         cosine = jnp.clip(cosine, -1 + 1e-6, 1 - 1e-6)
         sine = jnp.sqrt(1 - cosine**2)
         moved = cosine * jnp.cos(self.margin) - sine * jnp.sin(self.margin)
