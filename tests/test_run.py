@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from slowly import slow
 from small_clips import small_clips
 from small_runs import again, small, trained
 
@@ -147,7 +148,7 @@ def test_a_training_builds_one_detector_and_one_front_end(
     assert sorted(built) == ["_build_detector", "_build_front_end"]
 
 
-@pytest.mark.parametrize("module", [mlp_vae, isolation_forest])
+@pytest.mark.parametrize("module", [mlp_vae, slow(isolation_forest)])
 def test_training_sets_are_rows_of_one_workdir(
     module, recordings, tmp_path, no_figures
 ):
@@ -438,6 +439,7 @@ def test_tensorboard_and_a_profile_are_written_if_wanted(
 # --- real recordings ---
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp_vae", "isolation_forest", "one_class_svm"])
 def test_real_recordings_separate_perfectly(real_sample, tmp_path, name, no_figures):
     """Three normal and three anomalous clips of slide rail 00."""
