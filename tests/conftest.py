@@ -30,10 +30,18 @@ install_import_hook([f"mimii_jax.{leaf}" for leaf in LEAVES], "beartype.beartype
 
 import jax
 
-# Most programs here run a few times; FULL=1 compiles them as users do.
-jax.config.update("jax_disable_most_optimizations", not os.environ.get("FULL"))
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_debug_nans", True)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Compile quickly: programs of the default suite run a few times.
+
+    The slow tests, and with FULL=1 all, are compiled as users' programs are.
+    """
+    quick = config.getoption("markexpr") == "not slow" and not os.environ.get("FULL")
+    jax.config.update("jax_disable_most_optimizations", quick)
+
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -96,7 +96,6 @@ CONFIGS = {
     b"def": ":1: SyntaxError",
     b"import nothere\n": ":1: ModuleNotFoundError",
     b"\0\0": "config",
-    b"": "get_config",
     b"def get_config():\n    return 1 / 0\n": ":2: ZeroDivisionError",
     b"def get_config():\n    raise OSError('odd')\n": "odd",
     b"def get_config():\n    return None\n": "config",

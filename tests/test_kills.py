@@ -60,7 +60,9 @@ def disturb(command, number, seconds, times=KILLS):
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, number)
         code, text = ended(process)
-        assert "Traceback" not in text or number == signal.SIGKILL, text
+        # Python prints and drops a request to stop that finds it in a weak reference.
+        dropped = "Exception ignored" in text or number == signal.SIGKILL
+        assert "Traceback" not in text or dropped, text
         codes.append(code)
     return codes
 

@@ -109,3 +109,10 @@ def test_other_processes_that_do_not_come_are_one_line(recordings, tmp_path):
     assert done.returncode == 1, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: --coordinator_address=127.0.0.1:1: "), line
+
+
+def test_an_empty_config_is_one_line(tmp_path):
+    (tmp_path / "own.py").touch()
+    code, text = command("mimii_jax.main", f"--config={tmp_path / 'own.py'}")
+    assert code == 1
+    assert text == f"error: --config: {tmp_path / 'own.py'}: defines no get_config()\n"
