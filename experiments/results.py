@@ -32,7 +32,6 @@ CONFIGS = (
     "mlp_ae",
     "conv_vae",
     "transformer",
-    "id_classifier",
     "isolation_forest",
     "one_class_svm",
     "one_class_svm:linear",

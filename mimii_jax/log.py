@@ -114,31 +114,33 @@ def in_threads(
     task: str, work: Callable[[T], R], items: Sequence[T], unit: str = "clips"
 ) -> list[R]:
     """Results of `work` on each item, in order, by threads, under a bar."""
-    pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
     results = []
-    try:
-        with bar(task, len(items), unit) as advance:
-            for result in pool.map(work, items):
-                results.append(result)
-                advance(1)
-    finally:
-        pool.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the rest
+    with _threads() as pool, bar(task, len(items), unit) as advance:
+        for result in pool.map(work, items):
+            results.append(result)
+            advance(1)
     return results
 
 
 def ahead(work: Callable[[T], R], parts: Sequence[Sequence[T]]) -> Iterator[list[R]]:
     """Yield the results of each part, while threads work on the next one."""
-    pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
     waiting = deque()
-    try:
+    with _threads() as pool:
         for part in parts:
             waiting.append([pool.submit(work, item) for item in part])
             if len(waiting) > 1:
                 yield [one.result() for one in waiting.popleft()]
         for part in waiting:
             yield [one.result() for one in part]
+
+
+@contextmanager
+def _threads() -> Iterator[ThreadPoolExecutor]:
+    pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
+    try:
+        yield pool
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(cancel_futures=True)  # Ctrl-C doesn't wait for the rest
 
 
 @dataclass

@@ -177,14 +177,16 @@ def _add_examples(
         return
     front_end = experiment.front_end
     arrays: dict[str, Any] = {"seconds_per_frame": front_end.hop / test.sample_rate}
+    n_bins = None
     if front_end.frequencies is not None:
         arrays["frequency"] = front_end.frequencies
+        n_bins = len(front_end.frequencies)  # further ones are no part of a frame
     why = fitted.explain(test[np.array(rows)]) if fitted else None
     chosen = np.array(rows)
     features: Any = ()
     if not why:
         features = extract(front_end, test.audio, chosen, lambda n: None)
-        features = features[:, :, : len(arrays.get("frequency", features[0, 0]))]
+        features = features[:, :, :n_bins]
     for i, row in enumerate(rows):
         own = why.of(i) if why else {"features": np.asarray(features[i])}
         name = example_name(test, row)

@@ -27,7 +27,8 @@ from mimii_jax.files import printable, replace_file
 
 MEAN = "mean"  # of the channels
 Channel = int | str  # a number from 0, or MEAN
-# Encoding -> type to read it as, factor to 16 bit; all others have 16 bit or less.
+# Type to read samples as, and factor to 16 bit: of up to 16 bit, and of wide encodings.
+NARROW: tuple[Literal["int16"], float] = ("int16", 1.0)
 WIDE: dict[str, tuple[Literal["int32", "float64"], float]] = {
     "PCM_24": ("int32", 2.0**-16),
     "PCM_32": ("int32", 2.0**-16),
@@ -73,7 +74,7 @@ def read_wave(
     try:
         with _opened(str(path)) as file:
             _say_resampled(file.samplerate, sample_rate)
-            return _decode(file, sample_rate, channel, examine=False)[0]
+            return _decode(file, sample_rate, channel)[0]
     except _Unusable as error:
         raise DataError(f"{path}: {error}") from None
 
@@ -135,8 +136,8 @@ def load(
     def read(row: int) -> Content | str:
         try:
             with _opened(chosen[row]) as file:
-                samples, content = _decode(file, rate, channel)
-                assert content
+                samples, data = _decode(file, rate, channel)
+                content = _content(file.subtype, data, samples)
         except _Unusable as error:
             return str(error)
         audio[row] = of_length(samples, length)
@@ -329,10 +330,10 @@ def _require_last_page(end: bytes) -> None:
 
 
 def _decode(
-    file: soundfile.SoundFile, rate: int, channel: Channel, examine: bool = True
-) -> tuple[Int16[np.ndarray, " time"], Content | None]:
-    """Read one channel at `rate`, rounded to 16 bit; also what may be wrong with it."""
-    dtype, factor = WIDE.get(file.subtype, ("int16", 1.0))
+    file: soundfile.SoundFile, rate: int, channel: Channel
+) -> tuple[Int16[np.ndarray, " time"], np.ndarray]:
+    """Read one channel at `rate`, rounded to 16 bit; also the samples as they are."""
+    dtype, factor = WIDE.get(file.subtype, NARROW)
     if missing := _missing_channel(file.channels, channel):
         raise _Unusable(missing)
     try:
@@ -350,17 +351,22 @@ def _decode(
         wave = soxr.resample(wave.astype(np.float32), file.samplerate, rate)
     if wave.dtype != np.int16:
         wave = np.clip(np.rint(wave * factor), -32768, 32767).astype(np.int16)
-    wave = np.ascontiguousarray(wave)
-    if not examine:
-        return wave, None
+    return np.ascontiguousarray(wave), data
+
+
+def _content(
+    subtype: str, data: np.ndarray, wave: Int16[np.ndarray, " time"]
+) -> Content:
+    """What may be wrong with samples, as the file has them and as they are used."""
+    _, factor = WIDE.get(subtype, NARROW)
     low, high = factor * data.min(), factor * data.max()
-    full = 32512 if file.subtype in ("PCM_U8", "PCM_S8") else 32767
+    full = 32512 if subtype in ("PCM_U8", "PCM_S8") else 32767
     clipped = 0.0
     if low <= -32768 or high >= full:
         clipped = float(np.mean((factor * data <= -32768) | (factor * data >= full)))
     digest = hashlib.blake2b(wave.data, digest_size=16).digest()
     constant = bool(low == high)
-    return wave, Content(clipped, constant, constant and low == 0, digest)
+    return Content(clipped, constant, constant and low == 0, digest)
 
 
 def write(path: Path, samples: Int16[np.ndarray, " time"], rate: int) -> None:

@@ -33,23 +33,13 @@ from mimii_jax.detectors.vectors import (
     write_clip_length,
 )
 from mimii_jax.errors import DataError, require, require_memory
-from mimii_jax.features.front_ends import (
-    CLIPS_PER_TRANSFER,
-    FrontEnd,
-    extract,
-)
+from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Standardiser, Windows, clip_moments
 from mimii_jax.models.model import ModelSpec
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
-from mimii_jax.train.runs import (
-    CheckpointPolicy,
-    Labels,
-    Pretrained,
-    Run,
-    Settings,
-)
+from mimii_jax.train.runs import CheckpointPolicy, Labels, Pretrained, Run, Settings
 from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_runs
 from mimii_jax.train.step import group_size
 

@@ -14,11 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float32, Int16
 
-from mimii_jax.features.front_ends import (
-    CLIPS_IN_CACHE,
-    CLIPS_PER_TRANSFER,
-    Linear,
-)
+from mimii_jax.features.front_ends import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, Linear
 from mimii_jax.features.stft import decibels, mel_filters, mel_spectrogram
 
 STATISTICS = ("mean", "sd", "p20", "p80", "mean_abs_difference")
