@@ -264,6 +264,7 @@ def settings(names, **changes):
     return Settings(**(vars(SETTINGS) | {"augment": augment}))
 
 
+@pytest.mark.slow
 def test_runs_that_differ_in_their_masks_equal_the_runs_alone():
     """A change of the run is what it would be in the settings."""
     changes = {"spec_augment.time_width": 0.0, "noise.strength": 0.1}

@@ -397,6 +397,7 @@ def test_a_bad_field_of_a_scoring_is_named(fields, message):
 FUNCTIONALS = Path(__file__).parents[2] / "shared" / "data" / "real_functionals"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FUNCTIONALS.is_dir(), reason="the vectors aren't here")
 def test_density_finds_the_faults_of_real_machines():
     """Split by seed 0; 100 normal test clips of each of 12 IDs."""

@@ -100,6 +100,7 @@ def test_every_neural_config_can_be_timed():
 
 
 @needs_torch
+@pytest.mark.slow
 def test_torch_has_the_reported_vae_and_its_loss(monkeypatch):
     one = task("mlp_vae:reference")
     model = one.build(nnx.Rngs(0))
@@ -115,6 +116,7 @@ def test_torch_has_the_reported_vae_and_its_loss(monkeypatch):
 
 
 @needs_torch
+@pytest.mark.slow
 def test_torchs_conv_vae_has_as_many_parameters():
     """Except its biases: ours has one for each pixel of a block."""
     one = task("conv_vae", detector__channels=(2, 3, 2, 3, 2))
@@ -128,6 +130,7 @@ def test_torchs_conv_vae_has_as_many_parameters():
 
 
 @needs_torch
+@pytest.mark.slow
 def test_torchs_transformer_is_the_same_network():
     one, model = small_transformer()
     peer = peers.Transformer(model)
@@ -162,6 +165,7 @@ def test_scoring_prints_ratios(capsys):
     assert ("torch" in printed.split("jax")[0]) == (rounds.torch is not None)
 
 
+@pytest.mark.slow
 def test_memory_of_a_process_and_of_those_that_it_starts():
     child = "import time; x = b'x' * (200 << 20); time.sleep(0.7)"
     own = "import subprocess, sys; x = b'x' * (300 << 20)"

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
+from slowly import slow
 from training import DIFFERENT, epochs, leaves, together, train_on
 
 from mimii_jax import log
@@ -46,7 +47,7 @@ def train_in(folder, stop_at=None, mesh=(1, 1), metrics=None, **changes):
         saved.close()
 
 
-@pytest.mark.parametrize("stop_at", [1, 3])
+@pytest.mark.parametrize("stop_at", [slow(1), 3])
 def test_a_training_that_was_stopped_ends_with_the_same_bits(stop_at, tmp_path, capsys):
     """All runs of it, of which some are done when others are not."""
     metrics = tmp_path / "metrics.jsonl"

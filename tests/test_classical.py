@@ -91,7 +91,7 @@ def test_a_tree_that_points_outside_is_refused(field, tmp_path):
 
 @pytest.mark.parametrize(
     ("kind", "least"),
-    [("forest", 0.8), ("forest_windows", 1), ("svm", 1), ("svm_exact", 1)],
+    [("forest", 0.8), slow("forest_windows", 1), ("svm", 1), ("svm_exact", 1)],
 )
 def test_faults_score_higher(kind, least):
     """A forest has little to isolate with from 12 examples of 1,024 numbers."""
@@ -99,7 +99,7 @@ def test_faults_score_higher(kind, least):
     assert min(auc(CLIPS.test.label, run) for run in score) >= least
 
 
-@pytest.mark.parametrize("kind", ["forest_windows", "svm"])
+@pytest.mark.parametrize("kind", [slow("forest_windows"), "svm"])
 def test_a_score_is_minus_that_of_scikit_learn(kind):
     """On examples that NumPy makes from the front end's frames."""
     made, clip = fitted(kind), CLIPS.test[:1]

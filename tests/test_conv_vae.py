@@ -178,7 +178,7 @@ def test_bad_sizes_are_refused(field, value):
         vae((8, 8), **{field: value})
 
 
-@pytest.mark.parametrize("variant", [slow("literature"), "reference"])
+@pytest.mark.parametrize("variant", [slow("literature"), slow("reference")])
 def test_windows_and_whole_clips_train_two_steps_when_shrunk_and_score(
     variant, recordings, tmp_path, no_figures
 ):

@@ -150,6 +150,7 @@ def test_folders_and_files_are_learned_from(clips, new, tmp_path):
         mimii_jax.Detector(**FIELDS).fit(tmp_path / "normals", ids="7")
 
 
+@pytest.mark.slow
 def test_a_neural_detector_scores_all_that_it_was_fitted_to(clips, new):
     fields = {"detector__hidden": (16,), "detector__latent": 2, "train__epochs": 2}
     detector = mimii_jax.Detector(

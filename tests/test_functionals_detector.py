@@ -209,7 +209,8 @@ def test_a_workdir_has_a_row_per_group_and_evaluates_to_the_same_scores(
     assert run.same_scores(table, again)
 
 
-@pytest.mark.parametrize("groups", [GROUPS, *(slow((name,)) for name in GROUPS)])
+@pytest.mark.slow
+@pytest.mark.parametrize("groups", [GROUPS, *((name,) for name in GROUPS)])
 def test_faults_of_a_real_slide_rail_score_higher(real_sample, groups):
     clips = _real(real_sample)
     c = functionals.get_config()

@@ -178,6 +178,7 @@ def together():
     return train()
 
 
+@pytest.mark.slow
 def test_a_run_among_others_equals_the_run_alone():
     """Though its clips have two of the three IDs."""
     _, many = together()

@@ -50,7 +50,7 @@ def test_what_is_spread_is_padded_with_runs_of_no_steps(mesh, group):
 
 @pytest.mark.parametrize(
     ("mesh", "group"),
-    [slow((1, 1), 1), ((1, 1), 2), slow((1, 1), 3), ((2, 3), None)],
+    [slow((1, 1), 1), ((1, 1), 2), slow((1, 1), 3), slow((2, 3), None)],
 )
 def test_a_run_among_several_equals_the_run_alone(mesh, group, tmp_path):
     """In all fields of its state, though the others have other clips and epochs.

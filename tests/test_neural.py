@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from slowly import slow
 from small_clips import RATE, small_clips
 
 from mimii_jax import log
@@ -80,7 +81,7 @@ def test_a_detector_that_was_saved_scores_the_same_bits(trained, folder):
     assert not np.array_equal(before[0], before[1])  # a model per seed
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["mlp_vae", slow("mlp_ae")])
 def test_faults_score_higher(name, trained):
     if name != "mlp_vae":
         trained = fitted(neural(MODELS[name]))

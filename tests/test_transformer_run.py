@@ -15,7 +15,7 @@ from mimii_jax.files import read_arrays
 from mimii_jax.results.fusion import fuse
 from mimii_jax.results.table import read_scores
 
-pytestmark = pytest.mark.usefixtures("no_figures")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_figures")]
 
 
 def small(root, **features):
@@ -47,7 +47,6 @@ def of_detector(workdir, name="transformer"):
     return table[table.detector == name]
 
 
-@pytest.mark.slow
 def test_a_trained_model_scores_at_every_horizon(recordings, causal):
     config = small(recordings)
     config.scorings = ConfigDict({"default": {}, "two": {"horizon": 2}})
@@ -77,7 +76,6 @@ def test_rows_are_fused_with_functionals(causal):
     np.testing.assert_array_equal(found.score[order], expected.score[again])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "features", [{"name": "raw"}, {"name": "linear", "n_fft": 128}], ids=["raw", "lin"]
 )
