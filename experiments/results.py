@@ -21,7 +21,7 @@ from experiments.run_cells import command_parser, parse, run_cells
 from mimii_jax import log
 from mimii_jax.command import one_line_errors
 from mimii_jax.report.inputs import read_json
-from mimii_jax.report.tables import alarm_lines, by_type, markdown, results_lines
+from mimii_jax.report.tables import Lines, alarm_lines, by_type, markdown, results_lines
 from mimii_jax.results.per_id import MEAN, evaluate
 from mimii_jax.results.table import CONTROLS, Scores
 from mimii_jax.results.threshold import FalseAlarms, false_alarms
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 _alarms([(cells[key], path) for key, path in done.items()])
             ):
                 log.info(markdown(*alarm_lines(alarms)))
+            log.info(markdown(*_time_lines(list(done.values()))))
     minutes = (
         f"{key} {read_json(path / 'run.json')['seconds'] / 60:.1f}"
         for key, path in done.items()
@@ -110,6 +111,20 @@ def _alarms(cells: Sequence[tuple[Cell, Path]]) -> Iterator[FalseAlarms]:
             n_normal=sum(clips),
             found=float(np.mean([row.found or 0.0 for row in rows])),
         )
+
+
+def _time_lines(workdirs: Sequence[Path]) -> Lines:
+    """A line per detector: seconds to train all seeds, to score a clip; medians."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for path in workdirs:
+        for name, of in read_json(path / "run.json").get("seconds_of", {}).items():
+            found.setdefault(name, []).append((of["train"], of["score_clip"]))
+    head = ["", "training all seeds, s", "scoring a clip, ms"]
+    medians = {name: np.median(times, axis=0) for name, times in found.items()}
+    return head, [
+        [name, f"{train:.1f}", f"{1000 * of_clip:.1f}"]
+        for name, (train, of_clip) in medians.items()
+    ]
 
 
 def _print_tables(tables: Sequence[Scores]) -> None:

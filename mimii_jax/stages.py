@@ -1,6 +1,7 @@
 """The fitted detectors of an experiment, one stage of training after the other."""
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ class Scored(NamedTuple):
 
     test: Scores
     normal: Scores | None
+    seconds: tuple[float, float] | None = None  # of training all runs; per run and clip
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,16 +42,20 @@ class Stage:
     fitted: Mapping[tuple[str, str], Fitted]  # by detector and name of the scoring
     sets: Sequence[str]  # name of each run's training set; "": the only one
     seeds: Sequence[int]  # of each run
+    seconds: Sequence[float]  # until each of `fitted` was
 
     def score(self, test: Clips, with_normal: bool = True) -> Iterator[Scored]:
         """Yield the scores of every scoring, training set and seed."""
-        for (detector, label), model in self.fitted.items():
+        fitted = zip(self.fitted.items(), self.seconds, strict=True)
+        for ((detector, label), model), to_fit in fitted:
             normals = model.normal_scores() if with_normal else ()
             scores = np.empty((len(self.seeds), 0))
             alive = getattr(model, "alive", [True] * len(scores))
+            start = time.perf_counter()
             if len(test):
                 scores = model.score(test)
                 alive = [not np.isnan(one).all() for one in scores]
+            of_clip = (time.perf_counter() - start) / max(1, scores.size)
             for i, (one, seed) in enumerate(zip(self.sets, self.seeds, strict=True)):
                 name = SEPARATOR.join(filter(None, (detector, one, label)))
                 if not alive[i]:
@@ -60,7 +66,8 @@ class Stage:
                     names, ids, score = normals[i]
                     columns = (name, seed, test.machine_type, NORMAL)
                     normal = Scores.of_detector(*columns, ids, names, score)
-                yield Scored(Scores.of_clips(name, seed, test, scores[i]), normal)
+                found = Scores.of_clips(name, seed, test, scores[i])
+                yield Scored(found, normal, (to_fit, of_clip))
 
 
 def fused(experiment: Experiment, tables: Sequence[Scored]) -> Iterator[Scored]:
@@ -146,19 +153,21 @@ def fit(
         ]
         if workdir.writes:
             _write_runs(folder, named)
-        fitted = {
-            name: detector.fit(train, held_out, runs, folder)
-            for name, detector in _detectors(experiment)
-        }
-        return _stage(experiment, fitted, named)
+        start, fitted, seconds = time.perf_counter(), {}, []
+        for name, detector in _detectors(experiment):
+            fitted[name] = detector.fit(train, held_out, runs, folder)
+            seconds.append(time.perf_counter() - start)
+        return _stage(experiment, fitted, named, seconds)
 
     random = fit_runs("", [one for one in sets if not one.tuned], pretrained)
     yield random
     for name, detector in experiment.companions.items():
         run = Run(0, np.arange(len(train)), np.arange(len(held_out)))
         folder = workdir.checkpoints(clips.machine_type, name)
+        start = time.perf_counter()
         found = detector.fit(train, held_out, [run], folder)
-        yield Stage({(name, ""): found}, [""], [NO_SEED])
+        seconds = time.perf_counter() - start
+        yield Stage({(name, ""): found}, [""], [NO_SEED], [seconds])
     tuned = [one for one in sets if one.tuned]
     models = next(iter(random.fitted.values())).pretrained()
     if not tuned or not models:
@@ -189,11 +198,11 @@ def load(
                 name: detector.load(folder, runs)
                 for name, detector in _detectors(experiment)
             }
-            yield _stage(experiment, fitted, pairs)
+            yield _stage(experiment, fitted, pairs, [0.0] * len(fitted))
     for name, detector in experiment.companions.items():
         run = Run(0, np.arange(0), np.arange(0))
         found = detector.load(trained.checkpoints(machine_type, name), [run])
-        yield Stage({(name, ""): found}, [""], [NO_SEED])
+        yield Stage({(name, ""): found}, [""], [NO_SEED], [0.0])
 
 
 def require_fit(experiment: Experiment, clips: Clips) -> None:
@@ -220,12 +229,26 @@ def write_tables(
     normal = [table.normal for table in tables if table.normal]
     normals = Scores.concatenate(normal) if normal else scores[:0]
     devices = f"{jax.device_count()} x {jax.devices()[0].device_kind}"
-    workdir.write_about(seconds, jax=jax.__version__, devices=devices)
+    workdir.write_about(
+        seconds, jax=jax.__version__, devices=devices, seconds_of=_seconds_of(tables)
+    )
     if workdir.writes:
         if normal:
             write_scores(normals, workdir.normals)
         write_scores(scores, workdir.scores)
     return scores, normals
+
+
+def _seconds_of(tables: Sequence[Scored]) -> dict[str, dict[str, float]]:
+    """By machine type and detector: to train all runs, to score a clip with one."""
+    return {
+        f"{table.test.machine_type[0]}, {table.test.detector[0]}": {
+            "train": round(table.seconds[0], 3),
+            "score_clip": round(table.seconds[1], 6),
+        }
+        for table in tables
+        if table.seconds and len(table.test)
+    }
 
 
 def open_metrics(
@@ -250,10 +273,11 @@ def _stage(
     experiment: Experiment,
     fitted: Mapping[tuple[str, str], Fitted],
     pairs: Sequence[tuple[str, int]],
+    seconds: Sequence[float],
 ) -> Stage:
     several = len(experiment.training_sets) > 1
     sets = [name if several else "" for name, _ in pairs]
-    return Stage(fitted, sets, [seed for _, seed in pairs])
+    return Stage(fitted, sets, [seed for _, seed in pairs], seconds)
 
 
 def _write_runs(folder: Path, pairs: Sequence[tuple[str, int]]) -> None:

@@ -119,7 +119,9 @@ def test_a_run_on_recordings_leaves_a_whole_workdir(recordings, tmp_path):
     assert len(list((workdir / "figures").glob("*.png"))) >= 6
     assert Workdir(workdir).read_config().to_dict() == config.to_dict()
     about = json.loads((workdir / "run.json").read_text())
-    assert about.keys() == {"command", "seconds", "commit", "python", "jax", "devices"}
+    fields = {"command", "seconds", "seconds_of", "commit", "python", "jax", "devices"}
+    assert about.keys() == fields
+    assert 0 < about["seconds_of"]["slider, mlp_vae"]["train"] < about["seconds"]
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
     for line in map(json.loads, lines):

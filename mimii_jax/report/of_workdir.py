@@ -170,6 +170,9 @@ def _made(workdir: Path, config: Fields) -> Iterator[Block]:
     run = read_json(workdir / "run.json")
     if "command" in run:
         yield Code(str(run.pop("command")))
+    if lines := list(_times(run.pop("seconds_of", None))):
+        head = ["", "training all runs, s", "scoring a clip, ms"]
+        yield Table("Time, compiling included", head, lines)
     if run:
         rows = [[key, str(value)] for key, value in run.items()]
         yield Table("Run (run.json)", ["", "value"], rows)
@@ -186,6 +189,14 @@ def _made(workdir: Path, config: Fields) -> Iterator[Block]:
         yield Table("Training, at its end", head, lines)
     if fields := list(_flat("", config)):
         yield Table("Settings (config.json)", ["field", "value"], fields)
+
+
+def _times(seconds_of: Any) -> Iterator[list[str]]:
+    """Yield a line per detector whose times are numbers."""
+    for name, of in seconds_of.items() if isinstance(seconds_of, dict) else ():
+        match of:
+            case {"train": int() | float() as train, "score_clip": float() as clip}:
+                yield [name, f"{train:,.1f}", f"{1000 * clip:,.1f}"]
 
 
 def _flat(prefix: str, value: Any) -> Iterator[list[str]]:
