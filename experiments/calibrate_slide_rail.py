@@ -27,7 +27,7 @@ from mimii_jax.config import build
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips, hold_out
 from mimii_jax.files import make_folder, replace_file
 from mimii_jax.results.metrics import auc
-from mimii_jax.slide_rail.simulate import simulate
+from mimii_jax.simulated.simulate import simulate
 from mimii_jax.train.runs import Run
 
 HERE = Path(__file__).parent

@@ -16,7 +16,7 @@ import time
 from joblib import Memory
 
 from mimii_jax.detectors import controls
-from mimii_jax.slide_rail import simulate as slide_rail
+from mimii_jax.simulated import simulate as simulator
 
 PATIENCE = 60.0  # seconds to save and end
 
@@ -33,7 +33,7 @@ def main() -> None:
     workdir, folder = sys.argv[1:]
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     memory = Memory(folder, mmap_mode="r", verbose=0)
-    slide_rail.simulate = memory.cache(slide_rail.simulate)
+    simulator.simulate = memory.cache(simulator.simulate)
     controls.score_controls = memory.cache(controls.score_controls)
     sys.argv[1:] = ["--workdir", workdir]
     sys.orig_argv[1:] = ["-m", "mimii_jax.main", *sys.argv[1:]]  # for run.json

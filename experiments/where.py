@@ -24,8 +24,8 @@ from mimii_jax.detectors.detector import Fitted
 from mimii_jax.errors import require
 from mimii_jax.report.tables import markdown
 from mimii_jax.results.threshold import interval
-from mimii_jax.slide_rail.machines import FAULT_KINDS
-from mimii_jax.slide_rail.simulate import FaultLabel, Simulation, simulate
+from mimii_jax.simulated.rails import FAULT_KINDS
+from mimii_jax.simulated.simulate import FaultLabel, Simulation, simulate
 from mimii_jax.stages import SEPARATOR, load
 from mimii_jax.workdir import Workdir
 

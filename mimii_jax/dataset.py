@@ -11,7 +11,7 @@ from mimii_jax.data import dcase, labels, layouts, own
 from mimii_jax.data.audio import MEAN, Channel
 from mimii_jax.data.clips import Clips
 from mimii_jax.errors import ConfigError, DataError, require
-from mimii_jax.slide_rail import simulate as slide_rail
+from mimii_jax.simulated import simulate as simulator
 
 SIMULATED = "simulated"
 SIMULATED_IDS, EVALUATION_IDS = ("00", "02", "04"), ("01", "03", "05")
@@ -65,8 +65,8 @@ class Dataset:
         )
         check(
             "ids",
-            bool(self.root) or set(self.ids) <= set(slide_rail.COUNTS),
-            f"choose simulated slide rails from {', '.join(slide_rail.COUNTS)}",
+            bool(self.root) or set(self.ids) <= set(simulator.COUNTS),
+            f"choose simulated slide rails from {', '.join(simulator.COUNTS)}",
         )
 
     @property
@@ -155,7 +155,7 @@ class Dataset:
                 for split in splits
             )
         )
-        clips = slide_rail.simulate(
+        clips = simulator.simulate(
             ids,
             scale=self.scale,
             # One clip per ID remains, and isn't used.
@@ -192,8 +192,8 @@ class Dataset:
         counts = {i: int(np.sum(train.machine_id == i)) for i in train.ids}
         smallest = min(counts, key=counts.__getitem__)
         missing = max(counts.values()) - counts[smallest]
-        (_, official), *_ = slide_rail.COUNTS[smallest]["train"]
-        more = slide_rail.simulate(
+        (_, official), *_ = simulator.COUNTS[smallest]["train"]
+        more = simulator.simulate(
             (smallest,),
             scale=(missing + 1) / official,
             seed=self.simulation_seed + 1,

@@ -11,7 +11,7 @@ from mimii_jax import dataset
 from mimii_jax.config import build
 from mimii_jax.dataset import SIMULATED, Dataset
 from mimii_jax.errors import DataError
-from mimii_jax.slide_rail import simulate as slide_rail
+from mimii_jax.simulated import simulate as simulator
 
 DATA = build(controls.get_config()).data
 
@@ -33,9 +33,9 @@ def test_a_simulation_makes_no_more_clips_than_are_used(monkeypatch):
 
     def simulate(ids, **settings):
         asked.append(settings)
-        return slide_rail.Simulation(small_clips(ids), [])
+        return simulator.Simulation(small_clips(ids), [])
 
-    monkeypatch.setattr(slide_rail, "simulate", simulate)
+    monkeypatch.setattr(simulator, "simulate", simulate)
     shares = {"scale": 0.5, "train_share": 0.1, "test_share": 0.2}
     replace(DATA, **shares, ids=("00",)).load("slider")
     assert asked == [shares | {"seed": DATA.simulation_seed}]
@@ -44,11 +44,11 @@ def test_a_simulation_makes_no_more_clips_than_are_used(monkeypatch):
 def test_simulated_clips_make_the_smallest_id_as_large(monkeypatch):
     def simulate(ids, *, scale, seed):
         assert ids == ("02",)
-        return slide_rail.Simulation(small_clips(ids, train=4, test=1, seed=seed), [])
+        return simulator.Simulation(small_clips(ids, train=4, test=1, seed=seed), [])
 
     clips = small_clips(train=6)
     fewer = clips[np.array([*range(9), *range(12, len(clips))])]  # 02 has 3 of 6
-    monkeypatch.setattr(slide_rail, "simulate", simulate)
+    monkeypatch.setattr(simulator, "simulate", simulate)
     monkeypatch.setattr(Dataset, "_read", lambda *_: fewer)
     found = replace(DATA, root="somewhere").load("slider", extra=True)
     assert found.train.machine_id.tolist() == ["00"] * 6 + ["02"] * 3
@@ -65,10 +65,10 @@ def test_evaluation_clips_are_further_ids(monkeypatch):
         return clips if "train" in splits else clips.test
 
     def simulate(ids, **settings):
-        return slide_rail.Simulation(small_clips(ids), [])
+        return simulator.Simulation(small_clips(ids), [])
 
     monkeypatch.setattr(Dataset, "_read", read)
-    monkeypatch.setattr(slide_rail, "simulate", simulate)
+    monkeypatch.setattr(simulator, "simulate", simulate)
     data = replace(DATA, root="/main", evaluation=SIMULATED)
     found = data.load("slider")
     assert found.test.ids == ["00", "01", "02", "03", "05"]
@@ -82,7 +82,7 @@ def test_evaluation_clips_are_further_ids(monkeypatch):
 
 def test_what_is_simulated_is_said(monkeypatch, capsys):
     monkeypatch.setattr(
-        slide_rail, "simulate", lambda *a, **k: slide_rail.Simulation(small_clips(), [])
+        simulator, "simulate", lambda *a, **k: simulator.Simulation(small_clips(), [])
     )
     monkeypatch.setattr(dataset.log, "console", dataset.log.Console(width=200))
     replace(DATA, scale=0.02).load("slider")

@@ -27,7 +27,7 @@ from mimii_jax.models.id_classifier import (
     transform,
 )
 from mimii_jax.results.table import read_scores
-from mimii_jax.slide_rail.simulate import simulate
+from mimii_jax.simulated.simulate import simulate
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import make_mesh, replicate

@@ -29,7 +29,7 @@ from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.files import read_arrays
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import CONTROLS, read_scores
-from mimii_jax.slide_rail import simulate as slide_rail
+from mimii_jax.simulated import simulate as simulator
 from mimii_jax.train.runs import Run
 from mimii_jax.workdir import Workdir
 
@@ -47,7 +47,7 @@ SLOW = tuple(name for name in QUICK if name != "controls")
 
 @pytest.fixture(scope="session")
 def simulation():
-    return slide_rail.simulate(("00", "02"), scale=0.003, seed=0)
+    return simulator.simulate(("00", "02"), scale=0.003, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def simulation():
 def test_the_quick_variants_run_on_simulated_sound(
     name, simulation, monkeypatch, tmp_path, no_figures
 ):
-    monkeypatch.setattr(slide_rail, "simulate", lambda *a, **k: simulation)
+    monkeypatch.setattr(simulator, "simulate", lambda *a, **k: simulation)
     workdir = tmp_path / "run"
     config = QUICK[name].get_config("quick")
     config.scorings, config.fuse_with = {}, ()  # tests/test_transformer_run.py has them

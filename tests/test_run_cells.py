@@ -181,7 +181,7 @@ def test_a_study_that_is_stopped_or_killed_saves_its_cells_and_resumes(tmp_path)
 WRAPPED = """
 import sys, time
 from experiments import cell_process
-from mimii_jax.slide_rail import simulate
+from mimii_jax.simulated import simulate
 
 def main(*_, **__):
     clips = simulate.simulate(("00",), scale=0.001, seed=0).clips

@@ -10,13 +10,13 @@ from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL
 from mimii_jax.data.labels import read_labels
 from mimii_jax.errors import DataError
-from mimii_jax.slide_rail import simulate as slide_rail
-from mimii_jax.slide_rail.machines import BELT, DAMAGE, GREASE, MECHANICS
-from mimii_jax.slide_rail.sound import SAMPLE_RATE, Fault, carriage, render
+from mimii_jax.simulated import simulate as simulator
+from mimii_jax.simulated.rails import BELT, DAMAGE, GREASE, MECHANICS
+from mimii_jax.simulated.slide_rail import SAMPLE_RATE, Fault, carriage, render
 
 
 def simulate(ids=("00",), scale=0.01, seed=0):
-    return slide_rail.simulate(ids, scale=scale, seed=seed)
+    return simulator.simulate(ids, scale=scale, seed=seed)
 
 
 def by_identity(simulation):
@@ -32,7 +32,7 @@ def small():
 
 def test_shares_leave_out_the_last_clips_of_a_split():
     whole = simulate(("00",), scale=0.01).clips
-    part = slide_rail.simulate(("00",), scale=0.02, train_share=0.2, test_share=0.5)
+    part = simulator.simulate(("00",), scale=0.02, train_share=0.2, test_share=0.5)
     assert len(part.clips.train) == round(968 * 0.004)
     np.testing.assert_array_equal(part.clips.test.audio, whole.test.audio)
 
@@ -69,16 +69,16 @@ def test_test_clips_are_as_many_as_published(published_scores, published_labels)
         published[name[3:5], label] += machine == "slider"
     ours = {
         (machine_id, label): count
-        for machine_id, splits in slide_rail.COUNTS.items()
+        for machine_id, splits in simulator.COUNTS.items()
         for label, count in splits["test"]
     }
     assert ours == +published
 
 
 def test_bytes_do_not_depend_on_processes_other_ids_or_scale(small, monkeypatch):
-    monkeypatch.setattr(slide_rail, "cpu_count", lambda: 2)
+    monkeypatch.setattr(simulator, "cpu_count", lambda: 2)
     whole = by_identity(simulate(("00", "02", "04"), scale=0.02))
-    assert len(small.clips) < slide_rail._SERIAL_BELOW <= len(whole)
+    assert len(small.clips) < simulator._SERIAL_BELOW <= len(whole)
     for identity, audio in by_identity(small).items():
         assert audio.tobytes() == whole[identity].tobytes()
     assert len({audio.tobytes() for audio in whole.values()}) == len(whole)
@@ -231,7 +231,7 @@ def test_what_cannot_be_simulated_is_refused(arguments, message):
 
 
 def test_command_writes_a_data_set_that_reads_back(tmp_path, capsys):
-    slide_rail.main(["--out", str(tmp_path), "--scale", "0.005", "--ids", "02"])
+    simulator.main(["--out", str(tmp_path), "--scale", "0.005", "--ids", "02"])
     expected = simulate(("02",), scale=0.005)
     clips = dcase.read(tmp_path, "slider", ("02",))
     assert clips.name.tolist() == expected.clips.name.tolist()
@@ -245,5 +245,5 @@ def test_command_writes_a_data_set_that_reads_back(tmp_path, capsys):
 
 def test_an_error_of_the_command_is_one_line(capsys):
     with pytest.raises(SystemExit, match="1"):
-        slide_rail.main(["--out", "/dev/null/x"])
+        simulator.main(["--out", "/dev/null/x"])
     assert re.fullmatch(r"error: /dev/null/x.*directory\n", capsys.readouterr().err)

@@ -7,7 +7,7 @@ from small_runs import small, trained
 from configs import functionals
 from experiments import where
 from mimii_jax import log
-from mimii_jax.slide_rail.simulate import FaultLabel
+from mimii_jax.simulated.simulate import FaultLabel
 
 
 def test_seconds_are_inside_the_faults_of_their_clip():

@@ -1,9 +1,9 @@
 """Simulated slide rails, normal and faulty, with the official numbers of clips.
 
-python -m mimii_jax.slide_rail.simulate --out DIR --scale 0.1
+python -m mimii_jax.simulated.simulate --out DIR --scale 0.1
 
-`sound` describes the physics, and `experiments/calibrate_slide_rail.md` compares the
-clips with real recordings.
+`slide_rail` describes the physics, and `experiments/calibrate_slide_rail.md` compares
+the clips with real recordings.
 """
 
 import argparse
@@ -23,8 +23,8 @@ from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 from mimii_jax.errors import DataError, require_memory
 from mimii_jax.files import make_folder, replace_file
-from mimii_jax.slide_rail.machines import FAULT_KINDS, MECHANICS
-from mimii_jax.slide_rail.sound import SAMPLE_RATE, SAMPLES, Fault, render
+from mimii_jax.simulated.rails import FAULT_KINDS, MECHANICS
+from mimii_jax.simulated.slide_rail import SAMPLE_RATE, SAMPLES, Fault, render
 
 _OFFICIAL = {  # ID -> clips: training normal, test anomalous
     **{"00": (968, 356), "01": (968, 178), "02": (968, 267), "03": (968, 178)},
@@ -165,7 +165,7 @@ def write_faults(faults: Sequence[FaultLabel], path: Path) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write simulated clips as wav files, and faults.csv beside them."""
     parser = argparse.ArgumentParser(
-        prog="python -m mimii_jax.slide_rail.simulate", description=main.__doc__
+        prog="python -m mimii_jax.simulated.simulate", description=main.__doc__
     )
     add = parser.add_argument
     add("--out", type=path_of, required=True, help="root of the data set to write")

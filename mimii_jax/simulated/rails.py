@@ -1,4 +1,4 @@
-"""Numbers of the simulated slide rails and their factory; `sound` has the physics.
+"""Numbers of the simulated slide rails and their factory; `slide_rail` has the physics.
 
 Levels are in dB. Those of the parts of a machine are relative to each other (the
 machine as a whole is set against the factory by `Mechanics.snr_db`); those of the

@@ -25,8 +25,8 @@ import numpy as np
 import scipy.fft
 from jaxtyping import Bool, Complex, Complex64, Float, Float32, Int16
 
-from mimii_jax.slide_rail import machines
-from mimii_jax.slide_rail.machines import BELT, DAMAGE, GREASE, OCTAVES_HZ, Mechanics
+from mimii_jax.simulated import rails
+from mimii_jax.simulated.rails import BELT, DAMAGE, GREASE, OCTAVES_HZ, Mechanics
 
 SAMPLE_RATE = 16_000
 SAMPLES = 10 * SAMPLE_RATE
@@ -114,7 +114,7 @@ def carriage(rail: Mechanics, wobble: float, rng: Rng) -> Motion:
 def _machine(rail: Mechanics, motion: Motion, rng: Rng) -> tuple[Spectrum, Spectrum]:
     """Spectra of the faultless machine without the room: the rail, and the rest."""
     excitation = rng.standard_normal(LENGTH, dtype=np.float32)
-    friction_db = rail.friction_db + rng.normal(0, machines.FRICTION_SD_DB)
+    friction_db = rail.friction_db + rng.normal(0, rails.FRICTION_SD_DB)
     excitation *= motion.speed * np.float32(_amplitude(friction_db))
     ticks = _passings(motion.travel, rail.tick_pitch_m, rng.uniform(0, 1))
     per_second = rail.speed_m_s / rail.tick_pitch_m
@@ -205,20 +205,20 @@ def _intervals(sounding: Mask) -> list[tuple[float, float]]:
 
 def _factory(rng: Rng) -> tuple[Spectrum, float]:
     """Spectrum of the factory noise of one clip, and its RMS."""
-    scene = rng.choice(len(machines.SCENES), p=machines.SCENE_WEIGHTS)
+    scene = rng.choice(len(rails.SCENES), p=rails.SCENE_WEIGHTS)
     octaves = np.log2(np.maximum(_frequency(), 20.0))
-    bend = rng.normal(0, machines.BEND_SD_DB)
-    bend += rng.normal(0, machines.TILT_SD_DB) * np.log2(np.divide(OCTAVES_HZ, 500))
+    bend = rng.normal(0, rails.BEND_SD_DB)
+    bend += rng.normal(0, rails.TILT_SD_DB) * np.log2(np.divide(OCTAVES_HZ, 500))
     psd_db = _scene_db(scene) + np.interp(octaves, np.log2(OCTAVES_HZ), bend)
     noise = _shaped_noise(10 ** (psd_db / 20), rng)
-    level = _amplitude(rng.normal(machines.FACTORY_DBFS, machines.FACTORY_SD_DB))
+    level = _amplitude(rng.normal(rails.FACTORY_DBFS, rails.FACTORY_SD_DB))
     noise *= np.float32(level / _rms(noise))
     return noise, level
 
 
 def _gusts(factory_rms: float, rng: Rng) -> Wave:
     """Hiss and whistles that swell now and then: leaking air, tools, vehicles."""
-    level = factory_rms * _amplitude(rng.normal(machines.GUST_DB, machines.GUST_SD_DB))
+    level = factory_rms * _amplitude(rng.normal(rails.GUST_DB, rails.GUST_SD_DB))
     centre, octaves = 2 ** rng.uniform([9.5, -6.0], [12.5, 0.3])  # 700 Hz to 6 kHz
     distance = np.log2(np.maximum(_frequency(), 20) / centre) / octaves
     noise = _shaped_noise(np.exp(-0.5 * distance**2), rng)
@@ -230,7 +230,7 @@ def _gusts(factory_rms: float, rng: Rng) -> Wave:
 def _scene_db(index: int) -> Float32[np.ndarray, " frequency"]:
     """Power density of a factory scene, in dB."""
     hertz = np.maximum(_frequency(), 20.0)
-    scene = machines.SCENES[index]
+    scene = rails.SCENES[index]
     psd_db = np.interp(np.log2(hertz), np.log2(OCTAVES_HZ), scene.octaves_db)
     psd_db -= 12 * np.maximum(0, np.log2(31.5 / hertz))
     power = np.ones_like(psd_db)

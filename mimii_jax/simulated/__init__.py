@@ -1,0 +1,1 @@
+"""Simulated machines: their physics, their faults, their clips."""

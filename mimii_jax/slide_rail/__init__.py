@@ -1,1 +1,0 @@
-"""A simulated slide rail: its physics, its faults, its clips."""
