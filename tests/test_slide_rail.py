@@ -11,8 +11,9 @@ from mimii_jax.data.clips import ANOMALOUS, NORMAL
 from mimii_jax.data.labels import read_labels
 from mimii_jax.errors import DataError
 from mimii_jax.simulated import simulate as simulator
+from mimii_jax.simulated.acoustics import SAMPLE_RATE, Fault
 from mimii_jax.simulated.rails import BELT, DAMAGE, GREASE, MECHANICS
-from mimii_jax.simulated.slide_rail import SAMPLE_RATE, Fault, carriage, render
+from mimii_jax.simulated.slide_rail import carriage, render
 
 
 def simulate(ids=("00",), scale=0.01, seed=0):

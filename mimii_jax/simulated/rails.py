@@ -1,8 +1,7 @@
-"""Numbers of the simulated slide rails and their factory; `slide_rail` has the physics.
+"""Numbers of the simulated slide rails; `slide_rail` has the physics.
 
-Levels are in dB. Those of the parts of a machine are relative to each other (the
-machine as a whole is set against the factory by `Mechanics.snr_db`); those of the
-factory are relative to full scale.
+Levels are in dB, relative to each other; `Mechanics.snr_db` sets the machine as a
+whole against the factory.
 """
 
 from dataclasses import dataclass, replace
@@ -40,37 +39,7 @@ class Mechanics:
     wear_db: tuple[float, float]  # further gain of the rail, its friction and ticks
 
 
-@dataclass(frozen=True)
-class Scene:
-    """Spectrum of the rest of the factory."""
-
-    octaves_db: tuple[float, ...]  # power density at `OCTAVES_HZ`
-    lines: tuple[tuple[float, float, float], ...]  # tones of other machines:
-    # (Hz, width in Hz, dB above the spectrum)
-
-
 FRICTION_SD_DB = 3.0  # over clips: grease, load, temperature
-
-OCTAVES_HZ = (31.5, 63.0, 125.0, 250.0, 500.0, 1000.0, 2000.0, 4000.0, 8000.0)
-FACTORY_DBFS, FACTORY_SD_DB = -41.4, 0.75  # level of the factory, over clips
-# How far the spectrum of a clip bends from its scene's, at `OCTAVES_HZ`.
-BEND_SD_DB = (0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 1.2, 2.2, 3.5)
-TILT_SD_DB = 0.45  # and tilts, in all, per octave
-GUST_DB, GUST_SD_DB = -31.5, 8.5  # passing hiss against the factory, over clips
-
-SCENES = (
-    Scene((-17, -15, -15, -16, -20.7, -28, -35.5, -45.2, -58.8), ((1450, 8, 8),)),
-    Scene(
-        (-14, -13, -14, -16, -22.7, -29, -36.5, -46.2, -60.8),
-        ((1480, 8, 10), (300, 6, 6)),
-    ),
-    Scene(
-        (-20, -18, -18, -19, -22.7, -30, -36.5, -43.2, -52.8),
-        ((905, 25, 12), (430, 15, 8), (1860, 12, 6), (7000, 60, 4)),
-    ),
-    Scene((-17, -15, -16, -17, -22.7, -28, -33.5, -41.2, -50.8), ((2100, 200, 4),)),
-)
-SCENE_WEIGHTS = (0.4, 0.25, 0.15, 0.2)
 
 # Each row has the values of IDs 00, 02, 04 and 06.
 _TABLE: dict[str, tuple[Any, ...]] = {

@@ -23,8 +23,9 @@ from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 from mimii_jax.errors import DataError, require_memory
 from mimii_jax.files import make_folder, replace_file
+from mimii_jax.simulated.acoustics import SAMPLE_RATE, SAMPLES, Fault
 from mimii_jax.simulated.rails import FAULT_KINDS, MECHANICS
-from mimii_jax.simulated.slide_rail import SAMPLE_RATE, SAMPLES, Fault, render
+from mimii_jax.simulated.slide_rail import render
 
 _OFFICIAL = {  # ID -> clips: training normal, test anomalous
     **{"00": (968, 356), "01": (968, 178), "02": (968, 267), "03": (968, 178)},
