@@ -13,7 +13,7 @@ from mimii_jax.results.table import Scores, read_scores
 from mimii_jax.workdir import Workdir
 
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
-ALL, EXTRA = "all", "all + simulated"
+ALL, TYPE, EXTRA = "all", "type", "all + simulated"
 FREE_GENERATION = {"horizon": None, "representation": "error"}
 MATRIX = (ALL, "id", "downsampled", "without", "all, then id")
 """Training sets of the cross-ID matrix; three of them are a row per machine ID."""

@@ -9,6 +9,9 @@ one, and all and then fine-tuned on one (neural models; as many epochs as before
 Columns are the test clips of each ID, their average, and all clips pooled. Further
 columns: --config.data.evaluation=PATH, a folder of the evaluation clips with their
 published labels in it; or --config.data.evaluation=simulated.
+
+With --config.data.machine_types=all --sets all type, rows are one model over all
+machine types, and one of each.
 """
 
 import re
@@ -17,7 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.cell import MATRIX, Cell, Config, Options, load_config, read_cell
+from experiments.cell import MATRIX, TYPE, Cell, Config, Options, load_config, read_cell
 from experiments.matrix import METRICS, Matrix, matrices, outside_matrices
 from experiments.matrix_tables import (
     csv_text,
@@ -47,9 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--config", nargs="+", required=True, metavar="FILE[:VARIANT]")
     banks = "also scores by a bank of normal clips per ID, and by one bank for all"
     add("--banks", action="store_true", help=banks)
+    sets = f"kinds of training sets (default {', '.join(MATRIX)})"
+    add("--sets", nargs="+", choices=(*MATRIX, TYPE), default=MATRIX, help=sets)
     args, overrides = parse(parser, argv)
     with one_line_errors():
-        found = [matrix_cell(spec, args.banks) for spec in args.config]
+        found = [matrix_cell(spec, args.banks, args.sets) for spec in args.config]
         cells = {cell.folder: cell for cell in found}
         outcomes = run_cells(cells, Options(overrides), args)
         done = {key: o.workdir for key, o in outcomes.items() if not o.error}
@@ -61,14 +66,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     sys.exit(any(outcome.failed for outcome in outcomes.values()))
 
 
-def matrix_cell(spec: str, banks: bool = False) -> Cell:
+def matrix_cell(spec: str, banks: bool = False, sets: Sequence[str] = MATRIX) -> Cell:
     """Create the cell of "configs/mlp_vae.py:reference", or of the name alone."""
     file, _, variant = spec.partition(":")
     if Path(file).parent not in (Path("."), Path("configs")):
         raise ConfigError(f"{file}: must be a file in configs/")
     name = Path(file).name.removesuffix(".py") + (f":{variant}" if variant else "")
     scorings = _banks(load_config(name).detector.name) if banks else {}
-    return Cell(name, name, training_sets=MATRIX, scorings=scorings)
+    return Cell(name, name, training_sets=tuple(sets), scorings=scorings)
 
 
 def _banks(kind: str) -> dict[str, dict[str, Any]]:

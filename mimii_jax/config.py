@@ -25,7 +25,7 @@ from mimii_jax.models.mlp import MLPAE, MLPVAE
 from mimii_jax.models.model import ModelSpec
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
-from mimii_jax.train.runs import EXTRA, MATRIX, CheckpointPolicy, Settings
+from mimii_jax.train.runs import EXTRA, MATRIX, TYPE, CheckpointPolicy, Settings
 
 MODELS: dict[str, Any] = {
     "mlp_vae": MLPVAE,
@@ -84,7 +84,7 @@ def build(config: Config) -> Experiment:
     sets = tuple(config.training_sets)
     require(bool(sets), "training_sets=(): name at least one, such as 'all'")
     for kind in sets:
-        _choice("training_sets", kind, (*MATRIX, EXTRA))
+        _choice("training_sets", kind, (*MATRIX, TYPE, EXTRA))
     name = config.detector.name
     _choice("detector.name", name, {CONTROLS_ONLY, FUNCTIONALS, *ESTIMATORS, *MODELS})
     front_end, rate = _build_front_end(config), config.features.sample_rate

@@ -1,4 +1,4 @@
-"""The clips of an experiment: recordings below a root, or simulated slide rails."""
+"""The clips of an experiment: recordings below a root, or simulated machines."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -9,7 +9,7 @@ import numpy as np
 from mimii_jax import log
 from mimii_jax.data import dcase, labels, layouts, own
 from mimii_jax.data.audio import MEAN, Channel
-from mimii_jax.data.clips import Clips
+from mimii_jax.data.clips import ALL_TYPES, Clips, join_types
 from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.simulated import simulate as simulator
 
@@ -21,8 +21,8 @@ SIMULATED_IDS, EVALUATION_IDS = ("00", "02", "04"), ("01", "03", "05")
 class Dataset:
     """Which clips to train and test on; the fields are those of a config's `data`."""
 
-    root: str  # "": simulated slide rails
-    machine_types: tuple[str, ...]
+    root: str  # "": simulated machines
+    machine_types: tuple[str, ...]  # ("all",): one model over all there are
     ids: tuple[str, ...]
     labels: str
     on_bad_file: str
@@ -57,16 +57,22 @@ class Dataset:
             check(field, 0 < getattr(self, field) <= 1, "must be above 0, up to 1")
         fraction = self.validation_fraction
         check("validation_fraction", 0 <= fraction < 1, "must be in [0, 1)")
-        simulated = not self.root or self.evaluation == SIMULATED
+        known = {*simulator.MACHINES, ALL_TYPES}
         check(
             "machine_types",
-            not simulated or self.machine_types == ("slider",),
-            "only 'slider' can be simulated; name a folder of recordings as data.root",
+            bool(self.root) or set(self.machine_types) <= known,
+            f"only {', '.join(simulator.MACHINES)} can be simulated; name a folder of "
+            "recordings as data.root",
         )
         check(
-            "ids",
-            bool(self.root) or set(self.ids) <= set(simulator.COUNTS),
-            f"choose simulated slide rails from {', '.join(simulator.COUNTS)}",
+            "evaluation",
+            self.evaluation != SIMULATED or self.machine_types == ("slider",),
+            "only slide rails of evaluation IDs can be simulated",
+        )
+        check(
+            "machine_types",
+            self.machine_types == (ALL_TYPES,) or ALL_TYPES not in self.machine_types,
+            f"'{ALL_TYPES}' is one model over all types; name it alone",
         )
 
     @property
@@ -75,16 +81,26 @@ class Dataset:
         return "recordings" if self.root else "simulated"
 
     def machines(self) -> list[str]:
-        """The machine types to train on, each by itself."""
-        chosen = list(self.machine_types)
+        """The machine types to train on, each by itself; `ALL_TYPES`: as one."""
+        together = self.machine_types == (ALL_TYPES,)
+        return [ALL_TYPES] if together else self._types()
+
+    def _types(self) -> list[str]:
+        """The machine types that are chosen, or all that there are."""
+        chosen = [one for one in self.machine_types if one != ALL_TYPES]
         if not self.root:
-            return chosen
+            return chosen or list(simulator.MACHINES)
         present = own.machines(self._root)
         if present and chosen == ["slider"] != present:  # a default, not a choice
             chosen = [one for one in chosen if one in present]
         types = chosen or present or layouts.machine_types(self._root)
         if not types:
             raise DataError(f"{self.root}: holds no folder of a machine type")
+        if ALL_TYPES in types:
+            raise DataError(
+                f"{self.root}: a machine type can't be called '{ALL_TYPES}', which "
+                "means all of them; rename the folder"
+            )
         return types
 
     def load(
@@ -95,12 +111,15 @@ class Dataset:
         With `extra`, simulated training clips of the ID with the fewest, as many as it
         lacks, are appended as the split "extra".
         """
+        if machine_type == ALL_TYPES:
+            require(not extra, "training_sets: only slide rails can be simulated")
+            return join_types([self.load(one, splits) for one in self._types()])
         if self.root:
             clips = self._read(self._root, machine_type, self.ids, splits)
             shares = {"train": self.train_share, "test": self.test_share}
             clips = _share(clips, shares)
         else:
-            clips = self._simulate(self.ids or SIMULATED_IDS, splits)
+            clips = self._simulate(machine_type, self.ids or SIMULATED_IDS, splits)
         if self.evaluation:
             clips = _append(clips, self._evaluation(clips))
         if extra:
@@ -145,10 +164,12 @@ class Dataset:
             log.info(f"{machine_type}: {count} evaluation clips have published labels")
         return clips
 
-    def _simulate(self, ids: Sequence[str], splits: Sequence[str]) -> Clips:
+    def _simulate(
+        self, machine_type: str, ids: Sequence[str], splits: Sequence[str]
+    ) -> Clips:
         shares = {"train": self.train_share, "test": self.test_share}
         log.info(
-            "slider: SIMULATED sound, not recordings (data.root is empty), at "
+            f"{machine_type}: SIMULATED sound, not recordings (data.root is empty), at "
             + " and ".join(
                 f"{self.scale * shares[split]:g} times the official number of {split} "
                 "clips"
@@ -157,6 +178,7 @@ class Dataset:
         )
         clips = simulator.simulate(
             ids,
+            machine_type=machine_type,
             scale=self.scale,
             # One clip per ID remains, and isn't used.
             train_share=self.train_share if "train" in splits else 0.0,
@@ -169,7 +191,7 @@ class Dataset:
         """Test clips of machine IDs that aren't known yet."""
         known = own_clips.ids
         if self.evaluation == SIMULATED:
-            clips = self._simulate(EVALUATION_IDS, ("test",))
+            clips = self._simulate("slider", EVALUATION_IDS, ("test",))
         else:
             root = Path(self.evaluation).expanduser()
             seconds = own_clips.audio.shape[1] / own_clips.sample_rate
@@ -192,7 +214,7 @@ class Dataset:
         counts = {i: int(np.sum(train.machine_id == i)) for i in train.ids}
         smallest = min(counts, key=counts.__getitem__)
         missing = max(counts.values()) - counts[smallest]
-        (_, official), *_ = simulator.COUNTS[smallest]["train"]
+        official, _ = simulator.MACHINES["slider"].counts[smallest]
         more = simulator.simulate(
             (smallest,),
             scale=(missing + 1) / official,

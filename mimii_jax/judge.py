@@ -13,7 +13,7 @@ from jaxtyping import Float, Int16
 from mimii_jax import log
 from mimii_jax.config import Experiment, build
 from mimii_jax.data.audio import of_length, read_wave
-from mimii_jax.data.clips import UNKNOWN, Clips
+from mimii_jax.data.clips import ALL_TYPES, UNKNOWN, Clips, join_types
 from mimii_jax.data.layouts import named_id
 from mimii_jax.detectors.vectors import read_clip_length
 from mimii_jax.errors import DataError, require
@@ -52,6 +52,7 @@ class _Piece(NamedTuple):
     """The piece of a file that has its score."""
 
     clip: Clips
+    machine_id: str
     start: float  # in seconds
     score: float
 
@@ -96,9 +97,11 @@ class Judge:
         clips = {*zip(table.machine_id.tolist(), table.name.tolist(), strict=True)}
         ids, counts = np.unique([one for one, _ in clips], return_counts=True)
         known = ids[counts > 1].tolist()  # an ID with a single clip has no bank
-        loaded = load(experiment, kind, workdir)
+        together = experiment.data.machine_types == (ALL_TYPES,)
+        folder = ALL_TYPES if together else kind
+        loaded = load(experiment, folder, workdir)
         stages = [part for stage in loaded if (part := _part(stage, row)).fitted]
-        n_samples = read_clip_length(workdir.checkpoints(kind))
+        n_samples = read_clip_length(workdir.checkpoints(folder))
         return cls(experiment, stages, row, normal, kind, known, n_samples, **more)
 
     def __call__(self, files: Sequence[Path]) -> Iterator[Verdict]:
@@ -204,12 +207,21 @@ class Judge:
             score = sums[row] / seeds
             if i not in best or score > best[i].score:
                 clip = clips[row : row + 1]
-                best[i] = _Piece(clip, start / self.sample_rate, float(score))
+                best[i] = _Piece(clip, ids[i], start / self.sample_rate, float(score))
         return best
+
+    def bank_id(self, machine_id: str) -> str:
+        """The ID under which the models know a machine."""
+        return f"{self.machine_type}/{machine_id}" if self._together else machine_id
+
+    @property
+    def _together(self) -> bool:
+        """Whether the models are those of all machine types."""
+        return self.experiment.data.machine_types == (ALL_TYPES,)
 
     def _clips(self, waves: Sequence[np.ndarray], ids: Sequence[str]) -> Clips:
         n = len(waves)
-        return Clips(
+        clips = Clips(
             audio=np.stack(waves),
             machine_id=np.array(ids),
             split=np.full(n, "test"),
@@ -218,12 +230,13 @@ class Judge:
             machine_type=self.machine_type,
             sample_rate=self.sample_rate,
         )
+        return join_types([clips]) if self._together else clips
 
     def _explain(self, best: Mapping[int, _Piece]) -> dict[int, Arrays]:
         """Why each piece has its score, by the first model that tells."""
         clips = self._clips(
             [piece.clip.audio[0] for piece in best.values()],
-            [piece.clip.machine_id[0] for piece in best.values()],
+            [piece.machine_id for piece in best.values()],
         )
         why = next(filter(None, (m.explain(clips) for m in self._models)), None)
         return {i: why.of(row) for row, i in enumerate(best)} if why else {}

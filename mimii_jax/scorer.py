@@ -55,11 +55,12 @@ def build_scorer(
     if any(limit is None for limit in limits):
         raise ConfigError(f"{judge.detector}: has no threshold to export")
     limit = np.array(limits, np.float32)
+    own = [judge.bank_id(one) for one in ids]
     parts = {
         key: of_clip
         for stage in judge.stages
         for names, model in stage.fitted.items()
-        for key, of_clip in _runs(stage, names, model, ids).items()
+        for key, of_clip in _runs(stage, names, model, own).items()
     }
 
     def of_clip(wave: Array, own: Array) -> tuple[Array, Array]:

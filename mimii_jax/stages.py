@@ -42,12 +42,11 @@ class Stage:
     fitted: Mapping[tuple[str, str], Fitted]  # by detector and name of the scoring
     sets: Sequence[str]  # name of each run's training set; "": the only one
     seeds: Sequence[int]  # of each run
-    seconds: Sequence[float]  # until each of `fitted` was
+    seconds: Mapping[tuple[str, str], float]  # until each of `fitted` was
 
     def score(self, test: Clips, with_normal: bool = True) -> Iterator[Scored]:
         """Yield the scores of every scoring, training set and seed."""
-        fitted = zip(self.fitted.items(), self.seconds, strict=True)
-        for ((detector, label), model), to_fit in fitted:
+        for (detector, label), model in self.fitted.items():
             normals = model.normal_scores() if with_normal else ()
             scores = np.empty((len(self.seeds), 0))
             alive = getattr(model, "alive", [True] * len(scores))
@@ -67,7 +66,7 @@ class Stage:
                     columns = (name, seed, test.machine_type, NORMAL)
                     normal = Scores.of_detector(*columns, ids, names, score)
                 found = Scores.of_clips(name, seed, test, scores[i])
-                yield Scored(found, normal, (to_fit, of_clip))
+                yield Scored(found, normal, (self.seconds[detector, label], of_clip))
 
 
 def fused(experiment: Experiment, tables: Sequence[Scored]) -> Iterator[Scored]:
@@ -153,10 +152,10 @@ def fit(
         ]
         if workdir.writes:
             _write_runs(folder, named)
-        start, fitted, seconds = time.perf_counter(), {}, []
+        start, fitted, seconds = time.perf_counter(), {}, {}
         for name, detector in _detectors(experiment):
             fitted[name] = detector.fit(train, held_out, runs, folder)
-            seconds.append(time.perf_counter() - start)
+            seconds[name] = time.perf_counter() - start
         return _stage(experiment, fitted, named, seconds)
 
     random = fit_runs("", [one for one in sets if not one.tuned], pretrained)
@@ -167,7 +166,7 @@ def fit(
         start = time.perf_counter()
         found = detector.fit(train, held_out, [run], folder)
         seconds = time.perf_counter() - start
-        yield Stage({(name, ""): found}, [""], [NO_SEED], [seconds])
+        yield Stage({(name, ""): found}, [""], [NO_SEED], {(name, ""): seconds})
     tuned = [one for one in sets if one.tuned]
     models = next(iter(random.fitted.values())).pretrained()
     if not tuned or not models:
@@ -198,11 +197,11 @@ def load(
                 name: detector.load(folder, runs)
                 for name, detector in _detectors(experiment)
             }
-            yield _stage(experiment, fitted, pairs, [0.0] * len(fitted))
+            yield _stage(experiment, fitted, pairs, dict.fromkeys(fitted, 0.0))
     for name, detector in experiment.companions.items():
         run = Run(0, np.arange(0), np.arange(0))
         found = detector.load(trained.checkpoints(machine_type, name), [run])
-        yield Stage({(name, ""): found}, [""], [NO_SEED], [0.0])
+        yield Stage({(name, ""): found}, [""], [NO_SEED], {(name, ""): 0.0})
 
 
 def require_fit(experiment: Experiment, clips: Clips) -> None:
@@ -273,7 +272,7 @@ def _stage(
     experiment: Experiment,
     fitted: Mapping[tuple[str, str], Fitted],
     pairs: Sequence[tuple[str, int]],
-    seconds: Sequence[float],
+    seconds: Mapping[tuple[str, str], float],
 ) -> Stage:
     several = len(experiment.training_sets) > 1
     sets = [name if several else "" for name, _ in pairs]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from mimii_jax import log
-from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips
+from mimii_jax.data.clips import ANOMALOUS, COLUMNS, NORMAL, Clips, split_types
 from mimii_jax.defaults import ConfigDict, fill
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.files import (
@@ -117,16 +117,19 @@ class Workdir:
         if not self.writes:
             return
         path, text = self.path / "clips.csv", StringIO()
+        columns = {column: getattr(clips, column) for column in COLUMNS}
+        found = split_types(clips.machine_type, clips.machine_id, clips.name)
+        types, columns["machine_id"], columns["name"] = found
         write = csv.writer(text, lineterminator="\n").writerow
         write(("machine_type", *COLUMNS))
         with suppress(DataError):  # none yet, or damaged: each start writes all types
             _, *known = (line for _, line in csv_lines(path))
             for line in known:
-                if line[0] != clips.machine_type:
+                if line[0] not in types:
                     write(line)
-        rows = (getattr(clips, column).tolist() for column in COLUMNS)
-        for row in zip(*rows, strict=True):
-            write((clips.machine_type, *row))
+        rows = (columns[column].tolist() for column in COLUMNS)
+        for row in zip(types, *rows, strict=True):
+            write(row)
         replace_file(path, text.getvalue().encode())
 
     def add_examples(self, machine_type: str, arrays: dict[str, Any]) -> None:
@@ -156,7 +159,9 @@ def example_rows(clips: Clips) -> list[int]:
 def example_name(clips: Clips, row: int) -> str:
     """Name in examples.npz: "<machine type>/<ID>/<normal or anomalous>"."""
     kind = "anomalous" if clips.label[row] == ANOMALOUS else "normal"
-    return f"{clips.machine_type}/{in_file_name(clips.machine_id[row])}/{kind}"
+    one = clips.machine_id[row : row + 1]
+    (machine_type,), (machine_id,) = split_types(clips.machine_type, one)
+    return f"{machine_type}/{in_file_name(machine_id)}/{kind}"
 
 
 def _commit() -> str:

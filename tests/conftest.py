@@ -56,6 +56,15 @@ def real_sample() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_functionals() -> Path:
+    """Folder of functionals of real fans, pumps and valves."""
+    root = SHARED / "real_functionals"
+    if not root.is_dir():
+        pytest.skip("the functionals of real recordings are not on this machine")
+    return root
+
+
+@pytest.fixture(scope="session")
 def published_scores() -> Path:
     """Folder of published per-clip scores with the result.csv computed from them."""
     root = SHARED / "published_scores"

@@ -1,7 +1,6 @@
 """Pooling of a clip's errors, and distances from normal clips."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import hypothesis
 import hypothesis.strategies as st
@@ -394,14 +393,10 @@ def test_a_bad_field_of_a_scoring_is_named(fields, message):
         Scoring(**fields)
 
 
-FUNCTIONALS = Path(__file__).parents[2] / "shared" / "data" / "real_functionals"
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not FUNCTIONALS.is_dir(), reason="the vectors aren't here")
-def test_density_finds_the_faults_of_real_machines():
+def test_density_finds_the_faults_of_real_machines(real_functionals):
     """Split by seed 0; 100 normal test clips of each of 12 IDs."""
-    splits = [read(path, 0, 100) for path in sorted(FUNCTIONALS.glob("*.npz"))]
+    splits = [read(path, 0, 100) for path in sorted(real_functionals.glob("*.npz"))]
 
     def mean_auc(name):
         return np.mean([r.auc for s in splits for r in results(s, Scoring(name))])

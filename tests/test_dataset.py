@@ -38,7 +38,8 @@ def test_a_simulation_makes_no_more_clips_than_are_used(monkeypatch):
     monkeypatch.setattr(simulator, "simulate", simulate)
     shares = {"scale": 0.5, "train_share": 0.1, "test_share": 0.2}
     replace(DATA, **shares, ids=("00",)).load("slider")
-    assert asked == [shares | {"seed": DATA.simulation_seed}]
+    of_slider = {"machine_type": "slider", "seed": DATA.simulation_seed}
+    assert asked == [shares | of_slider]
 
 
 def test_simulated_clips_make_the_smallest_id_as_large(monkeypatch):

@@ -27,6 +27,7 @@ from mimii_jax.data import audio, dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.files import read_arrays
+from mimii_jax.judge import Judge
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import CONTROLS, read_scores
 from mimii_jax.simulated import simulate as simulator
@@ -234,6 +235,40 @@ def test_two_machine_types_have_a_model_each(tmp_path, no_figures):
     assert {p.name for p in (workdir / "checkpoints").iterdir()} == {"fan", "slider"}
     assert read_scores(workdir / "scores.csv").machine_types == ["fan", "slider"]
     assert "identical" in again(config, workdir)[0]
+
+
+def test_one_model_over_all_machine_types(tmp_path, no_figures):
+    """With a bank per type and ID; each recording is judged by that of its own."""
+    for machine_type, seed in (("slider", 0), ("fan", 1)):
+        clips = small_clips(seed=seed)
+        dcase.write(replace(clips, machine_type=machine_type), tmp_path)
+    own = {"root": str(tmp_path), "machine_types": ("all",)}
+    config = small(variant="quick", data=own)
+    config.scoring.backend = "mean,ldn"
+    config.training_sets = ("all", "type")
+    workdir = tmp_path / "run"
+    trained(config, workdir)
+    assert [p.name for p in (workdir / "checkpoints").iterdir()] == ["all"]
+    table = read_scores(workdir / "scores.csv")
+    assert table.machine_types == ["fan", "slider"]
+    assert set(table.machine_id) == {"00", "02"}
+    sets = ("all", "type fan", "type slider")
+    rows = {f"mlp_vae{end}: {one}" for end in ("", "+ldn") for one in sets}
+    assert rows <= set(table.detectors)
+    assert "identical" in again(config, workdir)[0]
+    judge = Judge.load(
+        workdir,
+        detector="mlp_vae+ldn: all",
+        machine_type="fan",
+        false_alarms=0.05,
+        method="gamma",
+    )
+    files = sorted((tmp_path / "fan" / "test").glob("*.wav"))
+    ours = table[(table.machine_type == "fan") & (table.detector == judge.detector)]
+    score = dict(zip(ours.name.tolist(), ours.score.tolist(), strict=True))
+    found = list(judge(files))
+    assert [v.score for v in found] == pytest.approx([score[f.name] for f in files])
+    assert {v.machine_id for v in found} == {"00", "02"}
 
 
 def test_a_bad_file_of_the_last_machine_type_is_found_first(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mimii_jax.train.runs import EXTRA, MATRIX, training_sets
+from mimii_jax.train.runs import ALL, EXTRA, MATRIX, TYPE, training_sets
 
 TRAIN = np.repeat(["00", "02", "04"], [10, 10, 4])
 HELD_OUT = np.repeat(["00", "02", "04"], [2, 2, 1])
@@ -34,6 +34,17 @@ def test_rows_of_the_matrix():
         # Held-out clips of the same IDs, and all of those.
         known = np.isin(HELD_OUT, TRAIN[row.clips])
         np.testing.assert_array_equal(row.validation, np.flatnonzero(known))
+
+
+def test_types_are_rows_where_one_model_hears_several():
+    ids = np.repeat(["fan/00", "fan/02", "slider/00"], [3, 2, 4])
+    rows = training_sets(ids, ids[:0], (ALL, TYPE))
+    assert [(row.name, len(row.clips)) for row in rows] == [
+        ("all", 9),
+        ("type fan", 5),
+        ("type slider", 4),
+    ]
+    assert [row.name for row in training_sets(TRAIN, HELD_OUT, (TYPE,))] == []
 
 
 def test_one_machine_has_one_row():

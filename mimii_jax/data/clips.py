@@ -1,12 +1,16 @@
-"""A set of recordings of one machine type, in memory."""
+"""A set of recordings of one machine type, or of several, in memory."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
 from jaxtyping import Bool, Int8, Int16, Shaped
 
+from mimii_jax.errors import DataError
+
 NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
+ALL_TYPES = "all"  # machine type of clips of several: IDs and names begin with theirs
 COLUMNS = ("split", "machine_id", "label", "name", "domain")
 
 
@@ -19,7 +23,7 @@ class Clips:
     split: Shaped[np.ndarray, " clip"]  # "train" or "test"
     label: Int8[np.ndarray, " clip"]  # NORMAL, ANOMALOUS or UNKNOWN
     name: Shaped[np.ndarray, " clip"]  # such as "normal_id_00_00000000.wav"
-    machine_type: str  # of all clips, such as "slider"
+    machine_type: str  # of all clips, such as "slider", or `ALL_TYPES`
     sample_rate: int  # in Hz
     # "source" or "target" in the later challenges; "" for all clips unless given
     domain: Shaped[np.ndarray, " clip"] = field(default_factory=lambda: np.array(()))
@@ -62,6 +66,35 @@ class Clips:
         """Number of clips of this split, machine ID and label."""
         of = (self.split == split) & (self.machine_id == machine_id)
         return int(np.sum(of & (self.label == label)))
+
+
+def join_types(parts: Sequence[Clips]) -> Clips:
+    """Clips of several machine types as those of one, with IDs such as "fan/00"."""
+    kinds = {(one.audio.shape[1], one.sample_rate) for one in parts}
+    if len(kinds) > 1:
+        lengths = ", ".join(f"{o.machine_type} {o.audio.shape[1]}" for o in parts)
+        raise DataError(
+            f"data.machine_types: clips differ in length (samples: {lengths}); set "
+            "data.seconds"
+        )
+    columns = {c: np.concatenate([getattr(o, c) for o in parts]) for c in COLUMNS}
+    for column in ("machine_id", "name"):
+        columns[column] = np.concatenate(
+            [np.char.add(f"{o.machine_type}/", getattr(o, column)) for o in parts]
+        )
+    audio = np.concatenate([one.audio for one in parts])
+    return Clips(audio, **columns, machine_type=ALL_TYPES, sample_rate=kinds.pop()[1])
+
+
+def split_types(
+    machine_type: str, *columns: Shaped[np.ndarray, " clip"]
+) -> tuple[Shaped[np.ndarray, " clip"], ...]:
+    """Machine type of each clip, and the columns without what `join_types` added."""
+    if machine_type != ALL_TYPES:
+        return np.full(len(columns[0]), machine_type), *columns
+    parts = [[str(x).partition("/") for x in column] for column in columns]
+    own = np.array([first for first, *_ in parts[0]], str)
+    return own, *(np.array([rest for *_, rest in part], str) for part in parts)
 
 
 def hold_out(

@@ -13,7 +13,7 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from mimii_jax.data.clips import UNKNOWN, Clips
+from mimii_jax.data.clips import UNKNOWN, Clips, split_types
 from mimii_jax.data.labels import NOTHING, Labels
 from mimii_jax.data.layouts import named_domain
 from mimii_jax.errors import DataError
@@ -84,11 +84,12 @@ class Scores:
         score: Float[np.ndarray, " clip"],
     ) -> Self:
         """Scores of one detector with one seed."""
+        machine_types, machine_id, name = split_types(machine_type, machine_id, name)
         rows = len(name)
         return cls(
             detector=np.full(rows, detector),
             seed=np.full(rows, seed),
-            machine_type=np.full(rows, machine_type),
+            machine_type=machine_types,
             machine_id=machine_id,
             label=np.broadcast_to(np.asarray(label, np.int64), rows),
             name=name,

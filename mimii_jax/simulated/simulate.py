@@ -1,18 +1,18 @@
-"""Simulated slide rails, normal and faulty, with the official numbers of clips.
+"""Simulated machines, normal and faulty, with the official numbers of clips.
 
-python -m mimii_jax.simulated.simulate --out DIR --scale 0.1
+python -m mimii_jax.simulated.simulate --out DIR --scale 0.1 [--machine fan]
 
-`slide_rail` describes the physics, and `experiments/calibrate_slide_rail.md` compares
-the clips with real recordings.
+`slide_rail`, `fan` and `valve` describe the physics. Slide rails are compared with real
+recordings in `experiments/calibrate_slide_rail.md`; fans and valves with none.
 """
 
 import argparse
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from joblib import Parallel, cpu_count, delayed
@@ -23,21 +23,43 @@ from mimii_jax.data import dcase
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, Clips
 from mimii_jax.errors import DataError, require_memory
 from mimii_jax.files import make_folder, replace_file
+from mimii_jax.simulated import fan, rails, slide_rail, valve
 from mimii_jax.simulated.acoustics import SAMPLE_RATE, SAMPLES, Fault
-from mimii_jax.simulated.rails import FAULT_KINDS, MECHANICS
-from mimii_jax.simulated.slide_rail import render
 
-_OFFICIAL = {  # ID -> clips: training normal, test anomalous
-    **{"00": (968, 356), "01": (968, 178), "02": (968, 267), "03": (968, 178)},
-    **{"04": (434, 178), "05": (434, 178), "06": (434, 89)},
+
+class Machines(NamedTuple):
+    """The simulated machines of a type."""
+
+    render: Callable[..., tuple[Any, Any]]  # (machine, fault, rng): audio, intervals
+    by_id: Mapping[str, Any]
+    fault_kinds: Sequence[str]
+    counts: Mapping[str, tuple[int, int]]  # official: training normal, test anomalous
+
+
+MACHINES = {
+    "slider": Machines(
+        slide_rail.render,
+        rails.MECHANICS,
+        rails.FAULT_KINDS,
+        {
+            **{"00": (968, 356), "01": (968, 178), "02": (968, 267), "03": (968, 178)},
+            **{"04": (434, 178), "05": (434, 178), "06": (434, 89)},
+        },
+    ),
+    "fan": Machines(
+        fan.render,
+        fan.FANS,
+        fan.FAULT_KINDS,
+        {"00": (911, 407), "02": (916, 359), "04": (933, 348), "06": (915, 361)},
+    ),
+    "valve": Machines(
+        valve.render,
+        valve.VALVES,
+        valve.FAULT_KINDS,
+        {"00": (891, 119), "02": (608, 120), "04": (900, 120), "06": (892, 120)},
+    ),
 }
-COUNTS = {  # ID -> split -> (label, number of clips)
-    machine_id: {
-        "train": ((NORMAL, train),),
-        "test": ((ANOMALOUS, anomalous), (NORMAL, 100)),
-    }
-    for machine_id, (train, anomalous) in _OFFICIAL.items()
-}
+TEST_NORMALS = 100  # of every ID
 _SERIAL_BELOW = 60  # clips; fewer are done sooner than worker processes start
 
 
@@ -46,7 +68,7 @@ class FaultLabel:
     """Interval of a clip in which its fault sounds, in seconds from the start."""
 
     name: str  # file name of the clip
-    kind: str  # one of `FAULT_KINDS`
+    kind: str  # such as "rail_damage"
     severity: float  # in (0, 1]
     start_s: float
     end_s: float
@@ -64,6 +86,7 @@ class Simulation:
 class _Identity:
     """Everything that a clip's sound depends on, besides the seed."""
 
+    machine_type: str
     machine_id: str
     split: str
     label: int
@@ -78,39 +101,45 @@ class _Identity:
 def simulate(
     ids: Sequence[str] = ("00", "02", "04"),
     *,
+    machine_type: str = "slider",
     scale: float = 1.0,
     train_share: float = 1.0,
     test_share: float = 1.0,
     seed: int = 0,
 ) -> Simulation:
-    """Simulate the slide rails `ids`, training clips first.
+    """Simulate the machines `ids` of a type, training clips first.
 
     A clip depends on the seed and on its own ID, split, label and index only: not on
     the other IDs, the scale or the number of CPUs.
 
     Parameters
     ----------
-    ids : machine IDs, of `COUNTS`
+    ids : machine IDs
+    machine_type : of `MACHINES`
     scale : > 0, factor on the official numbers of clips; at least one of each remains
     train_share, test_share : of the training and the test clips at this scale
     seed : >= 0
     """
-    known = ", ".join(sorted(MECHANICS))
-    if not ids or set(ids) - set(MECHANICS):
-        raise DataError(f"ids={', '.join(ids)}: choose slide rails from {known}")
+    counts = official_counts(machine_type)
+    if not ids or set(ids) - set(counts):
+        known = ", ".join(counts)
+        raise DataError(f"ids={', '.join(ids)}: choose a {machine_type} from {known}")
     if not 0 < scale < float("inf"):
         raise DataError(f"scale={scale:g}: must be greater than 0; try 0.1")
     if seed < 0:
         raise DataError(f"seed={seed}: must be 0 or greater")
     shares = {"train": train_share, "test": test_share}
-    counts = [n for one in {*ids} for rows in COUNTS[one].values() for _, n in rows]
-    most = scale * max(shares.values()) * sum(counts)
-    require_memory(2 * SAMPLES * most, f"data.scale={scale:g}")
-    identities = [
-        _Identity(machine_id, split, label, index)
+    rows = [
+        (split, machine_id, label, count)
         for split in ("train", "test")
         for machine_id in sorted(set(ids))
-        for label, count in COUNTS[machine_id][split]
+        for label, count in counts[machine_id][split]
+    ]
+    most = scale * max(shares.values()) * sum(count for *_, count in rows)
+    require_memory(2 * SAMPLES * most, f"data.scale={scale:g}")
+    identities = [
+        _Identity(machine_type, machine_id, split, label, index)
+        for split, machine_id, label, count in rows
         for index in range(max(1, round(count * scale * shares[split])))
     ]
     audio = np.empty((len(identities), SAMPLES), np.int16)
@@ -130,20 +159,36 @@ def simulate(
         split=np.array([clip.split for clip in identities]),
         label=np.array([clip.label for clip in identities], np.int8),
         name=np.array([clip.name for clip in identities]),
-        machine_type="slider",
+        machine_type=machine_type,
         sample_rate=SAMPLE_RATE,
     )
     return Simulation(clips, faults)
 
 
+def official_counts(machine_type: str) -> dict[str, dict[str, Any]]:
+    """By ID and split: (label, number of clips), as in the official data."""
+    if machine_type not in MACHINES:
+        known = ", ".join(MACHINES)
+        raise DataError(f"machine type {machine_type}: can't be simulated, as {known}")
+    return {
+        machine_id: {
+            "train": ((NORMAL, train),),
+            "test": ((ANOMALOUS, anomalous), (NORMAL, TEST_NORMALS)),
+        }
+        for machine_id, (train, anomalous) in MACHINES[machine_type].counts.items()
+    }
+
+
 def _render(clip: _Identity, seed: int) -> tuple[np.ndarray, list[FaultLabel]]:
     """Audio and fault labels of one clip."""
     key = (int(clip.machine_id), int(clip.split == "test"), clip.label, clip.index)
-    rng = np.random.default_rng(np.random.SeedSequence((seed, *key)))
+    number = list(MACHINES).index(clip.machine_type)
+    rng = np.random.default_rng((seed, *key, *[number][: number > 0]))
+    machines = MACHINES[clip.machine_type]
     fault = None
     if clip.label == ANOMALOUS:
-        fault = Fault(str(rng.choice(FAULT_KINDS)), 1 - rng.random())
-    audio, intervals = render(MECHANICS[clip.machine_id], fault, rng)
+        fault = Fault(str(rng.choice(machines.fault_kinds)), 1 - rng.random())
+    audio, intervals = machines.render(machines.by_id[clip.machine_id], fault, rng)
     labels = [
         FaultLabel(clip.name, fault.kind, fault.severity, *interval)
         for interval in intervals
@@ -173,13 +218,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--scale", type=float, default=1.0, help="times the official numbers of clips")
     add("--seed", type=int, default=0)
     add("--ids", nargs="+", default=["00", "02", "04"], metavar="ID")
+    add("--machine", default="slider", choices=MACHINES, help="(default slider)")
     given = parser.parse_args(arguments)
     with one_line_errors():
         make_folder(given.out)
-        simulation = simulate(given.ids, scale=given.scale, seed=given.seed)
+        how = {"machine_type": given.machine, "scale": given.scale, "seed": given.seed}
+        simulation = simulate(given.ids, **how)
         dcase.write(simulation.clips, given.out)
-        write_faults(simulation.faults, given.out / "slider" / "faults.csv")
-    log.info(f"wrote {len(simulation.clips)} simulated clips to {given.out / 'slider'}")
+        folder = given.out / given.machine
+        write_faults(simulation.faults, folder / "faults.csv")
+    log.info(f"wrote {len(simulation.clips)} simulated clips to {folder}")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ PER_RUN = frozenset({"epochs", "learning_rate"})  # settings in which runs may d
 SCHEDULES = ("constant", "cosine")
 
 ALL, DOWNSAMPLED, EXTRA = "all", "downsampled", "all + simulated"
-ID, WITHOUT, TUNED = "id", "without", "all, then id"
-# Kinds of training sets; "id", "without" and "all, then id" have one per machine ID.
+ID, WITHOUT, TUNED, TYPE = "id", "without", "all, then id", "type"
+# Kinds of training sets; "id", "without" and "all, then id" have one per machine ID,
+# "type" one per machine type where one model is trained over several.
 MATRIX = (ALL, ID, DOWNSAMPLED, WITHOUT, TUNED)
 
 
@@ -95,6 +96,10 @@ def training_sets(
             WITHOUT: [row(f"{WITHOUT} {i}", np.flatnonzero(own != i)) for i in ids],
             TUNED: [row(f"{TUNED} {i}", rows[i], tuned=True) for i in ids],
         }
+    types = np.array([str(one).partition("/")[0] for one in own])
+    if len(kinds_of := np.unique(types)) > 1 and all("/" in str(i) for i in ids):
+        of = {one: np.flatnonzero(types == one) for one in kinds_of.tolist()}
+        found[TYPE] = [row(f"{TYPE} {one}", clips) for one, clips in of.items()]
     return [one for kind in kinds for one in found.get(kind, ())]
 
 
