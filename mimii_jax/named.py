@@ -51,8 +51,9 @@ def set_fields(config: Any, fields: Mapping[str, Any]) -> None:
         if name not in known:
             raise ConfigError(f"{name}: no such field in this config")
         try:
-            if isinstance(value, str) and not isinstance(known[name], str):
-                value = ast.literal_eval(value)
+            word = isinstance(known[name], tuple) and str(value).isidentifier()
+            if isinstance(value, str) and not isinstance(known[name], str) and not word:
+                value = ast.literal_eval(value)  # a word is a tuple's only item
             if isinstance(known[name], tuple) and not isinstance(value, tuple):
                 value = (value,)
             config.update_from_flattened_dict({name: value})
