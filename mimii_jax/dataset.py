@@ -1,7 +1,7 @@
 """The clips of an experiment: recordings below a root, or simulated machines."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,8 @@ import numpy as np
 from mimii_jax import log
 from mimii_jax.data import dcase, labels, layouts, own
 from mimii_jax.data.audio import MEAN, Channel
-from mimii_jax.data.clips import ALL_TYPES, Clips, join_types
+from mimii_jax.data.clips import ALL_TYPES, COLUMNS, Clips, join_types
+from mimii_jax.data.recordings import concatenate
 from mimii_jax.errors import ConfigError, DataError, require
 from mimii_jax.simulated import simulate as simulator
 
@@ -249,8 +250,7 @@ def _append(clips: Clips, more: Clips) -> Clips:
             f"{kinds[1]}"
         )
     columns = {
-        f.name: np.concatenate([getattr(clips, f.name), getattr(more, f.name)])
-        for f in fields(clips)
-        if isinstance(getattr(clips, f.name), np.ndarray)
+        c: np.concatenate([getattr(o, c) for o in (clips, more)]) for c in COLUMNS
     }
-    return replace(clips, **columns)
+    audio = concatenate([clips.audio, more.audio])
+    return replace(clips, audio=audio, **columns)

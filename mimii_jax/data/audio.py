@@ -9,8 +9,7 @@ import hashlib
 import io
 import os
 import struct
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -23,7 +22,7 @@ from jaxtyping import Int16
 
 from mimii_jax import log
 from mimii_jax.errors import DataError
-from mimii_jax.files import printable, replace_file
+from mimii_jax.files import replace_file
 
 MEAN = "mean"  # of the channels
 Channel = int | str  # a number from 0, or MEAN
@@ -73,10 +72,40 @@ def read_wave(
     """Read a whole recording, at `sample_rate` Hz; `DataError` if it can't be used."""
     try:
         with _opened(str(path)) as file:
-            _say_resampled(file.samplerate, sample_rate)
+            say_resampled(file.samplerate, sample_rate)
             return _decode(file, sample_rate, channel)[0]
     except _Unusable as error:
         raise DataError(f"{path}: {error}") from None
+
+
+def read_checked(
+    path: str, sample_rate: int, channel: Channel
+) -> tuple[Int16[np.ndarray, " time"], Content] | str:
+    """Samples of a recording and their faults, or why it can't be used."""
+    try:
+        with _opened(path) as file:
+            samples, data = _decode(file, sample_rate, channel)
+            return samples, _content(file.subtype, data, samples)
+    except _Unusable as error:
+        return str(error)
+
+
+def read_header(path: str) -> Header | str:
+    """The header of a complete file, or why it can't be used."""
+    try:
+        with _opened(path) as file:
+            return Header(file.samplerate, file.channels, file.frames)
+    except _Unusable as error:
+        return str(error)
+
+
+def unusable(header: Header | str, rate: int, channel: Channel) -> str:
+    """Why a file can't be used; "" if it can."""
+    if isinstance(header, str):
+        return header
+    if header.length(rate) == 0:
+        return "zero samples"
+    return _missing_channel(header.channels, channel)
 
 
 def of_length(
@@ -87,168 +116,19 @@ def of_length(
     return np.pad(wave[:length], (0, missing), mode="symmetric")
 
 
-def load(
-    paths: Sequence[str],
-    rate: int,
-    *,
-    channel: Channel = 0,
-    seconds: float | None = None,
-    splits: Mapping[str, str] | None = None,
-    decode: bool = True,
-) -> tuple[Int16[np.ndarray, "clip time"], list[Header | None], dict[str, str]]:
-    """Read one channel of the files, resampled, cut or padded to one length.
-
-    Full scale (1.0 for float) becomes 32768. Values between two integers are rounded to
-    the nearest, ties to the even one; values outside [-32768, 32767] are clipped. A
-    short file is padded by its mirror image: silence would be an anomaly.
-
-    Parameters
-    ----------
-    paths : files
-    rate : sampling rate in Hz
-    channel : number from 0, or "mean"
-    seconds : length of the clips; None: the most frequent one
-    splits : split of each path, to name the same audio in two splits
-    decode : False reads headers alone; clips have no samples
-
-    Returns
-    -------
-    audio : i16 [shape=(clip, time)], the usable files in the order of `paths`
-    headers : of each path; None if it has none
-    bad : path -> reason, the other files
-    """
-    found = log.in_threads("checking", _header, paths, "files")
-    headers = [header if isinstance(header, Header) else None for header in found]
-    reasons = [_reason(header, rate, channel) for header in found]
-    bad = {path: reason for path, reason in zip(paths, reasons, strict=True) if reason}
-    chosen = [path for path in paths if path not in bad]
-    good = [h for h, reason in zip(headers, reasons, strict=True) if h and not reason]
-    lengths = [header.length(rate) for header in good]
-    usual = Counter(lengths).most_common(1)[0][0] if lengths else 0
-    length = usual if seconds is None else round(seconds * rate)
-    if not decode:
-        return np.empty((len(chosen), 0), np.int16), headers, bad
-    for other in sorted({header.rate for header in good}):
-        _say_resampled(other, rate)
-    _say_fitted(lengths, length, rate)
-    audio = _allocate(chosen, length, rate)
-
-    def read(row: int) -> Content | str:
-        try:
-            with _opened(chosen[row]) as file:
-                samples, data = _decode(file, rate, channel)
-                content = _content(file.subtype, data, samples)
-        except _Unusable as error:
-            return str(error)
-        audio[row] = of_length(samples, length)
-        return content
-
-    contents: dict[str, Content] = {}
-    for row, result in enumerate(
-        log.in_threads("reading", read, range(len(chosen)), "files")
-    ):
-        if isinstance(result, str):
-            bad[chosen[row]] = result
-            continue
-        if len(contents) != row:  # in place: memory may not hold a second copy
-            audio[len(contents)] = audio[row]
-        contents[chosen[row]] = result
-    warn_of_content(contents, splits or {})
-    return audio[: len(contents)], headers, bad
-
-
-def _header(path: str) -> Header | str:
-    """The header of a complete file, or why it can't be used."""
-    try:
-        with _opened(path) as file:
-            return Header(file.samplerate, file.channels, file.frames)
-    except _Unusable as error:
-        return str(error)
-
-
-def _reason(header: Header | str, rate: int, channel: Channel) -> str:
-    """Why a file can't be used; "" if it can."""
-    if isinstance(header, str):
-        return header
-    if header.length(rate) == 0:
-        return "zero samples"
-    return _missing_channel(header.channels, channel)
-
-
 def _missing_channel(channels: int, channel: Channel) -> str:
     if channel == MEAN or int(channel) < channels:
         return ""
     return f"has {channels} channels, counted from 0; choose another data.channel"
 
 
-def _allocate(
-    paths: Sequence[str], length: int, rate: int
-) -> Int16[np.ndarray, "clip time"]:
-    """Room for the clips; `DataError` if memory can't hold them."""
-    try:
-        return np.empty((len(paths), length), np.int16)
-    except MemoryError:
-        raise DataError(
-            f"{os.path.dirname(paths[0])}: {len(paths)} clips of {length / rate:g} s "
-            f"need {2e-9 * len(paths) * length:.1f} GB of memory; choose fewer by "
-            "data.ids, or shorter ones by data.seconds"
-        ) from None
-
-
 @cache
-def _say_resampled(rate: int, to: int) -> None:
+def say_resampled(rate: int, to: int) -> None:
     """Say once per rate that recordings are resampled."""
     if rate != to:
         text = f"recordings of {rate} Hz are resampled to {to} Hz"
         empty = f"; they hold nothing above {rate / 2:g} Hz" if rate < to else ""
         log.info(text + empty)
-
-
-def _say_fitted(lengths: Sequence[int], length: int, rate: int) -> None:
-    """Say how many files are cut or padded."""
-    cut = sum(n > length for n in lengths)
-    padded = sum(n < length for n in lengths)
-    if cut or padded:
-        log.info(
-            f"of {len(lengths)} files {cut} are cut and {padded} padded (mirrored) to "
-            f"{length / rate:g} s; they have {min(lengths) / rate:g} to "
-            f"{max(lengths) / rate:g} s; data.seconds sets the length"
-        )
-
-
-def warn_of_content(
-    contents: Mapping[str, Content], splits: Mapping[str, str] | None = None
-) -> None:
-    """Warn of clipped, silent, constant and equal files, a line per kind."""
-    clipped = sorted(
-        ((c.clipped, path) for path, c in contents.items() if c.clipped), reverse=True
-    )
-    first: dict[bytes, str] = {}
-    same, leaks = [], []
-    for path, content in contents.items():
-        other = first.setdefault(content.digest, path)
-        if other != path and not content.constant:
-            same.append(f"{path} and {other}")
-            if splits and splits.get(path) != splits.get(other):
-                leaks.append(same[-1])
-    leaked = f" ({len(leaks)} of them in training and test)" if leaks else ""
-    for what, files in (
-        (
-            "have samples at or over full scale; record at a lower level, or divide "
-            "float files by a number",
-            [f"{path} ({share:.1%})" for share, path in clipped],
-        ),
-        ("are digital silence", [p for p, c in contents.items() if c.silent]),
-        (
-            "hold one constant value",
-            [p for p, c in contents.items() if c.constant and not c.silent],
-        ),
-    ):
-        if files:
-            log.warning(f"{len(files)} files {what}, such as {printable(files[0])}")
-    if same:
-        pair = printable((leaks or same)[0])
-        log.warning(f"{len(same)} files repeat the audio of another{leaked}: {pair}")
 
 
 @contextmanager

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int16, Shaped
+from jaxtyping import Bool, Int8, Shaped
 
+from mimii_jax.data.recordings import Audio, concatenate
 from mimii_jax.errors import DataError
 
 NORMAL, ANOMALOUS, UNKNOWN = 0, 1, -1
@@ -18,7 +19,7 @@ COLUMNS = ("split", "machine_id", "label", "name", "domain")
 class Clips:
     """Clips of equal length, one row per clip in every array."""
 
-    audio: Int16[np.ndarray, "clip time"]  # full scale is 32768
+    audio: Audio  # i16 [clip time], full scale is 32768
     machine_id: Shaped[np.ndarray, " clip"]  # any text, such as "00"
     split: Shaped[np.ndarray, " clip"]  # "train" or "test"
     label: Int8[np.ndarray, " clip"]  # NORMAL, ANOMALOUS or UNKNOWN
@@ -82,7 +83,7 @@ def join_types(parts: Sequence[Clips]) -> Clips:
         columns[column] = np.concatenate(
             [np.char.add(f"{o.machine_type}/", getattr(o, column)) for o in parts]
         )
-    audio = np.concatenate([one.audio for one in parts])
+    audio = concatenate([one.audio for one in parts])
     return Clips(audio, **columns, machine_type=ALL_TYPES, sample_rate=kinds.pop()[1])
 
 

@@ -38,9 +38,11 @@ def measure(
 
 def score_controls(clips: Clips) -> Scores:
     """Rows of the score table: every clip by every control."""
-    measured = log.in_threads(
-        "controls", lambda wave: measure(wave, clips.sample_rate), list(clips.audio)
-    )
+
+    def of_clip(row: int) -> np.ndarray:
+        return measure(clips.audio[row], clips.sample_rate)
+
+    measured = log.in_threads("controls", of_clip, range(len(clips)))
     columns = np.reshape(measured, (len(clips), len(CONTROLS))).T
     return Scores.concatenate(
         Scores.of_clips(name, NO_SEED, clips, score)

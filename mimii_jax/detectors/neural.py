@@ -360,15 +360,17 @@ class FittedNeural:
         at_once, n_clips = clips_at_once(windows), max(len(clips), 1)
         per_device = min(CLIPS_PER_TRANSFER, -(-n_clips // mesh.size))
         size = mesh.size * -(-per_device // at_once) * at_once
-        found = []
+        found: list[Array] = []
         with log.bar(task, len(clips)) as advance:
             for start in range(0, n_clips, size):
-                audio = clips.audio[start : start + size]
+                # Read while the last chunk is computed.
+                audio = np.asarray(clips.audio[start : start + size])
                 padded = np.pad(audio, ((0, size - len(audio)), (0, 0)))
+                jax.block_until_ready(found)
                 chunk = put(padded, NamedSharding(mesh, P((RUN, DATA))))
-                found.append(np.asarray(program(models, chunk))[: len(audio)])
+                found.append(program(models, chunk))
                 advance(len(audio))
-        return np.concatenate(found).swapaxes(0, 1)
+        return np.concatenate(found)[: len(clips)].swapaxes(0, 1)
 
     @cached_property
     def _programs(self) -> dict[Scoring | None, Callable[..., Array]]:
@@ -398,7 +400,9 @@ class FittedNeural:
         expected, tracks = np.full_like(features, np.nan), []
         with jax.debug_nans(False):
             for i, audio in enumerate(clips.audio):
-                features[i], expected[i][tiles], track = of_clip(models, audio)
+                features[i], expected[i][tiles], track = of_clip(
+                    models, jnp.asarray(audio)
+                )
                 tracks.append(np.asarray(track))
         error = ((features - expected) / models.standardiser.scale) ** 2
         centres = nnx.merge(self.graph, models.params, models.fixed).segment_centres()

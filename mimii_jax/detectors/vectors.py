@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float32, Shaped
 
 from mimii_jax.data.clips import Clips
+from mimii_jax.data.recordings import Recordings
 from mimii_jax.detectors.backends import Banks, Scoring
 from mimii_jax.detectors.detector import NormalScores
 from mimii_jax.errors import DataError
@@ -147,7 +148,10 @@ def kept(
 def _digest(clips: Clips) -> str:
     """Hash of audio and sample rate."""
     digest = hashlib.blake2b(str((clips.audio.shape, clips.sample_rate)).encode())
-    digest.update(clips.audio.tobytes())
+    if isinstance(clips.audio, Recordings):
+        digest.update(b"".join(clips.audio.digest))
+    else:
+        digest.update(clips.audio.tobytes())
     return digest.hexdigest()[:16]
 
 

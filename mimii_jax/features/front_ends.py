@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,20 @@ from mimii_jax.features.stft import (
 CLIPS_IN_CACHE = 4
 # Clips sent to the device at once: 20 MB of audio.
 CLIPS_PER_TRANSFER = 64
+
+
+@runtime_checkable
+class Audio(Protocol):
+    """Clips of equal length [clip, time], int16; `np.asarray` of rows reads them."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Clips, samples."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
 
 
 @runtime_checkable
@@ -189,7 +203,7 @@ FRONT_ENDS = {
 
 def extract(
     front_end: FrontEnd,
-    audio: Int16[np.ndarray, "clip time"],
+    audio: Audio,
     rows: Int[np.ndarray, " row"],
     advance: Callable[[int], None],
 ) -> Float32[Array, "row frame bin"]:
@@ -205,7 +219,7 @@ def extract(
     for start in range(0, len(rows), chunk):
         # The last chunk overlaps the one before it: one shape, one compilation.
         first = min(start, len(rows) - chunk)
-        waves = audio[rows[first : first + chunk]]
+        waves = np.asarray(audio[rows[first : first + chunk]])
         # Two chunks at most: queued ones would hold as much audio as there is.
         features.block_until_ready()
         features = _extract_chunk(front_end, features, waves, first)

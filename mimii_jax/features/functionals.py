@@ -12,9 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float32, Int16
+from jaxtyping import Array, Float32
 
-from mimii_jax.features.front_ends import CLIPS_IN_CACHE, CLIPS_PER_TRANSFER, Linear
+from mimii_jax.features.front_ends import (
+    CLIPS_IN_CACHE,
+    CLIPS_PER_TRANSFER,
+    Audio,
+    Linear,
+)
 from mimii_jax.features.stft import decibels, mel_filters, mel_spectrogram
 
 STATISTICS = ("mean", "sd", "p20", "p80", "mean_abs_difference")
@@ -283,7 +288,7 @@ def functionals(
 def extract_functionals(
     front_end: Linear,
     groups: tuple[str, ...],
-    audio: Int16[np.ndarray, "clip time"],
+    audio: Audio,
     advance: Callable[[int], None],
 ) -> dict[str, Float32[np.ndarray, "clip column"]]:
     """Functionals of clips; those of a clip don't depend on the others, to the bit.
@@ -297,14 +302,15 @@ def extract_functionals(
     """
     at_once = _clips_at_once()
     size = min(CLIPS_PER_TRANSFER, -(-len(audio) // at_once) * at_once)
-    chunks = []
+    chunks: list[dict[str, Array]] = []
     for start in range(0, len(audio), size):
-        part = audio[start : start + size]
+        part = np.asarray(audio[start : start + size])  # while the last is computed
         padded = np.pad(part, ((0, size - len(part)), (0, 0)))
-        found = _extract_chunk(front_end, groups, padded)
-        chunks.append({k: np.asarray(v)[: len(part)] for k, v in found.items()})
+        jax.block_until_ready(chunks)
+        chunks.append(_extract_chunk(front_end, groups, padded))
         advance(len(part))
-    return {name: np.concatenate([c[name] for c in chunks]) for name in groups}
+    n = len(audio)
+    return {name: np.concatenate([c[name] for c in chunks])[:n] for name in groups}
 
 
 @partial(jax.jit, static_argnums=(0, 1))

@@ -1,0 +1,88 @@
+"""Recordings that are read when needed are those that are kept in memory."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_runs import small, trained
+from wav_files import RATE, noise, put
+
+from configs import functionals, isolation_forest, mlp_vae
+from mimii_jax.data import dcase, recordings
+from mimii_jax.data.clips import join_types
+from mimii_jax.data.recordings import Recordings, concatenate
+from mimii_jax.errors import DataError
+from mimii_jax.results.table import read_scores
+
+
+@pytest.fixture
+def read_when_needed(monkeypatch):
+    monkeypatch.setattr(recordings, "HELD", 0)
+
+
+@pytest.fixture
+def files(tmp_path):
+    """Of other lengths and rates, too, and a bad one."""
+    for number, seconds in enumerate((1, 1, 1, 0.5, 1.5)):
+        put(tmp_path, f"{number}.wav", noise(number, int(seconds * RATE)))
+    (tmp_path / "2.wav").write_bytes(b"RIFF")
+    return sorted(map(str, tmp_path.glob("*.wav")))
+
+
+def load(files):
+    return recordings.load(files, RATE, seconds=1)
+
+
+def test_files_are_an_array(files, monkeypatch):
+    held, headers, bad = load(files)
+    assert isinstance(held, np.ndarray)
+    monkeypatch.setattr(recordings, "HELD", 0)
+    found, again, still_bad = load(files)
+    assert isinstance(found, Recordings)
+    assert (found.shape, len(found)) == (held.shape, len(held))
+    assert (again, still_bad) == (headers, bad)
+    rows = np.array([2, 0])
+    for index in (slice(1, 3), rows, np.array([True, False, True, False])):
+        np.testing.assert_array_equal(np.asarray(found[index]), held[index])
+    np.testing.assert_array_equal(found[3], held[3])
+    np.testing.assert_array_equal(np.stack(list(found)), held)
+    np.testing.assert_array_equal(np.asarray(found[:0]), held[:0])
+
+
+def test_several_sets_are_joined(files, read_when_needed):
+    found, *_ = load(files)
+    joined = concatenate([found[:2], found[2:]])
+    assert isinstance(joined, Recordings)
+    np.testing.assert_array_equal(np.asarray(joined), np.asarray(found))
+    mixed = concatenate([found[:2], np.asarray(found[2:])])
+    assert isinstance(mixed, np.ndarray)
+    np.testing.assert_array_equal(mixed, np.asarray(found))
+
+
+def test_a_file_that_vanishes_is_named(files, read_when_needed):
+    found, *_ = load(files)
+    Path(files[0]).unlink()
+    with pytest.raises(DataError, match=r"0\.wav: unreadable"):
+        np.asarray(found)
+
+
+def test_types_are_joined_without_reading(recordings, read_when_needed):
+    clips = dcase.read(recordings, "slider")
+    joined = join_types([clips, clips])
+    assert isinstance(joined.audio, Recordings)
+    assert len(joined) == 2 * len(clips)
+
+
+@pytest.mark.parametrize("module", [mlp_vae, functionals, isolation_forest])
+def test_scores_are_the_same_bits(
+    module, recordings, tmp_path, no_figures, monkeypatch
+):
+    config = small(module, "quick" if module is mlp_vae else "default", recordings)
+    trained(config, tmp_path / "held")
+    monkeypatch.setattr("mimii_jax.data.recordings.HELD", 0)
+    trained(config, tmp_path / "read")
+    kept, read = (read_scores(tmp_path / n / "scores.csv") for n in ("held", "read"))
+    assert kept.name.tolist() == read.name.tolist()
+    np.testing.assert_array_equal(kept.score, read.score)
+    names = [p.name for p in (tmp_path / "held" / "checkpoints").rglob("*.npy")]
+    assert bool(names) == (module is not isolation_forest)
