@@ -180,6 +180,8 @@ def _build_detector(
     precision = training.pop("precision")
     training["augment"] = build_augment(config.augment.to_dict())
     _choice("train.precision", precision, PRECISIONS)
+    kept_as = training.pop("features")
+    _choice("train.features", kept_as, PRECISIONS)
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else PRECISIONS[precision]
     names = [k for k in signature(Scoring).parameters if k in scoring]
@@ -191,6 +193,7 @@ def _build_detector(
         windows=windows,
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
+        features_dtype=PRECISIONS[kept_as],
         settings=_construct("train", Settings, training),
         scoring=Scoring(**of_scoring, pooling=pooling),
         checkpoint=_construct("checkpoint", CheckpointPolicy, config.checkpoint),

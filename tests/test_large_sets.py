@@ -5,12 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_runs import small, trained
+from training import epochs
 from wav_files import RATE, noise, put
 
 from configs import functionals, isolation_forest, mlp_vae
 from mimii_jax.data import dcase, recordings
 from mimii_jax.data.clips import join_types
 from mimii_jax.data.recordings import Recordings, concatenate
+from mimii_jax.detectors import neural
 from mimii_jax.errors import DataError
 from mimii_jax.results.table import read_scores
 
@@ -86,3 +88,32 @@ def test_scores_are_the_same_bits(
     np.testing.assert_array_equal(kept.score, read.score)
     names = [p.name for p in (tmp_path / "held" / "checkpoints").rglob("*.npy")]
     assert bool(names) == (module is not isolation_forest)
+
+
+def test_features_in_bfloat16_take_half_the_memory_and_train_alike(
+    recordings, tmp_path, no_figures, monkeypatch
+):
+    kept = []
+    extract = neural.extract
+
+    def watched(*args):
+        kept.append(extract(*args))
+        return kept[-1]
+
+    monkeypatch.setattr(neural, "extract", watched)
+    losses = {}
+    for dtype in ("float32", "bfloat16"):
+        config = small(
+            root=recordings,
+            train={"features": dtype, "epochs": 4},
+            data={"validation_fraction": 0.2},
+        )
+        trained(config, tmp_path / dtype)
+        losses[dtype] = epochs(tmp_path / dtype / "metrics.jsonl")[-1]["train_loss"]
+        table = read_scores(tmp_path / dtype / "scores.csv")
+        assert np.isfinite(table.score).all()
+    sizes = [features.nbytes for features in kept if features.dtype == "float32"]
+    half = [features.nbytes for features in kept if features.dtype == "bfloat16"]
+    assert half == [size // 2 for size in sizes]
+    np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.01)
+    assert losses["bfloat16"] != losses["float32"]

@@ -56,6 +56,7 @@ class NeuralDetector:
     standardise: bool  # bins, by the statistics of a run's clips
     settings: Settings
     scoring: Scoring  # from the errors of a clip to its score
+    features_dtype: Any = jnp.float32  # of the training features in memory
     scoring_hop: int = 1  # frames from one scored window to the next
     # devices along "run" and "data"; None: automatic
     mesh: tuple[int | None, int | None] = field(default=(None, None), compare=False)
@@ -69,7 +70,8 @@ class NeuralDetector:
         spec = self.model
         fields = {k: v for k, v in spec.fields.items() if k not in SCORING_FIELDS}
         model = (spec.model, fields, spec.dtype)
-        return (self.front_end, model, self.windows, self.standardise, self.settings)
+        features = (self.front_end, self.features_dtype, self.windows, self.standardise)
+        return (*features, model, self.settings)
 
     def check(self, n_samples: int) -> None:
         """Raise ConfigError if the settings don't fit clips of this length."""
@@ -271,9 +273,12 @@ class NeuralDetector:
     def _extract(self, clips: Clips, advance: Callable[[int], None]) -> Array:
         """Features [clip frame bin] on a local device."""
         if not len(clips):
-            return jnp.zeros((0, *self._shape(clips.audio.shape[1])), np.float32)
+            return jnp.zeros(
+                (0, *self._shape(clips.audio.shape[1])), self.features_dtype
+            )
         with jax.default_device(jax.local_devices()[0]):
-            return extract(self.front_end, clips.audio, np.arange(len(clips)), advance)
+            rows, dtype = np.arange(len(clips)), self.features_dtype
+            return extract(self.front_end, clips.audio, rows, advance, dtype)
 
 
 @dataclass(frozen=True, eq=False)

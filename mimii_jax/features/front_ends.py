@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import librosa
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int, Int16
+from jaxtyping import Array, DTypeLike, Float, Float32, Int, Int16
 
 from mimii_jax.errors import require
 from mimii_jax.features.stft import (
@@ -206,7 +206,8 @@ def extract(
     audio: Audio,
     rows: Int[np.ndarray, " row"],
     advance: Callable[[int], None],
-) -> Float32[Array, "row frame bin"]:
+    dtype: DTypeLike = np.float32,
+) -> Float[Array, "row frame bin"]:
     """Features of the chosen clips, at least one, as one array on the device.
 
     Audio crosses to the device as int16, in chunks; only the features are ever whole.
@@ -215,7 +216,7 @@ def extract(
     chunk = min(CLIPS_PER_TRANSFER, len(rows))
     wave = jax.ShapeDtypeStruct(audio.shape[1:], np.float32)
     shape = jax.eval_shape(front_end, wave).shape
-    features = jnp.zeros((len(rows), *shape), np.float32)
+    features = jnp.zeros((len(rows), *shape), dtype)
     for start in range(0, len(rows), chunk):
         # The last chunk overlaps the one before it: one shape, one compilation.
         first = min(start, len(rows) - chunk)
@@ -231,7 +232,7 @@ def extract(
 def _extract_chunk(
     front_end: FrontEnd, features: Array, audio: Array, first: Array | int
 ) -> Array:
-    chunk = map_clips(front_end, audio)
+    chunk = map_clips(front_end, audio).astype(features.dtype)
     return lax.dynamic_update_slice(features, chunk, (first, 0, 0))
 
 

@@ -46,7 +46,7 @@ class Standardiser(NamedTuple):
         return standard * self.scale.reshape(shape) + self.mean.reshape(shape)
 
 
-def clip_moments(features: Float32[Array, "clip frame bin"]) -> tuple[Moment, Moment]:
+def clip_moments(features: Float[Array, "clip frame bin"]) -> tuple[Moment, Moment]:
     """Mean and variance over the frames of each clip, for `of_moments`; float64."""
     mean, variance = _clip_moments(features)
     return np.asarray(mean, np.float64), np.asarray(variance, np.float64)
@@ -54,7 +54,8 @@ def clip_moments(features: Float32[Array, "clip frame bin"]) -> tuple[Moment, Mo
 
 @jax.jit
 def _clip_moments(features: Array) -> tuple[Array, Array]:
-    return jnp.mean(features, axis=1), jnp.var(features, axis=1)
+    x = features.astype(jnp.float32)
+    return jnp.mean(x, axis=1), jnp.var(x, axis=1)
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class Windows:
 
     def gather(
         self,
-        features: Float32[Array, "clip frame bin"],
+        features: Float[Array, "clip frame bin"],
         index: Int[Array, " window"],
     ) -> Float32[Array, "window width bin"]:
         """Windows by index: clip * per_clip + window within the clip."""
@@ -99,4 +100,4 @@ class Windows:
         starts = jnp.stack([clip, window * self.hop, jnp.zeros_like(clip)], axis=1)
         size = (1, self.width_in(n_frames), n_bins)
         found = jax.vmap(lambda start: lax.dynamic_slice(features, start, size))(starts)
-        return found[:, 0]
+        return found[:, 0].astype(jnp.float32)

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float, Float32
 
 from mimii_jax import log
 from mimii_jax.errors import ConfigError
@@ -45,8 +45,8 @@ class Diverged(ConfigError):
 class Features(NamedTuple):
     """Features on every device, and the standardiser of each run."""
 
-    train: Float32[Array, "clip frame bin"]
-    held_out: Float32[Array, "clip frame bin"]
+    train: Float[Array, "clip frame bin"]
+    held_out: Float[Array, "clip frame bin"]
     standardisers: Sequence[Standardiser]
     labels: Labels | None = None  # of a model that classifies
 

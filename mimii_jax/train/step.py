@@ -15,7 +15,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh, get_abstract_mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float32, Int
+from jaxtyping import Array, Bool, Float, Float32, Int
 
 from mimii_jax.features.windows import Windows
 from mimii_jax.train.mesh import DATA, RUN
@@ -23,7 +23,7 @@ from mimii_jax.train.runs import Settings
 from mimii_jax.train.shuffle import permute
 from mimii_jax.train.state import OPTIMIZER, Plan, TrainState
 
-Features = Float32[Array, "clip frame bin"]
+Features = Float[Array, "clip frame bin"]
 
 
 def one_step(
