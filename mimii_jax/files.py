@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from mimii_jax.errors import DataError, InUse
 
@@ -56,6 +55,8 @@ def owned(lock: Path, what: Path) -> Iterator[None]:
 
     The system frees the lock of a process that ends, however it does.
     """
+    from filelock import FileLock, Timeout
+
     held = FileLock(lock, timeout=0)
     with file_errors(lock):
         try:

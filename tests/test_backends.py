@@ -170,6 +170,21 @@ def test_the_own_class_is_the_column_that_is_least_for_normal_clips():
     np.testing.assert_array_equal(scores("own_class", bank=bank), QUERY[:, 3])
 
 
+@pytest.mark.parametrize("shape", [(20, 5), (10, 40), (60, 60), (5, 1), (2, 3)])
+def test_the_covariance_is_shrunk_as_by_scikit_learn(shape):
+    draw = np.random.default_rng(0).normal
+    x = draw(size=shape) @ draw(size=(shape[1], shape[1])) + 3
+    expected, _ = ledoit_wolf(x)
+    found = distances.ledoit_wolf(x)
+    np.testing.assert_allclose(found, expected, atol=1e-13 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("x", [np.ones((4, 3)), np.eye(3)], ids=["equal", "round"])
+def test_a_covariance_with_nothing_to_shrink_is_as_scikit_learns(x):
+    expected, _ = ledoit_wolf(x)
+    np.testing.assert_allclose(distances.ledoit_wolf(x), expected, atol=1e-15)
+
+
 def test_the_mahalanobis_distance_is_that_of_ledoit_and_wolf():
     """In units of each column's spread, however different they are."""
     units = 10.0 ** np.arange(-3, 4)

@@ -20,7 +20,7 @@ from mimii_jax.features.front_ends import (
     Raw,
     extract,
 )
-from mimii_jax.features.stft import FLOOR, power_spectrogram
+from mimii_jax.features.stft import FLOOR, mel_filters, power_spectrogram
 
 OFFICIAL = LogMel(
     sample_rate=16000,
@@ -152,6 +152,30 @@ def test_digital_silence_is_the_floor(front_end):
     assert np.all(levels == levels[0, 0])
     np.testing.assert_allclose(levels, expected, rtol=1e-6)
     assert np.min(compute(front_end, noise(3000, level=1e-9))) >= levels[0, 0]
+
+
+@pytest.mark.parametrize(
+    ("n_fft", "band"),
+    [
+        (1024, {"n_mels": 128, "fmin": 0.0, "fmax": 8000.0}),
+        (2048, {"n_mels": 40, "fmin": 50.0, "fmax": 7600.0}),
+        (1024, {"n_mels": 3, "fmin": 1000.0, "fmax": 8000.0}),
+        (1023, {"n_mels": 10, "fmin": 0.0, "fmax": 900.5}),
+    ],
+)
+def test_mel_filters_are_those_of_librosa(n_fft, band):
+    expected = librosa.filters.mel(sr=16000, n_fft=n_fft, dtype=np.float64, **band)
+    found = np.zeros((band["n_mels"], 1 + n_fft // 2), np.float32)
+    row = 0
+    for first, part in mel_filters(16000, n_fft, **band):
+        found[row : row + part.shape[1], first : first + len(part)] = part.T
+        row += part.shape[1]
+    np.testing.assert_allclose(found, expected.astype(np.float32), rtol=1e-6)
+
+
+def test_empty_filters_are_reported():
+    with pytest.warns(UserWarning, match=r"features\.n_mels=256: some filters lie"):
+        mel_filters(16000, 512, 256, 0.0, 8000.0)
 
 
 def test_frequencies_are_those_of_librosa():

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from experiments.benchmarks.latency import fit
-from experiments.benchmarks.rounds import machine
+from experiments.benchmarks.machine import machine
 from mimii_jax.judge import AT_ONCE, Judge
 
 RATE = 16000

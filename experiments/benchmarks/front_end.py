@@ -25,7 +25,8 @@ import librosa
 import numpy as np
 
 from experiments.benchmarks import rounds
-from experiments.benchmarks.rounds import cores, torch
+from experiments.benchmarks.machine import cores
+from experiments.benchmarks.rounds import torch
 from mimii_jax.config import build
 from mimii_jax.features.front_ends import LogMel, extract
 from mimii_jax.features.stft import FLOOR

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import mimii_jax
-from experiments.benchmarks.rounds import machine
+from experiments.benchmarks.machine import machine
 from mimii_jax.named import load_config
 
 GOALS_MS = {"functionals": 10, "mlp_vae": 20, "conv_vae": 40, "transformer": 60}

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from experiments.benchmarks.rounds import machine
+from experiments.benchmarks.machine import machine
 from mimii_jax.command import path_of
 
 PAGE = os.sysconf("SC_PAGE_SIZE")

@@ -8,11 +8,9 @@ chosen by what other programs did, never by who won.
 
 import argparse
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from experiments.benchmarks.machine import machine
 from mimii_jax import log
 
 IDLE = 0.15  # cores that others may use when a turn starts
@@ -105,35 +104,8 @@ def report(
     console.print(machine())
 
 
-def machine() -> str:
-    """Processor, cores and versions, in one line."""
-    packages = [f"Python {platform.python_version()}"]
-    for name in ("jax", "torch", "librosa"):
-        try:
-            packages.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            packages.append(f"no {name}")
-    return f"{_processor()}, {cores()} cores; {', '.join(packages)}"
-
-
-def cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _ratio(values: np.ndarray) -> str:
     return f"{np.median(values):.2f} ({values.min():.2f} to {values.max():.2f})"
-
-
-def _processor() -> str:
-    path = Path("/proc/cpuinfo")
-    text = path.read_text() if path.exists() else ""
-    pairs = (line.partition(":") for line in text.splitlines())
-    field = {name.strip(): value.strip() for name, _, value in pairs}
-    name = field.get("model name", platform.processor() or platform.machine())
-    return f"{name} (family {field.get('cpu family')}, model {field.get('model')})"
 
 
 def _time(work: Callable[[], object], patience: float) -> Turn:

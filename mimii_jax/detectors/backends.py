@@ -2,6 +2,7 @@
 
 A back-end knows nothing of clips, IDs or files. To add one: a function of the vectors
 that returns a `Backend`, and an entry of `BACKENDS`. `Banks` keeps one per machine ID.
+scikit-learn is imported by the back-ends that need it.
 """
 
 import warnings
@@ -14,10 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Shaped
-from sklearn.ensemble import IsolationForest
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.mixture import GaussianMixture
-from sklearn.svm import OneClassSVM
 
 from mimii_jax.detectors import distances
 from mimii_jax.detectors.distances import Bank, Columns, Mixture, in_chunks
@@ -206,6 +203,9 @@ def neighbours(
 
 def gmm(vectors: Vectors, scoring: Scoring) -> Backend:
     """Negative log-likelihood under a mixture; no more components than clips."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
     columns, x = _columns(vectors, scoring)
     n = min(scoring.components, len(x))
     model = GaussianMixture(n, reg_covar=GMM_FLOOR, random_state=0)
@@ -221,16 +221,29 @@ def gmm(vectors: Vectors, scoring: Scoring) -> Backend:
     return Backend(columns, partial(distances.surprise, mixture))
 
 
-def estimator(vectors: Vectors, scoring: Scoring, build: Callable[[], Any]) -> Backend:
+def isolation_forest(vectors: Vectors, scoring: Scoring) -> Backend:
+    """Isolation Forest of scikit-learn."""
+    from sklearn.ensemble import IsolationForest
+
+    return _estimator(vectors, scoring, IsolationForest(random_state=0))
+
+
+def one_class_svm(vectors: Vectors, scoring: Scoring) -> Backend:
+    """One-class SVM of scikit-learn."""
+    from sklearn.svm import OneClassSVM
+
+    return _estimator(vectors, scoring, OneClassSVM(nu=0.1))
+
+
+def _estimator(vectors: Vectors, scoring: Scoring, model: Any) -> Backend:
     """A model of scikit-learn, whose scores are higher for what is more normal."""
     columns, x = _columns(vectors, scoring)
-    model = build().fit(x)
+    model.fit(x)
     return Backend(columns, lambda x: -np.ravel(model.score_samples(x)))
 
 
 GMM_FLOOR = 1e-3  # of the variances
 VARIANCE_FLOOR = 1e-6  # of standardised bins
-FOREST, SVM = partial(IsolationForest, random_state=0), partial(OneClassSVM, nu=0.1)
 BACKENDS: dict[str, Callable[[Vectors, Scoring], Backend]] = {
     "mean": mean,
     "own_class": own_class,
@@ -241,8 +254,8 @@ BACKENDS: dict[str, Callable[[Vectors, Scoring], Backend]] = {
     "whitened_ldn": partial(neighbours, rule=distances.ldn, whiten=True),
     "lof": partial(neighbours, rule=distances.lof),
     "gmm": gmm,
-    "isolation_forest": partial(estimator, build=FOREST),
-    "one_class_svm": partial(estimator, build=SVM),
+    "isolation_forest": isolation_forest,
+    "one_class_svm": one_class_svm,
 }
 
 

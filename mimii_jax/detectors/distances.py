@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
-from sklearn.covariance import ledoit_wolf
 
 CHUNK = 128  # queries per call
 BLOCK = 8  # of them at once on a CPU, where a call may have a single block
@@ -77,14 +76,31 @@ def fit_columns(
         matrix = np.eye(x.shape[1]) if matrix is None else matrix
         spread = (x @ matrix).std(0)
         matrix = matrix / np.where(spread > 0, spread, 1.0)
-        covariance = ledoit_wolf(x @ matrix)[0] if len(x) > 1 else np.eye(len(matrix.T))
-        values, basis = np.linalg.eigh(covariance)
+        values, basis = np.linalg.eigh(ledoit_wolf(x @ matrix))
         kept = values > len(values) * np.finfo(float).eps * values.max()
         matrix = matrix @ basis * (kept / np.sqrt(np.where(kept, values, 1.0)))
     offset = (x if matrix is None else x @ matrix).mean(0)
     f32 = partial(jnp.asarray, dtype=np.float32)
     matrix = None if matrix is None else f32(matrix)
     return Columns(f32(mean), f32(scale), f32(limit), matrix, f32(offset))
+
+
+def ledoit_wolf(
+    x: Float[np.ndarray, "clip dimension"],
+) -> Float[np.ndarray, "dimension dimension"]:
+    """Covariance, shrunk as by Ledoit and Wolf (2004); of one clip the identity."""
+    n_clips, n = x.shape
+    if n_clips == 1:
+        return np.eye(n)
+    x = x - x.mean(0)
+    covariance = x.T @ x / n_clips
+    mean = np.trace(covariance) / n
+    squares = np.sum(covariance**2)
+    away = squares - n * mean**2
+    noise = (np.mean(np.sum(x**2, axis=1) ** 2) - squares) / n_clips
+    # A single dimension has nothing to shrink.
+    share = min(noise / away, 1.0) if n > 1 and away > 0 else 0.0
+    return (1 - share) * covariance + share * mean * np.eye(n)
 
 
 def _in_blocks(function: Callable[..., Any]) -> Callable[..., Any]:

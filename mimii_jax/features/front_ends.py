@@ -7,7 +7,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import librosa
 import numpy as np
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Float32, Int, Int16
@@ -17,6 +16,7 @@ from mimii_jax.features.stft import (
     clip_spectrum,
     decibels,
     mel_filters,
+    mel_frequencies,
     mel_spectrogram,
     power_spectrogram,
 )
@@ -123,8 +123,7 @@ class LogMel(Linear):
     @property
     def frequencies(self) -> Float[np.ndarray, " mel"]:
         """Centre of each mel filter, in Hz."""
-        edges = librosa.mel_frequencies(self.n_mels + 2, fmin=self.fmin, fmax=self.top)
-        return edges[1:-1]
+        return mel_frequencies(self.n_mels + 2, self.fmin, self.top)[1:-1]
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
         """Log-mel spectrogram of one clip, in dB."""

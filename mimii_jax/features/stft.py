@@ -5,11 +5,11 @@ Slaney mel scale with Slaney area norm, decibels over the float64 epsilon: those
 DCASE 2020 Task 2 baseline.
 """
 
+import warnings
 from functools import cache
 
 import jax
 import jax.numpy as jnp
-import librosa
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Float32
@@ -20,6 +20,8 @@ from mimii_jax.errors import require
 FLOOR = float(np.finfo(np.float64).eps)
 # The mel filter bank is multiplied in this many bands.
 MEL_BANDS = 4
+# Slaney's mel scale: linear up to 1 kHz, then logarithmic.
+LINEAR_HZ, HZ_PER_MEL, LOG_STEP = 1000.0, 200.0 / 3, np.log(6.4) / 27.0
 Filters = list[tuple[int, np.ndarray]]  # first FFT bin, filters [frequency mel]
 
 
@@ -90,6 +92,19 @@ def _hann(n_fft: int) -> np.ndarray:
     return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
 
 
+def mel_frequencies(n: int, fmin: float, fmax: float) -> Float[np.ndarray, " n"]:
+    """Frequencies at even distances on Slaney's mel scale, in Hz."""
+    linear_mel = LINEAR_HZ / HZ_PER_MEL
+
+    def to_mel(hz: float) -> float:
+        above = linear_mel + np.log(max(hz / LINEAR_HZ, 1.0)) / LOG_STEP
+        return hz / HZ_PER_MEL if hz < LINEAR_HZ else above
+
+    mel = np.linspace(to_mel(fmin), to_mel(fmax), n)
+    above = LINEAR_HZ * np.exp(LOG_STEP * np.maximum(mel - linear_mel, 0.0))
+    return np.where(mel < linear_mel, HZ_PER_MEL * mel, above)
+
+
 @cache
 def mel_filters(
     sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
@@ -99,8 +114,17 @@ def mel_filters(
     A filter is zero outside its triangle: in four bands of the default filters, only a
     quarter of the products remains.
     """
-    band = {"n_mels": n_mels, "fmin": fmin, "fmax": fmax}
-    filters = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, dtype=np.float64, **band)
+    edges = mel_frequencies(n_mels + 2, fmin, fmax)
+    away = edges[:, None] - np.fft.rfftfreq(n_fft, 1 / sample_rate)[None]
+    width = np.diff(edges)[:, None]
+    triangles = np.minimum(-away[:-2] / width[:-1], away[2:] / width[1:])
+    filters = np.maximum(0, triangles) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    if not filters[edges[:-2] > 0].any(axis=1).all():
+        warnings.warn(
+            f"features.n_mels={n_mels}: some filters lie between two frequencies of "
+            f"the FFT and give silence; use fewer, or a larger features.n_fft={n_fft}",
+            stacklevel=2,
+        )
     filters = np.ascontiguousarray(filters.T, np.float32)
     bands = []
     for part in np.array_split(filters, min(MEL_BANDS, n_mels), axis=1):

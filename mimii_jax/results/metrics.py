@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Int, Shaped
-from sklearn.metrics import roc_auc_score
 
 MAX_FPR = 0.1  # where the challenge ends pAUC
 
@@ -21,6 +20,8 @@ def auc(
     the partial area up to this false positive rate, standardised (McClish 1989): 0.5
     for a useless score, 1 for a perfect one.
     """
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(label, score, max_fpr=max_fpr))
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import pooch
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -73,6 +72,8 @@ def replicate(array: Array, mesh: Mesh) -> Array:
 def keep_compiled_programs() -> None:
     """Let JAX keep compiled programs for the next start."""
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        import pooch
+
         folder = pooch.os_cache("mimii_jax") / "compiled"
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
