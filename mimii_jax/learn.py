@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from mimii_jax.config import Config, Experiment
-from mimii_jax.data import recordings
+from mimii_jax.data import reading
 from mimii_jax.data.arrays import as_waves, of_one_length
 from mimii_jax.data.clips import NORMAL, Clips
 from mimii_jax.data.layouts import named_id
@@ -79,7 +79,7 @@ def read_clips(x: Any, ids: Any, sample_rate: int, experiment: Experiment) -> Cl
         found = [ONLY_ID] * len(samples)
     else:
         names = [str(path) for path in paths]
-        samples, _, bad = recordings.load(
+        samples, _, bad = reading.load(
             names, data.sample_rate, channel=data.channel, seconds=data.seconds
         )
         for path, reason in bad.items():

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from wav_files import LENGTH, RATE, noise, put
 
-from mimii_jax.data import audio, recordings
+from mimii_jax.data import audio, reading
 from mimii_jax.errors import ConfigError, DataError
 
 
 def load(*paths: Path) -> tuple[np.ndarray, dict[str, str]]:
-    samples, _, bad = recordings.load([str(path) for path in paths], RATE)
+    samples, _, bad = reading.load([str(path) for path in paths], RATE)
     return samples, bad
 
 
@@ -171,7 +171,7 @@ def test_a_channel_is_chosen_or_all_are_averaged(tmp_path):
     mean = np.rint((near.astype(float) + far) / 2)
     np.testing.assert_array_equal(audio.read_wave(path, RATE, "mean"), mean)
     np.testing.assert_array_equal(audio.read_wave(mono, RATE, "mean"), noise(3))
-    _, _, bad = recordings.load([str(path), str(mono)], RATE, channel=1)
+    _, _, bad = reading.load([str(path), str(mono)], RATE, channel=1)
     assert bad.keys() == {str(mono)}
     assert "has 1 channels" in bad[str(mono)]
     with pytest.raises(DataError, match=r"mono\.wav: has 1 channels"):
@@ -184,7 +184,7 @@ def test_files_are_cut_or_padded_to_one_length(tmp_path, capsys):
         str(put(tmp_path, f"{n}.wav", noise(n, length)))
         for n, length in enumerate(lengths)
     ]
-    samples, _, bad = recordings.load(paths, RATE)
+    samples, _, bad = reading.load(paths, RATE)
     assert not bad
     assert samples.shape == (5, LENGTH)  # the most frequent length
     said = " ".join(capsys.readouterr().out.split())
@@ -194,7 +194,7 @@ def test_files_are_cut_or_padded_to_one_length(tmp_path, capsys):
     mirrored = np.r_[noise(1, 300), noise(1, 300)[::-1], noise(1, 300)][:LENGTH]
     np.testing.assert_array_equal(samples[1], mirrored)
     assert set(samples[3].tolist()) == set(noise(3, 1).tolist())
-    samples, _, _ = recordings.load(paths, RATE, seconds=0.1)
+    samples, _, _ = reading.load(paths, RATE, seconds=0.1)
     assert samples.shape == (5, 1600)
     assert len(audio.read_wave(paths[4], RATE)) == 3 * LENGTH  # whole, for scoring
 
@@ -214,7 +214,7 @@ def test_silence_constants_and_repeats_are_named(tmp_path, capsys):
     }
     paths = {k: str(put(tmp_path, f"{k}.wav", x)) for k, x in sounds.items()}
     splits = dict.fromkeys(paths.values(), "train") | {paths["b again"]: "test"}
-    recordings.load(list(paths.values()), RATE, splits=splits)
+    reading.load(list(paths.values()), RATE, splits=splits)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("warning: 2 files are digital silence")
@@ -257,7 +257,7 @@ def test_headers_alone_find_what_is_truncated(tmp_path, monkeypatch):
     paths[0].write_bytes(paths[0].read_bytes()[:-1])
     put(tmp_path, "1.wav", noise(0, 400))
     monkeypatch.setattr(audio, "_decode", None)
-    samples, headers, bad = recordings.load(list(map(str, paths)), RATE, decode=False)
+    samples, headers, bad = reading.load(list(map(str, paths)), RATE, decode=False)
     assert samples.shape == (3, 0)
     assert [header and header.frames for header in headers] == [None, 400, 800, 800]
     assert set(bad) == {str(paths[0])}
@@ -385,7 +385,7 @@ def test_clips_that_do_not_fit_in_memory_are_one_error(tmp_path):
     with pytest.raises(
         ConfigError, match=r"data.seconds: clips of 62500 s: needs 128 GB"
     ):
-        recordings.load([str(path)] * 200, RATE)
+        reading.load([str(path)] * 200, RATE)
 
 
 # writing

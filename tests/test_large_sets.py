@@ -9,7 +9,7 @@ from training import epochs
 from wav_files import RATE, noise, put
 
 from configs import functionals, isolation_forest, mlp_vae
-from mimii_jax.data import dcase, recordings
+from mimii_jax.data import dcase, reading
 from mimii_jax.data.clips import join_types
 from mimii_jax.data.recordings import Recordings, concatenate
 from mimii_jax.detectors import neural
@@ -19,7 +19,7 @@ from mimii_jax.results.table import read_scores
 
 @pytest.fixture
 def read_when_needed(monkeypatch):
-    monkeypatch.setattr(recordings, "HELD", 0)
+    monkeypatch.setattr(reading, "HELD", 0)
 
 
 @pytest.fixture
@@ -32,13 +32,13 @@ def files(tmp_path):
 
 
 def load(files):
-    return recordings.load(files, RATE, seconds=1)
+    return reading.load(files, RATE, seconds=1)
 
 
 def test_files_are_an_array(files, monkeypatch):
     held, headers, bad = load(files)
     assert isinstance(held, np.ndarray)
-    monkeypatch.setattr(recordings, "HELD", 0)
+    monkeypatch.setattr(reading, "HELD", 0)
     found, again, still_bad = load(files)
     assert isinstance(found, Recordings)
     assert (found.shape, len(found)) == (held.shape, len(held))
@@ -81,7 +81,7 @@ def test_scores_are_the_same_bits(
 ):
     config = small(module, "quick" if module is mlp_vae else "default", recordings)
     trained(config, tmp_path / "held")
-    monkeypatch.setattr("mimii_jax.data.recordings.HELD", 0)
+    monkeypatch.setattr("mimii_jax.data.reading.HELD", 0)
     trained(config, tmp_path / "read")
     kept, read = (read_scores(tmp_path / n / "scores.csv") for n in ("held", "read"))
     assert kept.name.tolist() == read.name.tolist()

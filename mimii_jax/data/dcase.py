@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from mimii_jax import log
-from mimii_jax.data import audio, own, recordings
+from mimii_jax.data import audio, own, reading
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
 from mimii_jax.data.labels import NOTHING, Labels
 from mimii_jax.data.layouts import (
@@ -64,7 +64,7 @@ def read(
     test_normals : normal test clips per ID in the MIMII layout, which has no split;
         None: as many as anomalous ones
     sample_rate, channel, seconds : what they are resampled, cut or padded to; see
-        `recordings.load`
+        `reading.load`
     decode : False checks the headers of the files alone; clips have no samples
 
     Returns
@@ -77,7 +77,7 @@ def read(
         files = _draw_split(files, ids, test_normals)
     files = [file for file in files if file.split in splits]
     chosen = [file for file in files if not ids or file.machine_id in ids]
-    samples, _, unusable = recordings.load(
+    samples, _, unusable = reading.load(
         [file.path for file in chosen],
         sample_rate,
         channel=channel,

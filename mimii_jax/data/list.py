@@ -13,7 +13,7 @@ from rich.table import Table
 
 from mimii_jax import log
 from mimii_jax.command import one_line_errors, path_of
-from mimii_jax.data import audio, dcase, own, recordings
+from mimii_jax.data import audio, dcase, own, reading
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.data.labels import LABEL_LIST, find_labels
 from mimii_jax.data.layouts import (
@@ -39,9 +39,7 @@ def list_recordings(root: Path, files: bool = False) -> None:
         folder, found = dcase.find(root, machine, (), ("train", "test"), labels)
         paths = [file.path for file in found.files]
         split_of = {file.path: file.split for file in found.files}
-        _, headers, unusable = recordings.load(
-            paths, dcase.SAMPLE_RATE, splits=split_of
-        )
+        _, headers, unusable = reading.load(paths, dcase.SAMPLE_RATE, splits=split_of)
         bad = found.bad | unusable
         log.console.print(_table(f"{machine}, {found.layout}", found.files, headers))
         good = [file for file in found.files if file.path not in bad]
