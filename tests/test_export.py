@@ -29,6 +29,7 @@ DETECTORS = {
     "mlp_ae": ("mlp_ae", {**NETWORK, "scoring__backend": "knn", "seeds": (0,)}),
     "conv_vae": ("conv_vae", {**CONV, "seeds": (0,)}),
     "transformer": ("transformer:quick", {**FUSED, "seeds": (0, 1)}),
+    "id_classifier": ("id_classifier:quick", {"train__epochs": 1, "seeds": (0,)}),
 }
 
 

@@ -143,7 +143,7 @@ class Convolution(nnx.Module):
     ) -> Float[Array, "batch row column filter"]:
         """Apply the convolution."""
         run = convolve_on_cpu if jax.default_backend() == "cpu" else convolve
-        kernel = self.kernel[...].astype(self.dtype)
+        kernel = jnp.asarray(self.kernel[...], self.dtype)
         if self.stride > 1:
             x = to_blocks(x, (self.stride, self.stride))
         return run(x.astype(self.dtype), kernel, (len(kernel) - 1) // 2)
