@@ -23,6 +23,7 @@ from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.id_classifier import IDClassifier
 from mimii_jax.models.mlp import MLPAE, MLPVAE
 from mimii_jax.models.model import ModelSpec
+from mimii_jax.models.stgram import STgramMFN
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
 from mimii_jax.train.runs import EXTRA, MATRIX, CheckpointPolicy, Settings
@@ -33,6 +34,7 @@ MODELS: dict[str, Any] = {
     "conv_vae": ConvVAE,
     "transformer": Transformer,
     "id_classifier": IDClassifier,
+    "stgram": STgramMFN,
 }
 CONTROLS_ONLY, FUNCTIONALS = "controls", "functionals"
 DEFAULT = "default"  # the scoring that adds nothing to the detector's name

@@ -92,15 +92,28 @@ def _hann(n_fft: int) -> np.ndarray:
 
 @cache
 def mel_filters(
-    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    fmin: float,
+    fmax: float,
+    htk: bool = False,
 ) -> Filters:
-    """Slaney's filter bank in bands of neighbouring filters.
+    """Slaney's filter bank, or HTK's without norm, in bands of neighbouring filters.
 
     A filter is zero outside its triangle: in four bands of the default filters, only a
     quarter of the products remains.
     """
-    band = {"n_mels": n_mels, "fmin": fmin, "fmax": fmax}
-    filters = librosa.filters.mel(sr=sample_rate, n_fft=n_fft, dtype=np.float64, **band)
+    filters = librosa.filters.mel(
+        sr=sample_rate,
+        n_fft=n_fft,
+        n_mels=n_mels,
+        fmin=fmin,
+        fmax=fmax,
+        htk=htk,
+        norm=None if htk else "slaney",
+        dtype=np.float64,
+    )
     filters = np.ascontiguousarray(filters.T, np.float32)
     bands = []
     for part in np.array_split(filters, min(MEL_BANDS, n_mels), axis=1):
