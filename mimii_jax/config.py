@@ -37,6 +37,7 @@ MODELS: dict[str, Any] = {
     "stgram": STgramMFN,
 }
 CONTROLS_ONLY, FUNCTIONALS = "controls", "functionals"
+VECTORS = (FUNCTIONALS, "yamnet")  # names of the detector of groups of vectors
 DEFAULT = "default"  # the scoring that adds nothing to the detector's name
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
@@ -88,7 +89,7 @@ def build(config: Config) -> Experiment:
     for kind in sets:
         _choice("training_sets", kind, (*MATRIX, EXTRA))
     name = config.detector.name
-    _choice("detector.name", name, {CONTROLS_ONLY, FUNCTIONALS, *ESTIMATORS, *MODELS})
+    _choice("detector.name", name, {CONTROLS_ONLY, *VECTORS, *ESTIMATORS, *MODELS})
     front_end, rate = _build_front_end(config), config.features.sample_rate
     scorings = {}
     if name != CONTROLS_ONLY:
@@ -161,7 +162,7 @@ def _build_detector(
     pooling = Pooling(
         scoring.pop("pooling"), scoring.pop("top_k"), scoring.pop("gwrp_r")
     )
-    if name == FUNCTIONALS:
+    if name in VECTORS:
         own["fused"] = tuple(scoring.pop("groups"))
         banks = _construct("scoring", Scoring, scoring | {"pooling": pooling})
         return _construct(

@@ -51,7 +51,7 @@ def power_spectrogram(
     # Slices rather than a gather of samples: a third of its time on a CPU.
     frame = jax.vmap(lambda start: lax.dynamic_slice(padded, (start,), (n_fft,)))
     frames = frame(hop * np.arange(n_frames))
-    spectrum = jnp.fft.rfft(frames * _hann(n_fft)[None])
+    spectrum = jnp.fft.rfft(frames * hann(n_fft)[None])
     return spectrum.real**2 + spectrum.imag**2
 
 
@@ -60,7 +60,7 @@ def clip_spectrum(wave: Float32[Array, " time"], size: int) -> Float32[Array, " 
 
     The last ones are continued by the power at half the sample rate.
     """
-    spectrum = jnp.fft.rfft(wave * _hann(len(wave)))
+    spectrum = jnp.fft.rfft(wave * hann(len(wave)))
     power = spectrum.real**2 + spectrum.imag**2
     power = jnp.pad(power, (0, -len(power) % size), mode="edge")
     return jnp.mean(power.reshape(-1, size), axis=1)
@@ -84,7 +84,7 @@ def mel_spectrogram(
 
 
 @cache
-def _hann(n_fft: int) -> np.ndarray:
+def hann(n_fft: int) -> np.ndarray:
     """Periodic Hann window, built in float64."""
     phase = 2 * np.pi * np.arange(n_fft) / n_fft
     return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
