@@ -23,6 +23,7 @@ from mimii_jax.models.conv_vae import ConvVAE
 from mimii_jax.models.id_classifier import IDClassifier
 from mimii_jax.models.mlp import MLPAE, MLPVAE
 from mimii_jax.models.model import ModelSpec
+from mimii_jax.models.stgram import STgramMFN
 from mimii_jax.models.transformer import Transformer
 from mimii_jax.results.table import SPLITS
 from mimii_jax.train.runs import EXTRA, MATRIX, TYPE, CheckpointPolicy, Settings
@@ -33,8 +34,10 @@ MODELS: dict[str, Any] = {
     "conv_vae": ConvVAE,
     "transformer": Transformer,
     "id_classifier": IDClassifier,
+    "stgram": STgramMFN,
 }
 CONTROLS_ONLY, FUNCTIONALS = "controls", "functionals"
+VECTORS = (FUNCTIONALS, "yamnet")  # names of the detector of groups of vectors
 DEFAULT = "default"  # the scoring that adds nothing to the detector's name
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
@@ -86,7 +89,7 @@ def build(config: Config) -> Experiment:
     for kind in sets:
         _choice("training_sets", kind, (*MATRIX, TYPE, EXTRA))
     name = config.detector.name
-    _choice("detector.name", name, {CONTROLS_ONLY, FUNCTIONALS, *ESTIMATORS, *MODELS})
+    _choice("detector.name", name, {CONTROLS_ONLY, *VECTORS, *ESTIMATORS, *MODELS})
     front_end, rate = _build_front_end(config), config.features.sample_rate
     scorings = {}
     if name != CONTROLS_ONLY:
@@ -159,7 +162,7 @@ def _build_detector(
     pooling = Pooling(
         scoring.pop("pooling"), scoring.pop("top_k"), scoring.pop("gwrp_r")
     )
-    if name == FUNCTIONALS:
+    if name in VECTORS:
         own["fused"] = tuple(scoring.pop("groups"))
         banks = _construct("scoring", Scoring, scoring | {"pooling": pooling})
         return _construct(

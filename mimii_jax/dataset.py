@@ -65,6 +65,10 @@ class Dataset:
             f"only {', '.join(simulator.MACHINES)} can be simulated; name a folder of "
             "recordings as data.root",
         )
+        for kind in () if self.root else self._types():
+            simulated = simulator.MACHINES[kind].counts
+            message = f"choose simulated IDs of {kind} from {', '.join(simulated)}"
+            check("ids", set(self.ids) <= set(simulated), message)
         check(
             "evaluation",
             self.evaluation != SIMULATED or self.machine_types == ("slider",),

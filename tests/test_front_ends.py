@@ -17,6 +17,7 @@ from mimii_jax.features.front_ends import (
     Linear,
     LogMel,
     LogMelSpectrum,
+    LogMelWave,
     Raw,
     extract,
 )
@@ -276,3 +277,33 @@ def test_further_bins_hold_the_spectrum_of_the_whole_clip(length):
 def test_a_spectrum_that_does_not_fill_frames_is_refused(n):
     with pytest.raises(ConfigError, match=f"features.spectrum_bins={n}: "):
         LogMelSpectrum(**vars(SMALL), spectrum_bins=n)
+
+
+@pytest.mark.parametrize("length", [1025, 2048, 2175, 2176])
+def test_torchaudios_log_mel_is_htks_without_norm_over_its_floor(length):
+    front_end = LogMelWave(16000, 1024, 512, 0.0, None, n_mels=128, wave_samples=512)
+    wave = np.array(noise(length))
+    wave[: length // 2] = 0
+    mel = librosa.feature.melspectrogram(
+        y=np.float64(wave),
+        sr=16000,
+        n_fft=1024,
+        hop_length=512,
+        pad_mode="reflect",
+        htk=True,
+        norm=None,
+    )
+    expected = 10 * np.log10(np.maximum(mel.T, 1e-10))
+    found = compute(front_end, wave)
+    assert_same_decibels(found[:, :128], expected)
+    assert len(front_end.frequencies) == 128
+    samples = np.ravel(found[:, 128:])
+    np.testing.assert_array_equal(samples[:length], wave)
+    assert not samples[length:].any()
+    without = compute(replace(front_end, wave_samples=0), wave)
+    np.testing.assert_array_equal(without, found[:, :128])
+
+
+def test_the_wave_of_a_frame_is_its_hop():
+    with pytest.raises(ConfigError, match=r"features.wave_samples=100: must be feat"):
+        LogMelWave(16000, 1024, 512, 0.0, None, n_mels=128, wave_samples=100)

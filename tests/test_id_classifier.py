@@ -308,7 +308,7 @@ def test_a_single_id_without_transforms_is_refused():
     c = id_classifier.get_config("quick")
     c.detector.transforms = False
     clips = small_clips(ids=("00",)).train
-    with pytest.raises(ConfigError, match=r"detector.transforms: .*single ID"):
+    with pytest.raises(ConfigError, match=r"single ID .*detector.transforms=True"):
         build(c).detector.fit(clips, clips[:0], [Run(0, np.arange(6))], None)
 
 

@@ -19,6 +19,7 @@ from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import Linear, LogMel, extract
 from mimii_jax.features.functionals import (
     GROUPS,
+    PRETRAINED,
     TINY,
     extract_functionals,
     functionals,
@@ -40,7 +41,7 @@ class Functionals:
     """
 
     front_end: Linear
-    groups: tuple[str, ...]  # that are computed, of `GROUPS`
+    groups: tuple[str, ...]  # that are computed, of `GROUPS` and `PRETRAINED`
     scoring: Scoring
     fused: tuple[str, ...] = ()  # whose scores count; (): all groups
 
@@ -51,7 +52,7 @@ class Functionals:
             raise ConfigError(
                 "features.name: functionals need a spectrum; choose log_mel or linear"
             )
-        _require_names("detector.groups", self.groups, tuple(GROUPS))
+        _require_names("detector.groups", self.groups, (*GROUPS, *PRETRAINED))
         _require_names("scoring.groups", self.counted, self.groups)
 
     @property

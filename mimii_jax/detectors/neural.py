@@ -44,6 +44,8 @@ from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_
 from mimii_jax.train.step import group_size
 
 SCORING_FIELDS = ("horizon",)  # of a model, that change no training
+# Fields of a front end and a model: bins of a frame that aren't frequencies.
+FURTHER_BINS = ("spectrum_bins", "wave_samples")
 
 
 @dataclass(frozen=True)
@@ -76,14 +78,14 @@ class NeuralDetector:
     def check(self, n_samples: int) -> None:
         """Raise ConfigError if the settings don't fit clips of this length."""
         name, model = self.scoring.representation, self.model.model
-        n = getattr(self.front_end, "spectrum_bins", 0)
+        for bins in FURTHER_BINS:
+            n, own = getattr(self.front_end, bins, 0), self.model.fields.get(bins, 0)
+            require(
+                own in (n, None), f"detector.{bins}={own}: must be the front end's, {n}"
+            )
         require(
-            self.model.fields.get("spectrum_bins", 0) in (n, None),
-            f"detector.spectrum_bins={self.model.fields.get('spectrum_bins', 0)}: must "
-            f"be the front end's, {n}",
-        )
-        require(
-            not n or self.windows.width is None,
+            not getattr(self.front_end, "spectrum_bins", 0)
+            or self.windows.width is None,
             f"windows.width={self.windows.width}: must be None, the whole clip, with "
             "features.spectrum_bins",
         )
@@ -252,8 +254,8 @@ class NeuralDetector:
             fewest = kinds * min(run.changes["present"].sum() for run in runs)
             require(
                 fewest > 1,
-                "detector.transforms: clips of a single ID have nothing to tell "
-                "apart but their transforms; set it to True",
+                "data.ids: clips of a single ID have nothing to tell apart; add others "
+                "(or use id_classifier with detector.transforms=True)",
             )
         profile = checkpoints.folder / "profile" if checkpoints else None
         graph, state = train_runs(

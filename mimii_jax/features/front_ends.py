@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from mimii_jax.features.stft import (
 CLIPS_IN_CACHE = 4
 # Clips sent to the device at once: 20 MB of audio.
 CLIPS_PER_TRANSFER = 64
+TORCHAUDIO_FLOOR = -100.0  # dB
 
 
 @runtime_checkable
@@ -115,6 +116,7 @@ class LogMel(Linear):
     """Log-mel spectrogram in dB: as `Linear`, through mel filters."""
 
     n_mels: int  # between the band limits
+    htk: ClassVar[bool] = False  # HTK's mels without norm
 
     def __post_init__(self) -> None:
         _require_positive(self, "n_mels")
@@ -123,12 +125,13 @@ class LogMel(Linear):
     @property
     def frequencies(self) -> Float[np.ndarray, " mel"]:
         """Centre of each mel filter, in Hz."""
-        return mel_frequencies(self.n_mels + 2, self.fmin, self.top)[1:-1]
+        n = self.n_mels + 2
+        return mel_frequencies(n, self.fmin, self.top, self.htk)[1:-1]
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
         """Log-mel spectrogram of one clip, in dB."""
         filters = mel_filters(
-            self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.top
+            self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.top, self.htk
         )
         return decibels(mel_spectrogram(self.power(wave), filters))
 
@@ -166,6 +169,34 @@ class LogMelSpectrum(LogMel):
 
 
 @dataclass(frozen=True)
+class LogMelWave(LogMel):
+    """Log-mel spectrogram of torchaudio's conventions, and the waveform.
+
+    HTK's mels without norm, decibels over 1e-10. Each frame has `wave_samples` further
+    bins: the hop of the wave that starts at the frame's centre, zeros beyond its end.
+    """
+
+    wave_samples: int  # of a frame: the hop; 0: none
+    htk: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        n = self.wave_samples
+        require(
+            n in (0, self.hop),
+            f"features.wave_samples={n}: must be features.hop={self.hop}, or 0",
+        )
+
+    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+        """Levels in dB, then samples in [-1, 1]."""
+        mel = jnp.maximum(super().__call__(wave), TORCHAUDIO_FLOOR)
+        if not self.wave_samples:
+            return mel
+        wave = jnp.pad(wave, (0, len(mel) * self.hop - len(wave)))
+        return jnp.concatenate([mel, wave.reshape(len(mel), -1)], axis=1)
+
+
+@dataclass(frozen=True)
 class Raw:
     """The waveform itself, cut into frames of `hop` samples that don't overlap.
 
@@ -195,6 +226,7 @@ class Raw:
 FRONT_ENDS = {
     "log_mel": LogMel,
     "log_mel_spectrum": LogMelSpectrum,
+    "log_mel_wave": LogMelWave,
     "linear": Linear,
     "raw": Raw,
 }

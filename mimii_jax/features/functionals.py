@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float32
 
+from mimii_jax.errors import require
 from mimii_jax.features.front_ends import (
     CLIPS_IN_CACHE,
     CLIPS_PER_TRANSFER,
@@ -21,6 +22,7 @@ from mimii_jax.features.front_ends import (
     Linear,
 )
 from mimii_jax.features.stft import decibels, mel_filters, mel_spectrogram
+from mimii_jax.features.yamnet import SAMPLE_RATE, yamnet
 
 STATISTICS = ("mean", "sd", "p20", "p80", "mean_abs_difference")
 LEVEL_BANDS = 8
@@ -271,18 +273,30 @@ def _modulation(front_end: Linear, wave: Array) -> Array:
     return modulation(front_end(wave), frame_rate=frame_rate)
 
 
+def _yamnet(front_end: Linear, wave: Array) -> Array:
+    rate = front_end.sample_rate
+    require(
+        rate == SAMPLE_RATE,
+        f"features.sample_rate={rate}: must be {SAMPLE_RATE} for yamnet",
+    )
+    return yamnet(wave)
+
+
 GROUPS: dict[str, Callable[[Linear, Array], Array]] = {
     "bands": _bands,
     "descriptors": _descriptors,
     "modulation": _modulation,
 }
+# Groups that are no functionals, but are compared as they are.
+PRETRAINED: dict[str, Callable[[Linear, Array], Array]] = {"yamnet": _yamnet}
 
 
 def functionals(
     front_end: Linear, groups: Sequence[str], wave: Float32[Array, " time"]
 ) -> dict[str, Float32[Array, " column"]]:
     """The chosen groups of one clip; under `jit` they share its spectrogram."""
-    return {name: GROUPS[name](front_end, wave) for name in groups}
+    known = GROUPS | PRETRAINED
+    return {name: known[name](front_end, wave) for name in groups}
 
 
 def extract_functionals(
@@ -296,7 +310,7 @@ def extract_functionals(
     Parameters
     ----------
     front_end : `LogMel` or `Linear`
-    groups : names in `GROUPS`
+    groups : names in `GROUPS` or `PRETRAINED`
     audio : i16 [shape=(clip, time)], full scale is 32768; at least one clip
     advance : called after each chunk with the number of its clips
     """

@@ -53,7 +53,7 @@ def power_spectrogram(
     # Slices rather than a gather of samples: a third of its time on a CPU.
     frame = jax.vmap(lambda start: lax.dynamic_slice(padded, (start,), (n_fft,)))
     frames = frame(hop * np.arange(n_frames))
-    spectrum = jnp.fft.rfft(frames * _hann(n_fft)[None])
+    spectrum = jnp.fft.rfft(frames * hann(n_fft)[None])
     return spectrum.real**2 + spectrum.imag**2
 
 
@@ -62,7 +62,7 @@ def clip_spectrum(wave: Float32[Array, " time"], size: int) -> Float32[Array, " 
 
     The last ones are continued by the power at half the sample rate.
     """
-    spectrum = jnp.fft.rfft(wave * _hann(len(wave)))
+    spectrum = jnp.fft.rfft(wave * hann(len(wave)))
     power = spectrum.real**2 + spectrum.imag**2
     power = jnp.pad(power, (0, -len(power) % size), mode="edge")
     return jnp.mean(power.reshape(-1, size), axis=1)
@@ -86,39 +86,51 @@ def mel_spectrogram(
 
 
 @cache
-def _hann(n_fft: int) -> np.ndarray:
+def hann(n_fft: int) -> np.ndarray:
     """Periodic Hann window, built in float64."""
     phase = 2 * np.pi * np.arange(n_fft) / n_fft
     return (0.5 - 0.5 * np.cos(phase)).astype(np.float32)
 
 
-def mel_frequencies(n: int, fmin: float, fmax: float) -> Float[np.ndarray, " n"]:
-    """Frequencies at even distances on Slaney's mel scale, in Hz."""
+def mel_frequencies(
+    n: int, fmin: float, fmax: float, htk: bool = False
+) -> Float[np.ndarray, " n"]:
+    """Frequencies at even distances on Slaney's mel scale, or HTK's, in Hz."""
     linear_mel = LINEAR_HZ / HZ_PER_MEL
 
     def to_mel(hz: float) -> float:
+        if htk:
+            return 2595.0 * np.log10(1.0 + hz / 700.0)
         above = linear_mel + np.log(max(hz / LINEAR_HZ, 1.0)) / LOG_STEP
         return hz / HZ_PER_MEL if hz < LINEAR_HZ else above
 
     mel = np.linspace(to_mel(fmin), to_mel(fmax), n)
+    if htk:
+        return 700.0 * (10.0 ** (mel / 2595.0) - 1.0)
     above = LINEAR_HZ * np.exp(LOG_STEP * np.maximum(mel - linear_mel, 0.0))
     return np.where(mel < linear_mel, HZ_PER_MEL * mel, above)
 
 
 @cache
 def mel_filters(
-    sample_rate: int, n_fft: int, n_mels: int, fmin: float, fmax: float
+    sample_rate: int,
+    n_fft: int,
+    n_mels: int,
+    fmin: float,
+    fmax: float,
+    htk: bool = False,
 ) -> Filters:
-    """Slaney's filter bank in bands of neighbouring filters.
+    """Slaney's filter bank, or HTK's without norm, in bands of neighbouring filters.
 
     A filter is zero outside its triangle: in four bands of the default filters, only a
     quarter of the products remains.
     """
-    edges = mel_frequencies(n_mels + 2, fmin, fmax)
+    edges = mel_frequencies(n_mels + 2, fmin, fmax, htk)
     away = edges[:, None] - np.fft.rfftfreq(n_fft, 1 / sample_rate)[None]
     width = np.diff(edges)[:, None]
     triangles = np.minimum(-away[:-2] / width[:-1], away[2:] / width[1:])
-    filters = np.maximum(0, triangles) * (2.0 / (edges[2:] - edges[:-2]))[:, None]
+    area = 1.0 if htk else (edges[2:] - edges[:-2])[:, None] / 2
+    filters = np.maximum(0, triangles) / area
     if not filters[edges[:-2] > 0].any(axis=1).all():
         warnings.warn(
             f"features.n_mels={n_mels}: some filters lie between two frequencies of "
