@@ -266,6 +266,7 @@ def together():
     return train()[1]
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss():
     def epoch_loss(state):
         return np.asarray(state.epoch_loss)
