@@ -133,6 +133,34 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(how, tmp_path, capsys):
     assert restored(tmp_path) == (20, 20.0)
 
 
+def test_a_flipped_bit_is_never_restored(tmp_path):
+    """Wherever it is: the array files have no check sums."""
+    rng = np.random.default_rng(0)
+    state = {
+        "x": rng.normal(size=(2, 300)).astype(np.float32),
+        "alive": np.ones(2, bool),
+    }
+    saved = checkpoints(tmp_path)
+    saved.save(10, state, None)
+    saved.close()
+    files = (tmp_path / "checkpoints" / "10").rglob("*")
+    largest = max(files, key=lambda file: file.stat().st_size * file.is_file())
+    content, refused = largest.read_bytes(), 0
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    for place in rng.integers(len(content), size=20):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.integers(8)
+        largest.write_bytes(damaged)
+        reads = Checkpoints(tmp_path / "checkpoints", CheckpointPolicy(), writes=False)
+        try:
+            found = reads.restore(state, device)[1]
+            np.testing.assert_array_equal(found["x"], state["x"])
+        except DataError:
+            refused += 1
+        reads.close()
+    assert refused > 10
+
+
 @pytest.mark.parametrize("name", ["RESOURCE_EXHAUSTED: x", "PERMISSION_DENIED: x"])
 def test_what_cannot_be_read_for_the_moment_stays(name, tmp_path, monkeypatch):
     save_some(tmp_path, {10: None})
