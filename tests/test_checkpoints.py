@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, the latest that can be read, any mesh."""
 
 import contextlib
+import resource
 import shutil
 import subprocess
 
@@ -12,7 +13,7 @@ from slowly import slow
 from training import DIFFERENT, epochs, leaves, together, train_on
 
 from mimii_jax import log
-from mimii_jax.errors import DataError
+from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.runs import CheckpointPolicy
 
@@ -172,6 +173,12 @@ def test_what_cannot_be_read_for_the_moment_stays(name, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"checkpoints/10: can't be read now: [RP]"):
         restored(tmp_path)
     assert steps(tmp_path) == [10]
+
+
+def test_too_few_descriptors_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (24, 24))
+    with pytest.raises(ConfigError, match="ulimit -n 24: must be 64 or more"):
+        checkpoints(tmp_path)
 
 
 def test_without_a_good_checkpoint_it_begins_anew(tmp_path):

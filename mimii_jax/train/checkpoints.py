@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from mimii_jax.train.runs import CheckpointPolicy
 
 KEEP = 2  # latest checkpoints, beside the one of the smallest validation loss
 CHECKSUM = "checksum"
+OPEN_FILES = 64  # with fewer, threads of TensorStore print tracebacks
 
 
 class Checkpoints:
@@ -31,6 +33,9 @@ class Checkpoints:
     def __init__(
         self, folder: Path, policy: CheckpointPolicy, writes: bool = True
     ) -> None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = not 0 <= limit < OPEN_FILES  # below 0: no limit
+        require(enough, f"ulimit -n {limit}: must be {OPEN_FILES} or more")
         self.folder = folder.absolute()
         self.policy = policy
         self.writes = writes  # False: nothing in the folder is changed
