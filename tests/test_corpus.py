@@ -66,10 +66,13 @@ MANIFESTS = {
     "file\n\0\n": "csv|printed|bad|file",
 }
 FIELDS = {
-    "--config.no.such=1": "no",
+    "--config.no.such=1": "unknown field: .*no",
+    "--config.train.epoch=1": "unknown field: .*epoch",
     "--config.seeds=()": "seeds",
     "--config.seeds=-1,": "seeds",
     "--config.seeds=0,0": "seeds",
+    "--config.seeds=True,": "seeds",
+    "--config.seeds=1.0,": "seeds",
     "--config.data.scale=1e9": "data.scale=1e.09: needs",
     "--config.data.scale=-1": "scale",
     "--config.data.scale=nan": "scale",
