@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             for matrix, reported in write_matrices(workdir, cells[key].name):
                 for metric in METRICS:
                     log.console.print(terminal_table(matrix, metric, reported))
-    log.info(f"Tables, heat maps and pages: {args.out}")
+    if done:
+        log.info(f"Tables, heat maps and pages: {args.out}")
     sys.exit(any(outcome.failed for outcome in outcomes.values()))
 
 

@@ -8,8 +8,9 @@ A seed of a row is one of the simulation and one of the detector. Differences ar
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from experiments.matrix_tables import mark, signed
 from experiments.run_cells import command_parser, parse, run_cells
 from mimii_jax import log
 from mimii_jax.command import one_line_errors
+from mimii_jax.errors import DataError
 from mimii_jax.report.inputs import read_json
 from mimii_jax.report.tables import Lines, alarm_lines, by_type, markdown, results_lines
 from mimii_jax.results.per_id import MEAN, evaluate
@@ -38,6 +40,7 @@ CONFIGS = (
 )
 TRAINED = ("mlp_vae", "mlp_ae", "conv_vae", "transformer")  # fused with functionals
 BASE = "mlp_vae"
+Times = dict[str, tuple[float, float]]  # of detectors: training, scoring a clip; s
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -64,12 +67,12 @@ def main(argv: Sequence[str] | None = None) -> None:
                 _alarms([(cells[key], path) for key, path in done.items()])
             ):
                 log.info(markdown(*alarm_lines(alarms)))
-            log.info(markdown(*_time_lines(list(done.values()))))
-    minutes = (
-        f"{key} {read_json(path / 'run.json')['seconds'] / 60:.1f}"
-        for key, path in done.items()
-    )
-    log.info(f"minutes: {', '.join(minutes)}")
+            times = {key: _times(path) for key, path in done.items()}
+            log.info(markdown(*_time_lines([of for _, of in times.values()])))
+            minutes = (
+                f"{key} {seconds / 60:.1f}" for key, (seconds, _) in times.items()
+            )
+            log.info(f"minutes: {', '.join(minutes)}")
     sys.exit(any(outcome.failed for outcome in outcomes.values()))
 
 
@@ -113,12 +116,28 @@ def _alarms(cells: Sequence[tuple[Cell, Path]]) -> Iterator[FalseAlarms]:
         )
 
 
-def _time_lines(workdirs: Sequence[Path]) -> Lines:
+def _times(workdir: Path) -> tuple[float, Times]:
+    """Seconds of a run; to train each detector and to score a clip."""
+    file = workdir / "run.json"
+    about = read_json(file)
+    try:
+        of_detector = {
+            name: (float(of["train"]), float(of["score_clip"]))
+            for name, of in about.get("seconds_of", {}).items()
+        }
+        return float(about["seconds"]), of_detector
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(
+            f"{file}: damaged ({type(error).__name__}: {error}); remove {workdir} to "
+            "run it again"
+        ) from None
+
+
+def _time_lines(cells: Iterable[Times]) -> Lines:
     """A line per detector: seconds to train all seeds, to score a clip; medians."""
     found: dict[str, list[tuple[float, float]]] = {}
-    for path in workdirs:
-        for name, of in read_json(path / "run.json").get("seconds_of", {}).items():
-            found.setdefault(name, []).append((of["train"], of["score_clip"]))
+    for name, seconds in chain.from_iterable(of.items() for of in cells):
+        found.setdefault(name, []).append(seconds)
     head = ["", "training all seeds, s", "scoring a clip, ms"]
     medians = {name: np.median(times, axis=0) for name, times in found.items()}
     return head, [

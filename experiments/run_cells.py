@@ -21,8 +21,9 @@ from pathlib import Path
 
 from experiments.cell import Cell, Config, Options, require_known
 from mimii_jax import log
-from mimii_jax.command import INTERRUPTED, path_of
+from mimii_jax.command import FAILED, INTERRUPTED, path_of
 from mimii_jax.errors import ConfigError, DataError
+from mimii_jax.files import make_folder
 from mimii_jax.results.table import read_scores
 from mimii_jax.workdir import Workdir
 
@@ -49,6 +50,7 @@ def run_cells(
     if args.jobs < 1:
         raise ConfigError(f"--jobs={args.jobs}: must be at least 1")
     require_known(options)
+    make_folder(args.out)
     outcomes: dict[str, Outcome] = {}
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -166,9 +168,10 @@ def _attempt(
     command: Sequence[str], workdir: Path, config: Config, stdin: int
 ) -> tuple[str, bool, float]:
     """Run the process of a cell; return its error, whether it failed, and seconds."""
-    start = time.perf_counter()
+    start, saved = time.perf_counter(), workdir / "config.json"
+    new = not saved.exists()
     try:
-        if not (workdir / "config.json").exists():
+        if new:
             Workdir(workdir).start(config)
     except DataError as error:
         return f"failed: {error}", True, 0.0
@@ -192,6 +195,8 @@ def _attempt(
             code = process.wait()
         file.seek(before)
         text = file.read().decode(errors="replace")
+    if code == FAILED and new and not (workdir / "clips.csv").exists():
+        saved.unlink(missing_ok=True)  # refused: other settings may take the folder
     return *_ending(code, text, workdir / "log.txt"), time.perf_counter() - start
 
 

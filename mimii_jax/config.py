@@ -220,7 +220,7 @@ def _construct(section: str, kind: Any, values: Mapping[str, Any] | Config) -> A
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
     values = tuple(seeds)
-    known = all(isinstance(seed, int) and 0 <= seed < 2**32 for seed in values)
+    known = all(type(seed) is int and 0 <= seed < 2**32 for seed in values)
     require(
         known and 0 < len(set(values)) == len(values),
         f"seeds={values}: must be one or more different integers >= 0",

@@ -45,6 +45,8 @@ class Dataset:
         for field in ("ids", "machine_types"):
             strings = all(isinstance(item, str) for item in getattr(self, field))
             check(field, strings, "must be strings, such as \"('00', '02')\"")
+        names = all("/" not in t and not t.startswith(".") for t in self.machine_types)
+        check("machine_types", names, "must be names of folders in data.root")
         known = self.on_bad_file in ("error", "skip")
         check("on_bad_file", known, "must be 'error' or 'skip'")
         number = isinstance(self.channel, int) and self.channel >= 0

@@ -132,7 +132,9 @@ def parse(argv: list[str]) -> list[str]:
         text = f"--config: {place}{type(error).__name__}: {error}"
         if "'get_config'" in str(error):
             text = f"--config: {file}: defines no get_config()"
-        elif not own and isinstance(error, OSError | AttributeError | LookupError):
+        elif not own and isinstance(error, AttributeError | LookupError):
+            text = f"--config: unknown field: {' '.join(map(str, error.args))}"
+        elif not own and isinstance(error, OSError):
             text = f"--config: {str(error).strip().splitlines()[-1].strip()}"
     print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
     sys.exit(FAILED)

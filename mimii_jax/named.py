@@ -22,7 +22,8 @@ def find_config(spec: str) -> str:
     """
     file, colon, variant = spec.partition(":")
     own = FOLDER / f"{file.removeprefix('configs/').removesuffix('.py')}.py"
-    found = own if not Path(file).is_file() and own.is_file() else Path(file)
+    named = own.is_file() and not own.name.startswith("_")
+    found = own if named and not Path(file).is_file() else Path(file)
     return f"{found}{colon}{variant}"
 
 
@@ -37,11 +38,13 @@ def load_config(spec: str) -> Any:
     assert found
     assert found.loader
     module = module_from_spec(found)
-    found.loader.exec_module(module)
     try:
+        found.loader.exec_module(module)
         return module.get_config(variant or "default")
     except ValueError as error:
         raise ConfigError(f"{path.name}: {error}") from error
+    except Exception as error:  # a config is a program: it can fail in any way
+        raise ConfigError(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def set_fields(config: Any, fields: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not at all, the latest that can be read, any mesh."""
 
 import contextlib
+import resource
 import shutil
 import subprocess
 
@@ -12,7 +13,7 @@ from slowly import slow
 from training import DIFFERENT, epochs, leaves, together, train_on
 
 from mimii_jax import log
-from mimii_jax.errors import DataError
+from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.runs import CheckpointPolicy
 
@@ -133,6 +134,34 @@ def test_a_damaged_checkpoint_is_skipped_with_a_warning(how, tmp_path, capsys):
     assert restored(tmp_path) == (20, 20.0)
 
 
+def test_a_flipped_bit_is_never_restored(tmp_path):
+    """Wherever it is: the array files have no check sums."""
+    rng = np.random.default_rng(0)
+    state = {
+        "x": rng.normal(size=(2, 300)).astype(np.float32),
+        "alive": np.ones(2, bool),
+    }
+    saved = checkpoints(tmp_path)
+    saved.save(10, state, None)
+    saved.close()
+    files = (tmp_path / "checkpoints" / "10").rglob("*")
+    largest = max(files, key=lambda file: file.stat().st_size * file.is_file())
+    content, refused = largest.read_bytes(), 0
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    for place in rng.integers(len(content), size=20):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << rng.integers(8)
+        largest.write_bytes(damaged)
+        reads = Checkpoints(tmp_path / "checkpoints", CheckpointPolicy(), writes=False)
+        try:
+            found = reads.restore(state, device)[1]
+            np.testing.assert_array_equal(found["x"], state["x"])
+        except DataError:
+            refused += 1
+        reads.close()
+    assert refused > 10
+
+
 @pytest.mark.parametrize("name", ["RESOURCE_EXHAUSTED: x", "PERMISSION_DENIED: x"])
 def test_what_cannot_be_read_for_the_moment_stays(name, tmp_path, monkeypatch):
     save_some(tmp_path, {10: None})
@@ -144,6 +173,12 @@ def test_what_cannot_be_read_for_the_moment_stays(name, tmp_path, monkeypatch):
     with pytest.raises(DataError, match=r"checkpoints/10: can't be read now: [RP]"):
         restored(tmp_path)
     assert steps(tmp_path) == [10]
+
+
+def test_too_few_descriptors_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (24, 24))
+    with pytest.raises(ConfigError, match="ulimit -n 24: must be 64 or more"):
+        checkpoints(tmp_path)
 
 
 def test_without_a_good_checkpoint_it_begins_anew(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from absl import app, flags
 from absl.testing import flagsaver
 
-from experiments import cross_id
+from experiments import cross_id, results
 from mimii_jax import evaluate, main, score
 from mimii_jax.data import list as listing
 from mimii_jax.report import __main__ as report
@@ -66,10 +66,13 @@ MANIFESTS = {
     "file\n\0\n": "csv|printed|bad|file",
 }
 FIELDS = {
-    "--config.no.such=1": "no",
+    "--config.no.such=1": "unknown field: .*no",
+    "--config.train.epoch=1": "unknown field: .*epoch",
     "--config.seeds=()": "seeds",
     "--config.seeds=-1,": "seeds",
     "--config.seeds=0,0": "seeds",
+    "--config.seeds=True,": "seeds",
+    "--config.seeds=1.0,": "seeds",
     "--config.data.scale=1e9": "data.scale=1e.09: needs",
     "--config.data.scale=-1": "scale",
     "--config.data.scale=nan": "scale",
@@ -87,7 +90,9 @@ FIELDS = {
     "--config.eval.max_fpr=2": "max_fpr",
     "--config.eval.bootstrap=-1": "bootstrap",
     "--config.training_sets=('odd',)": "training_sets",
-    "--config.data.machine_types=('odd/er',)": "odd",
+    "--config.data.machine_types=('odd/er',)": "names of folders",
+    "--config.data.machine_types=('..',)": "names of folders",
+    "--config.data.machine_types=('/tmp',)": "names of folders",
     "--mode=odd": "mode",
     "--nosuch=1": "nosuch",
     "more": "more",
@@ -115,6 +120,11 @@ CASES = [  # file in the workdir or data folder, its content, command, words
     *(("own.py", text, "config", words) for text, words in CONFIGS.items()),
     (None, "nothing", "cross_id", "no such"),
     (None, "../x", "cross_id", "configs/"),
+    (None, "__init__", "cross_id", "no such"),
+    ("study", b"", "study", "study: File exists"),
+    ("own.py", b"def", "results", "own.py: SyntaxError"),
+    ("own.py", b"x = 1", "results", "own.py: AttributeError: .* 'get_config'"),
+    ("own.py", b"1 / 0", "results", "own.py: ZeroDivisionError"),
     (None, "/nowhere", "list", "nowhere"),
     (None, "/nowhere", "evaluate", "nowhere"),
     (None, "/nowhere", "report", "nowhere"),
@@ -183,6 +193,8 @@ def test_one_line_and_exit_code_1(
             f"--workdir={tmp_path / 'w'}",
             given,
         ),
+        "results": lambda: results.main(["--configs", str(given), f"--out={tmp_path}"]),
+        "study": lambda: results.main(["--out", str(given)]),
         "cross_id": lambda: cross_id.main(["--config", given, f"--out={tmp_path}"]),
     }
     try:
@@ -200,5 +212,6 @@ def test_one_line_and_exit_code_1(
     assert "\x1b" not in printed.err + printed.out
     everything = printed.err + printed.out
     assert re.search(words, everything), everything
-    assert command == "cross_id" or printed.err.splitlines()[-1].count("error: ") == 1
+    of_cells = command in ("cross_id", "results")
+    assert of_cells or printed.err.splitlines()[-1].count("error: ") == 1
     assert not (tmp_path / "w").exists()

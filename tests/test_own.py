@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from wav_files import RATE, noise, put
+from wav_files import RATE, noise, put, put_slider
 
 from configs import controls
 from mimii_jax.config import build
@@ -240,3 +240,9 @@ def test_clips_without_a_test_split_can_be_read_of_any_layout(tmp_path):
     put(tmp_path / "slider/train", "normal_id_00_00000000.wav")
     clips = dcase.read(tmp_path, "slider")
     assert (len(clips.train), len(clips.test)) == (1, 0)
+
+
+def test_a_root_that_is_one_folder_too_high_is_named(tmp_path):
+    put_slider(tmp_path / "dev_data")
+    with pytest.raises(DataError, match=r"lie in dev_data; use .*/dev_data$"):
+        own.machines(tmp_path)

@@ -108,6 +108,13 @@ def test_failures_do_not_stop_the_rest(tmp_path):
     assert "fake_cell.py" in text
 
 
+def test_a_cell_that_was_refused_takes_other_settings(tmp_path):
+    outcomes, _ = run({"refused": forest("refused", 1)}, tmp_path)
+    assert outcomes["refused"].failed
+    outcomes, _ = run({"refused": forest("refused", 2)}, tmp_path)
+    assert "no such folder" in outcomes["refused"].error
+
+
 def test_cells_with_the_same_config_share_a_workdir(tmp_path):
     cells = {
         "one/a": forest("a"),

@@ -289,6 +289,16 @@ def test_the_table_of_results_has_all_detectors_and_the_controls(fake, tmp_path)
     assert alarms.count(" | yes | ") == 2
 
 
+@pytest.mark.parametrize("text", ["[]", "{}", '{"seconds": "x"}', '{"seconds_of": 3}'])
+def test_a_damaged_run_json_of_a_cell_is_named(text, fake, tmp_path, capsys):
+    command = ["--configs", "isolation_forest", "--out", tmp_path]
+    assert printed_by(results, *command, "--config.eval.bootstrap=0")[0] == 0
+    (tmp_path / "isolation_forest/run.json").write_text(text)
+    assert printed_by(results, *command, "--config.eval.bootstrap=0")[0] == 1
+    assert "error: " in (line := capsys.readouterr().err)
+    assert "isolation_forest/run.json: " in line
+
+
 def test_a_recipe_is_chosen_by_held_out_clips(fake, tmp_path):
     with log.console.capture() as printed:
         select.main(["transformer", "--out", str(tmp_path)])

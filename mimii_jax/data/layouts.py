@@ -118,7 +118,7 @@ def named_domain(name: str) -> str:
 
 def machine_types(root: Path) -> list[str]:
     """The folders in `root` that have folders of recordings in them, sorted."""
-    return [name for name in _folders(root) if any(recording_folders(root / name))]
+    return [name for name in subfolders(root) if any(recording_folders(root / name))]
 
 
 def machine_folder(root: Path, machine_type: str) -> Path:
@@ -132,7 +132,7 @@ def machine_folder(root: Path, machine_type: str) -> Path:
             f"{root}: no folder {machine_type}; this is a machine's own folder, "
             "the data root is the folder above it"
         )
-    present = ", ".join(_folders(root)) or "none"
+    present = ", ".join(subfolders(root)) or "none"
     raise DataError(
         f"{root}: no machine type {machine_type}; present: {present}; "
         "nor are there recordings (wav, flac, aiff, ogg)"
@@ -141,7 +141,7 @@ def machine_folder(root: Path, machine_type: str) -> Path:
 
 def recording_folders(folder: Path) -> Iterator[str]:
     """The folders below a machine's that a layout knows, such as "id_00/normal"."""
-    for name in _folders(folder):
+    for name in subfolders(folder):
         for below in (name, f"{name}/normal", f"{name}/abnormal"):
             known = any(re.fullmatch(layout.folder, below) for layout in LAYOUTS)
             if known and (folder / below).is_dir():
@@ -164,6 +164,7 @@ def recognise(folder: Path, files: Sequence[tuple[str, str]]) -> Layout:
     )
 
 
-def _folders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Names of the folders in a folder, sorted."""
     with file_errors(folder), os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir())

@@ -20,6 +20,7 @@ from mimii_jax.data.layouts import (
     machine_types,
     parse_name,
     recording_folders,
+    subfolders,
 )
 from mimii_jax.errors import DataError
 from mimii_jax.files import file_errors, printable
@@ -61,6 +62,9 @@ def is_plain(root: Path) -> bool:
     """Whether a folder has recordings, but no folders of a known layout."""
     if not root.is_dir() or machine_types(root) or any(recording_folders(root)):
         return False
+    for name in subfolders(root):
+        if machine_types(root / name):
+            raise DataError(f"{root}: the data lie in {name}; use {root / name}")
     return any(re.search(AUDIO + r"\Z", name) for name in _names(root))
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from orbax.checkpoint import v1 as ocp
 
 from mimii_jax import log
@@ -20,6 +23,8 @@ from mimii_jax.train.mesh import wait_for_processes
 from mimii_jax.train.runs import CheckpointPolicy
 
 KEEP = 2  # latest checkpoints, beside the one of the smallest validation loss
+CHECKSUM = "checksum"
+OPEN_FILES = 64  # with fewer, threads of TensorStore print tracebacks
 
 
 class Checkpoints:
@@ -28,6 +33,9 @@ class Checkpoints:
     def __init__(
         self, folder: Path, policy: CheckpointPolicy, writes: bool = True
     ) -> None:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        enough = not 0 <= limit < OPEN_FILES  # below 0: no limit
+        require(enough, f"ulimit -n {limit}: must be {OPEN_FILES} or more")
         self.folder = folder.absolute()
         self.policy = policy
         self.writes = writes  # False: nothing in the folder is changed
@@ -76,6 +84,7 @@ class Checkpoints:
             self._require_same_shapes(step, abstract)
             try:
                 state = self._manager.load(step, abstract)
+                self._require_same_bits(step, state)
             except Exception as error:  # Orbax has many, for every kind of damage
                 _require_damaged(self.folder / str(step), error)
                 self._manager.close()
@@ -103,6 +112,12 @@ class Checkpoints:
             f"{self.folder / str(step)}: checkpoint of another model or other runs; "
             "use the config and runs of its training, or another workdir",
         )
+
+    def _require_same_bits(self, step: int, state: Any) -> None:
+        """Raise ValueError unless the state is the one that was saved."""
+        saved: Any = self._manager.metadata(step).custom_metadata
+        if saved and saved.get(CHECKSUM) != _checksum(state):  # none: an older one
+            raise ValueError("other bits than those that were saved")
 
     def _set_aside(self, path: Path, error: Exception) -> None:
         """Rename a damaged checkpoint; a command that only reads raises DataError."""
@@ -136,7 +151,12 @@ class Checkpoints:
             self.best = min(self.best, metrics["loss"])
         with _save_errors(self.folder):
             self._manager.save_async(
-                step, state, force=True, overwrite=True, metrics=metrics
+                step,
+                state,
+                force=True,
+                overwrite=True,
+                metrics=metrics,
+                custom_metadata={CHECKSUM: _checksum(state)},
             )
         self._saved_step, self._saved_time = step, time.monotonic()
 
@@ -144,6 +164,21 @@ class Checkpoints:
         """Wait until the last save is whole."""
         with _save_errors(self.folder):
             self._manager.close()
+
+
+def _checksum(state: Any) -> int:
+    """Sum of all words mod 2**32, the same on any mesh; array files have none."""
+    return int(_sum_words(jax.tree.leaves(state)))
+
+
+@jax.jit
+def _sum_words(leaves: list[Any]) -> jax.Array:
+    total = jnp.uint32(0)
+    for leaf in leaves:
+        if leaf.dtype != bool:
+            leaf = lax.bitcast_convert_type(leaf, f"uint{8 * leaf.dtype.itemsize}")
+        total += jnp.sum(leaf, dtype=jnp.uint32)
+    return total
 
 
 # Errors of the system, which say nothing about a checkpoint, in words of TensorStore's.
