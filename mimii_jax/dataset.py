@@ -103,6 +103,10 @@ class Dataset:
         types = chosen or present or layouts.machine_types(self._root)
         if not types:
             raise DataError(f"{self.root}: holds no folder of a machine type")
+        if odd := [one for one in types if not one.isprintable()]:
+            raise DataError(
+                f"{self.root}: the name of {odd[0]} can't be printed; rename the folder"
+            )
         if ALL_TYPES in types:
             raise DataError(
                 f"{self.root}: a machine type can't be called '{ALL_TYPES}', which "

@@ -1,5 +1,7 @@
 """Clips are found, read, written and listed; every bad file is named."""
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,8 @@ import pytest
 import soundfile
 from wav_files import LENGTH, RATE, noise, put, put_slider, read
 
+from configs import controls
+from mimii_jax.config import build
 from mimii_jax.data import dcase, layouts
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
 from mimii_jax.data.labels import Label
@@ -406,3 +410,19 @@ def test_the_real_sample(real_sample, tmp_path):
     dcase.write(clips.test, tmp_path)
     again = dcase.read(tmp_path, "slider", splits=("test",))
     np.testing.assert_array_equal(again.audio, clips.test.audio)
+
+
+@pytest.mark.parametrize("odd", [b"\xff", b"\x1b[31m"])
+def test_names_that_cannot_be_printed_become_codes(odd, tmp_path):
+    name = b"section_00_source_train_normal_0000_" + odd + b".wav"
+    put(tmp_path / "fan" / "train", "x.wav").rename(
+        tmp_path / "fan" / "train" / os.fsdecode(name)
+    )
+    clips = dcase.read(tmp_path, "fan", splits=("train",))
+    assert clips.name[0].isprintable()
+    assert clips.name[0].startswith("section_00_source_train_normal_0000_\\")
+    odd_type = tmp_path / os.fsdecode(b"fan" + odd)
+    (tmp_path / "fan").rename(odd_type)
+    data = replace(build(controls.get_config()).data, root=str(tmp_path))
+    with pytest.raises(DataError, match="can't be printed; rename"):
+        replace(data, machine_types=(odd_type.name,)).machines()

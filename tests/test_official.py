@@ -61,3 +61,17 @@ def test_result_of_an_id_with_one_class_is_empty_and_not_averaged():
     assert result_text(scores[scores.machine_id == "02"]) == (
         "slider\nid,AUC,pAUC\n02,,\nAverage,,\n\n"
     )
+
+
+def test_names_with_commas_and_quotes_are_read_as_written(tmp_path):
+    names = [
+        f'section_00_source_test_{kind}_0000_a,"b".wav'
+        for kind in ("normal", "anomaly")
+    ]
+    rows = [
+        ("d", 0, "fan", "00", label, name, float(label), "source")
+        for label, name in enumerate(names)
+    ]
+    scores = Scores.from_rows(rows)
+    write_official(scores, tmp_path)
+    assert list(read_official(tmp_path).rows()) == rows

@@ -182,7 +182,7 @@ def _file(
 ) -> File:
     """The recording of a well-named file."""
     label, machine_id = LABELS[fields["label"]], fields["id"] or ""
-    name = f"{Path(path).stem}.wav"
+    name = printable(f"{Path(path).stem}.wav")
     if layout is MIMII:  # whose names are the same in every folder
         word = "normal" if label == NORMAL else "anomaly"
         name, split = f"{word}_id_{machine_id}_{name}", ""

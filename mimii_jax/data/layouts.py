@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN
 from mimii_jax.errors import DataError
-from mimii_jax.files import file_errors
+from mimii_jax.files import file_errors, printable
 
 LABELS = {None: UNKNOWN, "normal": NORMAL, "anomaly": ANOMALOUS, "abnormal": ANOMALOUS}
 
@@ -157,10 +157,11 @@ def recognise(folder: Path, files: Sequence[tuple[str, str]]) -> Layout:
         return LAYOUTS[counts.index(max(counts))]
     expected = " or ".join(f"{layout.example} ({layout.title})" for layout in LAYOUTS)
     names = [f"{place}/{name}" for place, name in files[:3]]
+    found = map(printable, names or sorted(os.listdir(folder))[:3])
     raise DataError(
         f"{folder}: fits no known layout; expected files such as {expected}; "
         "or a list of files, manifest.csv, in the data root; "
-        f"found {', '.join(names or sorted(os.listdir(folder))[:3]) or 'nothing'}"
+        f"found {', '.join(found) or 'nothing'}"
     )
 
 

@@ -147,9 +147,9 @@ def write_official(
                     part = f"_{domain}" if apart else ""
                     file = f"{machine_type}_section_{machine_id}{part}_test.csv"
                 file = in_file_name(file)
-                texts[f"{SCORE}_{file}"] += f"{name},{score!r}\n"
+                texts[f"{SCORE}_{file}"] += _line(name, repr(score))
                 if not isnan(found):
-                    texts[f"{DECISION}_{file}"] += f"{name},{int(found)}\n"
+                    texts[f"{DECISION}_{file}"] += _line(name, str(int(found)))
             here = folder / detector / ("" if seed == NO_SEED else f"seed_{seed}")
             make_folder(here)
             texts[RESULT] = result_text(run, decisions[rows])
@@ -157,6 +157,13 @@ def write_official(
                 replace_file(here / file, text.encode())
                 written.append(here / file)
     return written
+
+
+def _line(name: str, value: str) -> str:
+    """A line of a csv file; a name with a comma is quoted."""
+    if re.search('[,"]', name):
+        name = '"' + name.replace('"', '""') + '"'
+    return f"{name},{value}\n"
 
 
 def result_text(
