@@ -78,7 +78,7 @@ class Dataset:
         )
         check(
             "machine_types",
-            self.machine_types == (ALL_TYPES,) or ALL_TYPES not in self.machine_types,
+            self.together or ALL_TYPES not in self.machine_types,
             f"'{ALL_TYPES}' is one model over all types; name it alone",
         )
 
@@ -87,10 +87,14 @@ class Dataset:
         """The kind of sound, for titles."""
         return "recordings" if self.root else "simulated"
 
+    @property
+    def together(self) -> bool:
+        """Whether one model is trained over all machine types."""
+        return self.machine_types == (ALL_TYPES,)
+
     def machines(self) -> list[str]:
         """The machine types to train on, each by itself; `ALL_TYPES`: as one."""
-        together = self.machine_types == (ALL_TYPES,)
-        return [ALL_TYPES] if together else self._types()
+        return [ALL_TYPES] if self.together else self._types()
 
     def _types(self) -> list[str]:
         """The machine types that are chosen, or all that there are."""

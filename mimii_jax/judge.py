@@ -97,8 +97,7 @@ class Judge:
         clips = {*zip(table.machine_id.tolist(), table.name.tolist(), strict=True)}
         ids, counts = np.unique([one for one, _ in clips], return_counts=True)
         known = ids[counts > 1].tolist()  # an ID with a single clip has no bank
-        together = experiment.data.machine_types == (ALL_TYPES,)
-        folder = ALL_TYPES if together else kind
+        folder = ALL_TYPES if experiment.data.together else kind
         loaded = load(experiment, folder, workdir)
         stages = [part for stage in loaded if (part := _part(stage, row)).fitted]
         n_samples = read_clip_length(workdir.checkpoints(folder))
@@ -212,12 +211,8 @@ class Judge:
 
     def bank_id(self, machine_id: str) -> str:
         """The ID under which the models know a machine."""
-        return f"{self.machine_type}/{machine_id}" if self._together else machine_id
-
-    @property
-    def _together(self) -> bool:
-        """Whether the models are those of all machine types."""
-        return self.experiment.data.machine_types == (ALL_TYPES,)
+        together = self.experiment.data.together
+        return f"{self.machine_type}/{machine_id}" if together else machine_id
 
     def _clips(self, waves: Sequence[np.ndarray], ids: Sequence[str]) -> Clips:
         n = len(waves)
@@ -230,7 +225,7 @@ class Judge:
             machine_type=self.machine_type,
             sample_rate=self.sample_rate,
         )
-        return join_types([clips]) if self._together else clips
+        return join_types([clips]) if self.experiment.data.together else clips
 
     def _explain(self, best: Mapping[int, _Piece]) -> dict[int, Arrays]:
         """Why each piece has its score, by the first model that tells."""

@@ -93,7 +93,8 @@ def load(
         contents[chosen[row]] = result
     warn_of_content(contents, splits or {})
     if held:
-        return audio[[path in contents for path in chosen]], headers, bad
+        good_rows = [path in contents for path in chosen]
+        return (audio if all(good_rows) else audio[good_rows]), headers, bad
     digests = np.array([content.digest for content in contents.values()])
     found = Recordings(np.array([*contents]), digests, length, rate, channel)
     return found, headers, bad

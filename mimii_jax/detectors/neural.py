@@ -367,13 +367,13 @@ class FittedNeural:
         at_once, n_clips = clips_at_once(windows), max(len(clips), 1)
         per_device = min(CLIPS_PER_TRANSFER, -(-n_clips // mesh.size))
         size = mesh.size * -(-per_device // at_once) * at_once
-        found: list[Array] = []
+        found: list[Any] = []
         with log.bar(task, len(clips)) as advance:
             for start in range(0, n_clips, size):
                 # Read while the last chunk is computed.
                 audio = np.asarray(clips.audio[start : start + size])
                 padded = np.pad(audio, ((0, size - len(audio)), (0, 0)))
-                jax.block_until_ready(found)
+                found[-1:] = map(np.asarray, found[-1:])
                 chunk = put(padded, NamedSharding(mesh, P((RUN, DATA))))
                 found.append(program(models, chunk))
                 advance(len(audio))

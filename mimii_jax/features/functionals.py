@@ -320,7 +320,7 @@ def extract_functionals(
     for start in range(0, len(audio), size):
         part = np.asarray(audio[start : start + size])  # while the last is computed
         padded = np.pad(part, ((0, size - len(part)), (0, 0)))
-        jax.block_until_ready(chunks)
+        jax.block_until_ready(chunks[-1:])
         chunks.append(_extract_chunk(front_end, groups, padded))
         advance(len(part))
     n = len(audio)

@@ -192,6 +192,11 @@ def spectrum(wave: Wave) -> Spectrum:
     return np.asarray(scipy.fft.rfft(wave))
 
 
+def ring(force: Wave, response: Response) -> Wave:
+    """Sound of what a force excites."""
+    return to_wave((spectrum(force) * response).astype(np.complex64))
+
+
 def to_wave(spectrum: Spectrum) -> Wave:
     """Wave of a spectrum."""
     return np.asarray(scipy.fft.irfft(spectrum, LENGTH))

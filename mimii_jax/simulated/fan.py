@@ -30,6 +30,7 @@ from mimii_jax.simulated.acoustics import (
     modes,
     passings,
     record,
+    ring,
     rms,
     room,
     shaped_noise,
@@ -119,7 +120,7 @@ def _impacts(fan: Fan, turns: np.ndarray, rng: Rng) -> Wave:
     force = np.zeros(LENGTH, np.float32)
     load = 0.6 + 0.4 * np.cos(2 * np.pi * turns[hits])
     force[hits] = load * spread(hits, 0.3, rng)
-    rings = to_wave((spectrum(force) * modes(fan.struck_hz, 25)).astype(np.complex64))
+    rings = ring(force, modes(fan.struck_hz, 25))
     return rings / np.sqrt(np.mean(rings**2))
 
 

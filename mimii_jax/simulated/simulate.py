@@ -183,7 +183,8 @@ def _render(clip: _Identity, seed: int) -> tuple[np.ndarray, list[FaultLabel]]:
     """Audio and fault labels of one clip."""
     key = (int(clip.machine_id), int(clip.split == "test"), clip.label, clip.index)
     number = list(MACHINES).index(clip.machine_type)
-    rng = np.random.default_rng((seed, *key, *[number][: number > 0]))
+    of_type = (number,) if number else ()  # slide rails were first, and have none
+    rng = np.random.default_rng((seed, *key, *of_type))
     machines = MACHINES[clip.machine_type]
     fault = None
     if clip.label == ANOMALOUS:

@@ -29,6 +29,7 @@ from mimii_jax.simulated.acoustics import (
     level_at,
     modes,
     record,
+    ring,
     rms,
     room,
     shaped_noise,
@@ -86,10 +87,10 @@ def render(
         strength[0][sticks] *= amplitude(-8)
     air = _noise(valve, rng) * _envelope(opens, valve.open_s / 3)
     force = _strikes(opens, strength[0]) + _strikes(closes, strength[1])
-    ring = unit_power(modes(valve.rings_hz, valve.q))
+    seat = unit_power(modes(valve.rings_hz, valve.q))
     background, background_rms = factory(rng)
     level = amplitude(valve.snr_db + rng.normal(0, 0.7)) * background_rms
-    sound = _sound(force, ring)
+    sound = ring(force, seat)
     struck = np.sqrt(np.mean(sound**2))
     air *= struck * amplitude(valve.air_db) / np.sqrt(np.mean(air**2))
     gain = level / rms(spectrum((sound + air).astype(np.float32)) * room())
@@ -105,7 +106,7 @@ def render(
             after = 0.022 * number * (1 + 0.1 * rng.standard_normal(count))
             level_db = fall - 3 * (number - 1)
             bounces += _strikes(closes + after, amplitude(level_db) * strength[1])
-        sound = sound + _sound(bounces, ring)
+        sound = sound + ring(bounces, seat)
         sounding = _any(closes, closes + 0.15)
     wave = ((sound + air) * gain).astype(np.float32)
     audio = record(spectrum(wave) * room(), background, background_rms, rng)
@@ -119,10 +120,6 @@ def _strikes(times: np.ndarray, strength: np.ndarray) -> np.ndarray:
     force = np.zeros(LENGTH, np.float32)
     force[at[inside]] = strength[inside]
     return force
-
-
-def _sound(force: np.ndarray, ring: np.ndarray) -> np.ndarray:
-    return to_wave((spectrum(force) * ring).astype(np.complex64))
 
 
 def _noise(valve: Valve, rng: Rng) -> np.ndarray:
