@@ -15,6 +15,7 @@ from mimii_jax.config import Experiment, build
 from mimii_jax.data.audio import of_length, read_wave
 from mimii_jax.data.clips import ALL_TYPES, UNKNOWN, Clips, join_types
 from mimii_jax.data.layouts import named_id
+from mimii_jax.detectors.detector import Fitted
 from mimii_jax.detectors.vectors import read_clip_length
 from mimii_jax.errors import DataError, require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, extract
@@ -257,7 +258,7 @@ class Judge:
         return verdict
 
     @property
-    def _models(self) -> list[Any]:
+    def _models(self) -> list[Fitted]:
         """Fitted models of the row, or of its parts."""
         return [model for stage in self.stages for model in stage.fitted.values()]
 
@@ -283,9 +284,8 @@ class Judge:
             why = {"features": np.asarray(found)[0]}
         groups: dict[str, float] = {}
         for model in self._models:
-            if hasattr(model, "group_scores"):
-                found = model.group_scores(piece.clip).items()
-                groups = {name: float(np.mean(z[:, 0])) for name, z in found}
+            for name, z in model.group_scores(piece.clip).items():
+                groups[name] = float(np.mean(z[:, 0]))
         place = None
         if self.normals and verdict.threshold is not None:
             normal = self.normals.of(verdict.machine_id)
@@ -337,11 +337,7 @@ def _part(stage: Stage, row: str) -> Stage:
         rows = (SEPARATOR.join(filter(None, (name, one, label))) for one in sets)
         return any(row in parts for row in rows)
 
-    def forgetful(model: Any) -> Any:
-        """The model, without the folder where it looks for vectors of known clips."""
-        return replace(model, folder=None) if hasattr(model, "folder") else model
-
-    fitted = {k: forgetful(one) for k, one in stage.fitted.items() if needed(*k)}
+    fitted = {k: x.without_folder() for k, x in stage.fitted.items() if needed(*k)}
     return replace(stage, fitted=fitted)
 
 

@@ -48,8 +48,7 @@ class Stage:
         """Yield the scores of every scoring, training set and seed."""
         for (detector, label), model in self.fitted.items():
             normals = model.normal_scores() if with_normal else ()
-            scores = np.empty((len(self.seeds), 0))
-            alive = getattr(model, "alive", [True] * len(scores))
+            scores, alive = np.empty((len(self.seeds), 0)), model.alive
             start = time.perf_counter()
             if len(test):
                 scores = model.score(test)

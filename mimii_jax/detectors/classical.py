@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import FOLDS, Pooling
 from mimii_jax.detectors.detector import NormalScores
 from mimii_jax.detectors.vectors import FOLDER, NormalVectors, write_clip_length
-from mimii_jax.errors import DataError, require, require_memory
+from mimii_jax.errors import ConfigError, DataError, require, require_memory
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
 from mimii_jax.features.windows import Moment, Standardiser, Windows, clip_moments
 from mimii_jax.files import file_errors, make_folder, replace_file
@@ -300,6 +300,26 @@ class FittedClassical:
 
     def explain(self, clips: Clips) -> None:
         """Explain nothing."""
+
+    @property
+    def alive(self) -> list[bool]:
+        """True for each run: no fit diverges."""
+        return [True] * len(self.models)
+
+    def group_scores(self, clips: Clips) -> dict[str, Float[np.ndarray, "run clip"]]:
+        """Return nothing: a score has no parts."""
+        return {}
+
+    def without_folder(self) -> "FittedClassical":
+        """Itself: it keeps no vectors."""
+        return self
+
+    def of_wave(self, run: int, ids: Sequence[str]) -> NoReturn:
+        """Raise ConfigError."""
+        raise ConfigError(
+            "scikit-learn's models can't be exported; choose a row of functionals or "
+            "of a neural detector by --detector"
+        )
 
     def normal_scores(self) -> list[NormalScores]:
         """Scores of each run's normal clips by a model that wasn't fitted to them."""

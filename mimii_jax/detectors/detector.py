@@ -1,11 +1,11 @@
 """The interface of detectors: fit on normal clips, score any clip."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
 from mimii_jax.data.clips import Clips
 from mimii_jax.train.runs import Run
@@ -41,6 +41,11 @@ class Explanation(NamedTuple):
 class Fitted(Protocol):
     """A model per run, with its back-end. Frozen."""
 
+    @property
+    def alive(self) -> Sequence[bool] | Bool[np.ndarray, " run"]:
+        """Whether each run has a model: False for one that diverged."""
+        ...
+
     def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
         """Vectors that the back-end compares with those of normal clips."""
         ...
@@ -53,8 +58,23 @@ class Fitted(Protocol):
         """Expectation and error of the first run; None for detectors without."""
         ...
 
+    def group_scores(self, clips: Clips) -> dict[str, Float[np.ndarray, "run clip"]]:
+        """z-scores of the groups whose mean is the score; empty: it has no groups."""
+        ...
+
     def normal_scores(self) -> Sequence[NormalScores]:
         """Scores of each run's normal clips, as if not fitted to; empty: unknown."""
+        ...
+
+    def without_folder(self) -> Self:
+        """Itself, without the folder where it looks for vectors of known clips."""
+        ...
+
+    def of_wave(self, run: int, ids: Sequence[str]) -> Callable[[Array], Array]:
+        """A pure function of a wave, as f32 in [-1, 1]: scores if it were of each ID.
+
+        Raises `ConfigError` if a run's model is no array code.
+        """
         ...
 
     def pretrained(self) -> Sequence[Any]:

@@ -1,19 +1,22 @@
 """A detector without training: functionals of a clip against those of normal clips."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32, Shaped
+from jax import lax
+from jaxtyping import Array, Float, Float32, Shaped
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
 from mimii_jax.detectors.detector import Explanation, NormalScores
+from mimii_jax.detectors.exported import OfIds, normal_scores, of_banks
 from mimii_jax.detectors.vectors import FOLDER, NormalVectors, kept, write_clip_length
 from mimii_jax.errors import ConfigError
 from mimii_jax.features.front_ends import Linear, LogMel, extract
@@ -24,7 +27,7 @@ from mimii_jax.features.functionals import (
     extract_functionals,
     functionals,
 )
-from mimii_jax.results.metrics import z_scores
+from mimii_jax.results.metrics import median_and_spread, z_scores
 from mimii_jax.train.runs import Run
 
 BANDS = "bands"  # whose first statistics are level and SD over time
@@ -124,14 +127,17 @@ class FittedFunctionals:
         banks = {k: normal[k].banks(detector.scoring) for k in detector.counted}
         return cls(detector, normal, banks, folder)
 
+    @property
+    def alive(self) -> list[bool]:
+        """True for each run: nothing is trained."""
+        return [True] * len(next(iter(self.banks.values())))
+
     def represent(self, clips: Clips) -> Float[np.ndarray, "run clip segment column"]:
         """Functionals of the clip, its only segment; the groups side by side."""
         vectors = self._vectors(clips)
         joined = np.concatenate([vectors[k] for k in self.detector.groups], axis=1)
-        n_runs = len(next(iter(self.banks.values())))
-        return np.broadcast_to(
-            joined[None, :, None], (n_runs, len(clips), 1, joined.shape[1])
-        )
+        shape = (len(self.alive), len(clips), 1, joined.shape[1])
+        return np.broadcast_to(joined[None, :, None], shape)
 
     def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
         """Mean of the groups' z-scores."""
@@ -216,6 +222,30 @@ class FittedFunctionals:
             bins = np.sqrt(np.mean(difference**2, axis=0))
             found.append((level, np.maximum(spread, LEAST_DB), bins))
         return tuple(map(np.stack, zip(*found, strict=True)))
+
+    def without_folder(self) -> "FittedFunctionals":
+        """Itself, without the folder where it looks for vectors of known clips."""
+        return replace(self, folder=None)
+
+    def of_wave(self, run: int, ids: Sequence[str]) -> Callable[[Array], OfIds]:
+        """A pure function of a wave: scores if it were of each ID."""
+        banks = {group: of_runs[run] for group, of_runs in self.banks.items()}
+        scales = {}
+        for group, one in banks.items():
+            scale = [median_and_spread(normal) for normal in normal_scores(one, ids)]
+            scales[group] = np.array(scale, np.float32).T
+
+        def of_wave(wave: Array) -> OfIds:
+            vectors = functionals(self.detector.front_end, self.detector.groups, wave)
+            vectors = lax.optimization_barrier(vectors)
+            z = [
+                (of_banks(one, vectors[group], ids) - scales[group][0])
+                / scales[group][1]
+                for group, one in banks.items()
+            ]
+            return jnp.mean(jnp.stack(z), axis=0)
+
+        return of_wave
 
     def pretrained(self) -> Sequence[Any]:
         """Return nothing: there are no parameters."""

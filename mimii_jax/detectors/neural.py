@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Float, Float32
@@ -18,6 +19,7 @@ from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import Banks, Scoring
 from mimii_jax.detectors.detector import Explanation, NormalScores
+from mimii_jax.detectors.exported import OfIds, normal_scores, of_banks
 from mimii_jax.detectors.programs import (
     Models,
     clips_at_once,
@@ -417,6 +419,38 @@ class FittedNeural:
         seconds = frames * front_end.hop / clips.sample_rate
         track = np.reshape(tracks, (len(clips), len(seconds)))
         return Explanation(features, expected, error, seconds, track)
+
+    def group_scores(self, clips: Clips) -> dict[str, Float[np.ndarray, "run clip"]]:
+        """Return nothing: a score has no parts."""
+        return {}
+
+    def without_folder(self) -> "FittedNeural":
+        """Itself, without the folder where it looks for vectors of known clips."""
+        return replace(self, folder=None)
+
+    def of_wave(self, run: int, ids: Sequence[str]) -> Callable[[Array], OfIds]:
+        """A pure function of a wave: scores if it were of each ID."""
+        detector, windows = self.detector, self.detector.scoring_windows
+        models = jax.tree.map(lambda leaf: np.asarray(leaf[run]), self.models)
+        banks = self.banks[run] if self.banks else None
+        if banks:
+            normal_scores(banks, ids)
+
+        def of_wave(wave: Array) -> OfIds:
+            features = lax.optimization_barrier(detector.front_end(wave))
+            n_frames = len(features)
+            starts = windows.hop * np.arange(windows.per_clip(n_frames))
+            x = features[starts[:, None] + np.arange(windows.width_in(n_frames))]
+            model = nnx.merge(self.graph, models.params, models.fixed)
+            method = getattr(model, detector.scoring.representation)
+            vectors = method(models.standardiser.apply(x))
+            summary = detector.scoring.summary(vectors.reshape(-1, vectors.shape[-1]))
+            summary = lax.optimization_barrier(summary)
+            if banks:
+                return of_banks(banks, summary[1:], ids)
+            return jnp.broadcast_to(summary[0], len(ids))
+
+        return of_wave
 
     def pretrained(self) -> list[Pretrained]:
         """The trained models of all runs, to initialise others with."""
