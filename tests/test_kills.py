@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -32,7 +33,7 @@ download.main(["--machine", "fan", "--split", "dev", "--out", out, "--base-url",
 def start(*arguments, blocks=None):
     """Start a command; `blocks` of 1 kB are the most that a file may have."""
     environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-    limit = f"ulimit -f {blocks}; " if blocks else ""
+    limit = "" if blocks is None else f"ulimit -f {blocks}; "
     return subprocess.Popen(
         ["bash", "-c", f'{limit}exec "$@"', "-", sys.executable, *map(str, arguments)],
         cwd=ROOT,
@@ -119,6 +120,24 @@ def test_of_two_starts_at_once_one_trains(recordings, undisturbed, tmp_path):
     assert tables(tmp_path / "w") == tables(undisturbed[0])
 
 
+def test_a_disk_that_fills_at_ten_moments_loses_nothing(
+    recordings, undisturbed, tmp_path
+):
+    """Ten trainings in one workdir, each with a little more room for a file."""
+    command = forest(recordings, tmp_path / "w")
+    codes = []
+    for blocks in (0, 1, 2, 4, 8, 16, 32, 48, 64, 96):
+        code, text = ended(start(*command, blocks=blocks))
+        codes.append(code)
+        last = text.splitlines()[-1]
+        assert code in (0, 1), text
+        assert code == 0 or re.search(r"error: /\S+: ", last), text
+        assert "Traceback" not in text
+    assert 1 in codes
+    assert ended(start(*command))[0] == 0
+    assert tables(tmp_path / "w") == tables(undisturbed[0])
+
+
 @pytest.mark.parametrize("blocks", [1, 4, 16])
 def test_a_disk_that_fills_leaves_a_finished_workdir(
     blocks, recordings, undisturbed, tmp_path
@@ -134,37 +153,56 @@ def test_a_disk_that_fills_leaves_a_finished_workdir(
     assert code == 0, text
 
 
-def test_a_study_whose_parent_is_killed_runs_again(recordings, tmp_path):
-    command = (
+def study(recordings, out):
+    return (
         "-m",
         "experiments.cross_id",
         "--config",
         "isolation_forest",
         "one_class_svm:linear",
         "--jobs=2",
-        f"--out={tmp_path / 'study'}",
+        f"--out={out}",
         f"--config.data.root={recordings}",
         "--config.eval.bootstrap=0",
         "--config.detector.n_estimators=5",
     )
-    disturb(command, signal.SIGKILL, 15.0)
+
+
+def require_cells(out):
+    for cell in ("isolation_forest", "one_class_svm_linear"):
+        assert (out / cell / "scores.csv").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_study_whose_parent_is_killed_runs_again(number, recordings, tmp_path):
+    command = study(recordings, tmp_path / "study")
+    disturb(command, number, 15.0)
     limit = time.monotonic() + 120
     while True:  # orphans of a killed parent save and end by themselves
         code, text = ended(start(*command))
         if code == 0 or time.monotonic() > limit:
             break
     assert code == 0, text
-    for cell in ("isolation_forest", "one_class_svm_linear"):
-        assert (tmp_path / "study" / cell / "scores.csv").exists()
+    require_cells(tmp_path / "study")
 
 
+def test_of_two_studies_at_once_each_cell_has_one_owner(recordings, tmp_path):
+    command = study(recordings, tmp_path / "study")
+    for code, text in map(ended, [start(*command), start(*command)]):
+        assert code == 0 or "in use by process" in text, text
+        assert "Traceback" not in text
+    assert ended(start(*command))[0] == 0
+    require_cells(tmp_path / "study")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_watching_that_is_killed_judges_each_file_once(
-    recordings, undisturbed, tmp_path
+    number, recordings, undisturbed, tmp_path
 ):
     incoming, out = recordings / "slider" / "test", tmp_path / "scores.csv"
     command = ("-m", "mimii_jax.score", f"--workdir={undisturbed[0]}")
     command = (*command, "--watch", incoming, "--out", out)
-    disturb(command, signal.SIGKILL, 12.0)
+    disturb(command, number, 12.0)
     process = start(*command)
     assert any("watching" in line for line in process.stdout)  # it owns the csv now
     limit = time.monotonic() + 60
@@ -205,3 +243,12 @@ def test_an_export_that_is_killed_leaves_a_whole_file_or_none(number, model, tmp
     assert code == 0, text
     assert not zipfile.ZipFile(out).testzip()
     assert tables(model) == before
+
+
+def test_of_two_exports_at_once_one_file_is_left_whole(model, tmp_path):
+    out = tmp_path / "scorer.zip"
+    command = ("-m", "mimii_jax.export", f"--workdir={model}", f"--out={out}")
+    for code, text in map(ended, [start(*command), start(*command)]):
+        assert code == 0, text
+    assert not zipfile.ZipFile(out).testzip()
+    assert [path.name for path in tmp_path.iterdir()] == [out.name]

@@ -1,6 +1,7 @@
 """A training as a separate process: stopped, killed, resumed."""
 
 import hashlib
+import os
 import random
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mimii_jax.main import INTERRUPTED
 
+KILLS = int(os.environ.get("KILLS", "6"))
 SAVES_ALWAYS = (
     "--config.train.epochs=20",
     "--config.checkpoint.every_steps=1",
@@ -90,10 +92,11 @@ def test_an_interrupted_training_says_so_and_resumes(
 
 
 @pytest.mark.slow
-def test_a_training_that_is_killed_ten_times_ends_with_the_same_bits(
-    more_recordings, tmp_path, uninterrupted
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_training_that_is_killed_many_times_ends_with_the_same_bits(
+    more_recordings, tmp_path, uninterrupted, number
 ):
-    """By SIGKILL at random moments; it saves all the time, so while saving, too."""
+    """At random moments; it saves all the time, so while saving, too."""
     expected, state = uninterrupted
     begun = time.monotonic()
     finished(begin(more_recordings, tmp_path / "timed"))  # all is compiled
@@ -102,12 +105,12 @@ def test_a_training_that_is_killed_ten_times_ends_with_the_same_bits(
     workdir = tmp_path / "run"
     chance = random.Random(0)
     kills = 0
-    while kills < 10:
+    while kills < KILLS:
         process = begin(more_recordings, workdir)
         try:
             process.wait(timeout=chance.uniform(0.3, 1.0) * seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
+            process.send_signal(number)
             kills += 1
         process.communicate()
         if process.returncode == 0:  # done too soon: kill another one
