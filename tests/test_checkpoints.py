@@ -62,6 +62,7 @@ def test_a_training_that_was_stopped_ends_with_the_same_bits(stop_at, tmp_path, 
     assert [row["epoch"] for row in epochs(metrics)] == [1, 2]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_restores_on_another_mesh(tmp_path):
     with pytest.raises(log.Interrupted):
         train_in(tmp_path, stop_at=2, mesh=(2, 1))

@@ -114,6 +114,7 @@ def test_a_score_is_minus_that_of_scikit_learn(kind):
         np.testing.assert_allclose(score, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_more_windows_than_wanted_are_subsampled_by_the_seed(monkeypatch):
     monkeypatch.setattr(classical, "MAX_EXAMPLES", 50)
     with log.console.capture() as printed:

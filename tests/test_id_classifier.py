@@ -195,6 +195,7 @@ def test_several_devices_give_the_same_models():
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_ends_with_the_same_bits(tmp_path):
     saved = Checkpoints(tmp_path, CheckpointPolicy(every_steps=1))
     due = saved.due

@@ -90,6 +90,7 @@ def test_scores_are_the_same_bits(
     assert bool(names) == (module is not isolation_forest)
 
 
+@pytest.mark.slow
 def test_features_in_bfloat16_take_half_the_memory_and_train_alike(
     recordings, tmp_path, no_figures, monkeypatch
 ):

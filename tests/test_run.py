@@ -237,6 +237,7 @@ def test_two_machine_types_have_a_model_each(tmp_path, no_figures):
     assert "identical" in again(config, workdir)[0]
 
 
+@pytest.mark.slow
 def test_one_model_over_all_machine_types(tmp_path, no_figures):
     """With a bank per type and ID; each recording is judged by that of its own."""
     for machine_type, seed in (("slider", 0), ("fan", 1)):

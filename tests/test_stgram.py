@@ -182,6 +182,7 @@ def test_the_published_score_has_the_margin_at_the_own_id():
     np.testing.assert_allclose(np.exp(-nll).sum(1), 1, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_rows_of_padding_change_nothing_and_gradients_reach_everything():
     graph, params, rest = nnx.split(model(), nnx.Param, ...)
 
