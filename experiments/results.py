@@ -98,14 +98,17 @@ def _read(cell: Cell, workdir: Path) -> Scores:
 
 
 def _alarms(cells: Sequence[tuple[Cell, Path]]) -> Iterator[FalseAlarms]:
-    """Yield the false alarms of each detector, of all simulations together."""
+    """Yield the false alarms of each detector, of all simulations together.
+
+    Of a detector in several cells the first one counts, as in the other tables.
+    """
     found: dict[tuple[str, str], dict[int, FalseAlarms]] = {}
     for cell, path in cells:
         if (path / "normals.csv").is_file():
             normals = read_cell(cell.config, path, "normals.csv")
             for row in false_alarms(read_cell(cell.config, path), normals):
                 of_detector = found.setdefault((row.machine_type, row.detector), {})
-                of_detector[cell.changes["data.simulation_seed"]] = row
+                of_detector.setdefault(cell.changes["data.simulation_seed"], row)
     for rows in map(list, map(dict.values, found.values())):
         clips = [row.n_normal for row in rows]
         yield replace(
