@@ -72,7 +72,7 @@ SECOND_REPORT = {
     "train.learning_rate": 1e-3,
     "features.standardise": True,
 }
-"""Its recipe, as changes of the first report's VAE, since it does not tell its network.
+"""Its recipe, as changes of the first report's VAE: it does not describe its network.
 
 Features are standardised so that more than the least of its learning rates trains.
 """

@@ -91,7 +91,7 @@ def _cells(names: Sequence[str], simulation_seeds: Sequence[int]) -> Iterator[Ce
 
 
 def _read(cell: Cell, workdir: Path) -> Scores:
-    """Read a cell's scores; their seeds tell simulation and detector."""
+    """Read a cell's scores; their seeds hold simulation and detector."""
     simulation = cell.changes["data.simulation_seed"]
     scores = read_cell(cell.config, workdir)
     return replace(scores, seed=1000 * simulation + np.maximum(scores.seed, 0))

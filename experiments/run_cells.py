@@ -201,7 +201,7 @@ def _attempt(
 
 
 def _ending(code: int, text: str, path: Path) -> tuple[str, bool]:
-    """Tell from exit code and log what went wrong, and whether that is a failure."""
+    """Reason from exit code and log, and whether that is a failure."""
     lines = [line for line in text.splitlines() if line.strip()] or [""]
     errors = [line for line in lines if line.startswith("error: ")]
     error = errors[-1].removeprefix("error: ") if errors else ""

@@ -256,7 +256,7 @@ STUDIES = {
     "attention": Study(
         title="Causal against leaky attention",
         source="first report, section 7.3.2",
-        question="What does an encoder do that sees what is to be predicted?",
+        question="What does an encoder do that sees its target?",
         note="The report's encoder attends to the whole sequence, so that every target "
         "but the last leaks. Causal everywhere is the default here.",
         cells=[

@@ -105,7 +105,7 @@ def _cells(
     shares: Float[np.ndarray, " clip"],
     simulation: Simulation,
 ) -> list[str]:
-    """All clips, then those of each kind of fault with what is chance."""
+    """All clips, then those of each kind of fault with the share at random."""
     low, high = interval(int(hits.sum()), len(hits))
     cells = [f"{hits.mean():.1%} ({low:.1%}-{high:.1%})", f"{shares.mean():.1%}"]
     kind_of = {fault.name: fault.kind for fault in simulation.faults}

@@ -32,11 +32,11 @@ NORMAL, ANOMALY, UNREADABLE, UNDECIDED = "normal", "anomaly", "unreadable", "und
 AT_ONCE = 32  # files that are judged together
 Wave = Int16[np.ndarray, " time"]
 Arrays = Mapping[str, np.ndarray]  # of `Explanation.of`; {}: unknown
-NEARBY_S = 0.25  # around the strongest second: the frames that tell its band
+NEARBY_S = 0.25  # around the strongest second: frames in which its band is found
 
 
 class Verdict(NamedTuple):
-    """What is found about a file; None: unknown."""
+    """Score, decision and reason of a file; None: unknown."""
 
     file: str
     decision: str

@@ -141,7 +141,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _config_places(argv: list[str]) -> Iterator[tuple[int, str]]:
-    """Yield the places of --config's value, and what is before it there."""
+    """Yield the places of --config's value, and the text before it there."""
     for i, text in enumerate(argv):
         flag, equals, _ = text.partition("=")
         if text.startswith("-") and flag.lstrip("-") == "config":

@@ -241,7 +241,7 @@ def _check(parser: Parser, args: argparse.Namespace) -> None:
     if not args.files and not args.watch:
         parser.error("name recordings or folders, or --watch a folder")
     if args.watch and not args.out:
-        parser.error("--watch needs --out, the csv of what is judged already")
+        parser.error("--watch needs --out, the csv of files that are judged already")
     if args.watch and not args.watch.is_dir():
         parser.error(f"--watch={args.watch}: no such folder")
 

@@ -12,7 +12,7 @@ the end accelerator.md, the tables. Measured, at the sizes of the configs' `:ref
   one of the full slider: 2,370 clips of 313 frames. "same bits": whether the same steps
   from the same state, twice, give the same bits
 - scoring: `FittedNeural.summarise` of int16 clips in the host's memory, one run
-- front ends: `extract` from the host's memory, and `map_clips` of what is on the device
+- front ends: `extract` from the host's memory, and `map_clips` of arrays on the device
 - back-ends: fit to a bank of vectors, and score clips against it
 
 Medians after a warm-up; compiling is timed apart (with JAX's compilation cache: reading
@@ -294,7 +294,7 @@ def _rates(n_clips: int, found: Row) -> Row:
 
 
 def _program_bytes(step: Any) -> int | None:
-    """Bytes that a compiled program needs; what is donated counts once."""
+    """Bytes that a compiled program needs; donated arrays count once."""
     found = step.memory_analysis()
     if found is None:
         return None
@@ -324,7 +324,7 @@ def attempt(title: str, about: Row, measure: Callable[[], Row]) -> Row:
 
 
 def measure(args: argparse.Namespace, found: Row, save: Callable[[], None]) -> None:
-    """Measure all that is asked for, and save after each row."""
+    """Measure the chosen parts, and save after each row."""
     size: Size = replace(SIZES[args.size], seconds=args.seconds)
 
     def add(part: str, about: Row, work: Callable[[], Row]) -> None:

@@ -152,7 +152,7 @@ SMALLER: dict[str, tuple[dict[str, Any], int]] = {
 
 @dataclass(frozen=True)
 class Size:
-    """What is measured, and for how long."""
+    """Sizes that are measured, and for how long."""
 
     detectors: Mapping[str, NeuralDetector]
     train_clips: int

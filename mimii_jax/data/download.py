@@ -94,7 +94,7 @@ SLOWEST = 1000
 BROKEN = (requests.RequestException, urllib3.exceptions.HTTPError)
 CHUNK = 10**6  # bytes; a broken connection loses at most this much
 EXPANSION = 4  # of recordings, at most; more is no archive of them
-RECORDING = re.compile(r"[A-Za-z]+/(train|test)/[^./][^/]*\.wav")  # what is unpacked
+RECORDING = re.compile(r"[A-Za-z]+/(train|test)/[^./][^/]*\.wav")  # unpacked
 
 
 def wanted(machines: Sequence[str], splits: Sequence[str]) -> dict[str, int]:
@@ -159,7 +159,7 @@ def _complete(receipt: Path, out: Path) -> bool:
     try:
         files = read_json(receipt)
         return all(_size(out / name) == size for name, size in files.items())
-    except (DataError, AttributeError):  # damaged: what is there is looked at again
+    except (DataError, AttributeError):  # damaged: the files are looked at again
         return False
 
 

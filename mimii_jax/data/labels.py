@@ -28,7 +28,7 @@ _TRUTH = re.compile(r"ground_truth_(.+)_section_\d\d(?:_(source|target))?_test\.
 
 
 class Label(NamedTuple):
-    """What is known about a clip."""
+    """Label and domain of a clip, as far as known."""
 
     label: int  # NORMAL, ANOMALOUS or UNKNOWN
     domain: str = ""  # of `DOMAINS`; "": unknown

@@ -23,7 +23,7 @@ from mimii_jax.results.metrics import z_scores
 
 ArrayLike = Array | np.ndarray
 POOLINGS = ("mean", "max", "top_k", "gwrp")
-FOLDS = 10  # of what is refitted for its leave-one-out scores
+FOLDS = 10  # of a bank, for leave-one-out scores by refits
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Scoring:
     per_id: bool = True
     pooling: Pooling = Pooling()
     neighbours: int = 1  # knn, ldn
-    density_neighbours: int = 8  # ldn, lof: they tell the density around a clip
+    density_neighbours: int = 8  # ldn, lof: of the density around a clip
     # whether each column is in units of its bank's SD, and within 8 of them
     standardise: bool = True
     # of a PCA where columns exceed clips; to whiten, at most half as many as clips
@@ -236,7 +236,7 @@ def one_class_svm(vectors: Vectors, scoring: Scoring) -> Backend:
 
 
 def _estimator(vectors: Vectors, scoring: Scoring, model: Any) -> Backend:
-    """A model of scikit-learn, whose scores are higher for what is more normal."""
+    """A model of scikit-learn, whose scores are higher for more normal clips."""
     columns, x = _columns(vectors, scoring)
     model.fit(x)
     return Backend(columns, lambda x: -np.ravel(model.score_samples(x)))

@@ -238,7 +238,7 @@ class ClassicalDetector:
         for one in np.unique(fold):
             rest = replace(run, clips=run.clips[fold != one])
             of_rest = self._fit_one(features, moments, rest)
-            # Models have scales of their own: known to both, these clips tell them.
+            # Models have scales of their own; clips known to both align them.
             known = features[rest.clips[:: -(-len(rest.clips) // ALIGNED)]]
             middle, spread = median_and_spread(self._outlyingness(known, *model))
             rows = run.clips[fold == one]
@@ -255,7 +255,7 @@ class ClassicalDetector:
         """Outlyingness of every window under a model."""
         index = jnp.arange(len(features) * self.windows.per_clip(features.shape[1]))
         x = standardiser.apply(self.windows.gather(features, index))
-        # scikit-learn's score is higher for what is more normal.
+        # scikit-learn's score is higher for more normal examples.
         return -np.reshape(model.score_samples(_flat(x)), (len(features), -1))
 
     def _examples(

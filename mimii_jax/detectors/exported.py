@@ -18,7 +18,7 @@ Normal = Float[np.ndarray, " clip"]
 
 
 def normal_scores(banks: Banks, ids: Sequence[str]) -> list[Normal]:
-    """Normal scores of each ID's bank; fits what is missing, which no trace can."""
+    """Normal scores of each ID's bank; fits missing ones, which no trace can."""
     for name in banks.scoring.names:
         require(
             name not in HOST_ONLY,

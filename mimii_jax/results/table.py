@@ -166,12 +166,12 @@ def write_scores(scores: Scores, path: Path) -> None:
     """Write scores.csv, whole or not at all; `read_scores` gets identical numbers."""
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
-    # Domains are a column where names don't tell them.
-    told = np.array_equal(scores.domain, scores.named_domain)
-    writer.writerow(COLUMNS[:-1] if told else COLUMNS)
+    # Domains are a column where names don't hold them.
+    named = np.array_equal(scores.domain, scores.named_domain)
+    writer.writerow(COLUMNS[:-1] if named else COLUMNS)
     for *row, score, domain in scores.rows():
         # repr is the shortest text that reads back as the same float.
-        writer.writerow((*row, repr(score), *([] if told else [domain])))
+        writer.writerow((*row, repr(score), *([] if named else [domain])))
     replace_file(path, file.getvalue().encode())
 
 
