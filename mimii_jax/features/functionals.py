@@ -15,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float32
 
+from mimii_jax import log
 from mimii_jax.errors import require
 from mimii_jax.features.front_ends import (
     CLIPS_IN_CACHE,
@@ -40,6 +41,7 @@ SERIES = (
 )
 ROLLOFF = 0.85  # share of the magnitude below the roll-off
 SUMMED = 27  # bins of a block of the roll-off
+CHUNKS = 2  # that are computed at the same time
 TINY = 1e-10  # least power in a flatness or crest, as in librosa
 MODULATED_BANDS = 32
 HALF_OCTAVES_HZ = 0.25 * 2 ** (np.arange(13) / 2)  # of the modulation, to 16 Hz
@@ -342,16 +344,22 @@ def extract_functionals(
     audio : i16 [shape=(clip, time)], full scale is 32768; at least one clip
     advance : called after each chunk with the number of its clips
     """
-    at_once = _clips_at_once()
-    size = min(CLIPS_PER_TRANSFER, -(-len(audio) // at_once) * at_once)
-    chunks: list[dict[str, Array]] = []
-    for start in range(0, len(audio), size):
-        part = np.asarray(audio[start : start + size])  # while the last is computed
+    n, at_once = len(audio), _clips_at_once()
+    size = min(CLIPS_PER_TRANSFER, -(-n // (CHUNKS * at_once)) * at_once)
+
+    def of_chunk(start: int) -> dict[str, np.ndarray]:
+        part = np.asarray(audio[start : start + size])
         padded = np.pad(part, ((0, size - len(part)), (0, 0)))
-        jax.block_until_ready(chunks[-1:])
-        chunks.append(_extract_chunk(front_end, groups, padded))
-        advance(len(part))
-    n = len(audio)
+        return jax.device_get(_extract_chunk(front_end, groups, padded))
+
+    chunks: list[dict[str, np.ndarray]] = []
+    starts = range(0, n, size)
+    # A program of few clips keeps one core busy.
+    for start, found in zip(
+        starts, log.ahead(of_chunk, [[s] for s in starts]), strict=True
+    ):
+        chunks += found
+        advance(min(size, n - start))
     return {name: np.concatenate([c[name] for c in chunks])[:n] for name in groups}
 
 
