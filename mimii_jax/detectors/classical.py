@@ -1,4 +1,8 @@
-"""scikit-learn detectors on the project's front end."""
+"""scikit-learn detectors on the project's front end.
+
+skops and scikit-learn are imported where they are needed: skops takes seconds and
+imports PyTorch where that is installed.
+"""
 
 import warnings
 from collections.abc import Sequence
@@ -9,14 +13,7 @@ from typing import Any, NoReturn, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-import skops.io
 from jaxtyping import Array, Float, Float32
-from sklearn.ensemble import IsolationForest
-from sklearn.kernel_approximation import Nystroem
-from sklearn.linear_model import SGDOneClassSVM
-from sklearn.pipeline import make_pipeline
-from sklearn.svm import OneClassSVM
-from skops.io.exceptions import UntrustedTypesFoundException
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
@@ -59,8 +56,10 @@ class Forest:
         of_trees = f"detector.n_estimators={self.n_estimators}"
         require_memory(20_000.0 * self.n_estimators, of_trees)
 
-    def build(self, seed: int) -> IsolationForest:
+    def build(self, seed: int) -> Any:
         """Create an unfitted forest."""
+        from sklearn.ensemble import IsolationForest
+
         # Any: scikit-learn documents numbers here, but its types are those of "auto".
         samples: Any = "auto" if self.max_samples is None else self.max_samples
         return IsolationForest(
@@ -89,6 +88,10 @@ class SVM:
 
     def build(self, seed: int) -> Any:
         """Create an unfitted SVM."""
+        from sklearn.kernel_approximation import Nystroem
+        from sklearn.linear_model import SGDOneClassSVM
+        from sklearn.pipeline import make_pipeline
+
         svm = SGDOneClassSVM(nu=self.nu, random_state=seed)
         if self.kernel == "linear":
             return svm
@@ -109,8 +112,10 @@ class ExactSVM:
         _require_share(self.nu)
         _require_positive("gamma", self.gamma)
 
-    def build(self, seed: int) -> OneClassSVM:
+    def build(self, seed: int) -> Any:
         """Create an unfitted SVM."""
+        from sklearn.svm import OneClassSVM
+
         del seed
         width: Any = "auto" if self.gamma is None else self.gamma
         return OneClassSVM(nu=self.nu, gamma=width, cache_size=1000)
@@ -170,6 +175,9 @@ class ClassicalDetector:
 
     def load(self, folder: Path, runs: Sequence[Run]) -> "FittedClassical":
         """Load the models of as many runs; types that aren't expected are refused."""
+        import skops.io
+        from skops.io.exceptions import UntrustedTypesFoundException
+
         path = folder / MODEL
         with file_errors(path):
             content = path.read_bytes()
@@ -334,6 +342,8 @@ class FittedClassical:
 
     def save(self, folder: Path) -> None:
         """Save models and standardisers, whole or not at all."""
+        import skops.io
+
         standardisers = [tuple(map(np.asarray, s)) for s in self.standardisers]
         make_folder(folder)
         replace_file(folder / MODEL, skops.io.dumps((self.models, standardisers)))
@@ -364,6 +374,8 @@ def _require_sound(model: Any) -> None:
             raise ValueError("a tree has no such feature")
         if tree.n_features != model.n_features_in_ or not tree.node_count:
             raise ValueError("a tree for other examples")
+    from sklearn.svm import OneClassSVM
+
     if isinstance(model, OneClassSVM):
         n, vectors = int(model._n_support[0]), model.support_vectors_
         shapes = model.support_.shape, model._dual_coef_.shape, vectors.shape[:1]

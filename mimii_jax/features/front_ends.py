@@ -107,8 +107,14 @@ class Linear:
         return power_spectrogram(wave, n_fft=self.n_fft, hop=self.hop)
 
     def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+        """Features of one clip."""
+        return self.of_power(self.power(wave), wave)
+
+    def of_power(
+        self, power: Float32[Array, "frame frequency"], wave: Float32[Array, " time"]
+    ) -> Float32[Array, "frame bin"]:
         """Spectrogram of one clip, in dB."""
-        return decibels(self.power(wave)[:, self._band])
+        return decibels(power[:, self._band])
 
 
 @dataclass(frozen=True)
@@ -128,12 +134,14 @@ class LogMel(Linear):
         n = self.n_mels + 2
         return mel_frequencies(n, self.fmin, self.top, self.htk)[1:-1]
 
-    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame mel"]:
+    def of_power(
+        self, power: Float32[Array, "frame frequency"], wave: Float32[Array, " time"]
+    ) -> Float32[Array, "frame mel"]:
         """Log-mel spectrogram of one clip, in dB."""
         filters = mel_filters(
             self.sample_rate, self.n_fft, self.n_mels, self.fmin, self.top, self.htk
         )
-        return decibels(mel_spectrogram(self.power(wave), filters))
+        return decibels(mel_spectrogram(power, filters))
 
 
 @dataclass(frozen=True)
@@ -156,9 +164,11 @@ class LogMelSpectrum(LogMel):
             f"features.hop={self.hop}",
         )
 
-    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+    def of_power(
+        self, power: Float32[Array, "frame frequency"], wave: Float32[Array, " time"]
+    ) -> Float32[Array, "frame bin"]:
         """Features of one clip, in dB."""
-        mel = super().__call__(wave)
+        mel = super().of_power(power, wave)
         if not self.spectrum_bins:
             return mel
         # Frames cover half the sample rate, and less than one of them remains.
@@ -187,9 +197,11 @@ class LogMelWave(LogMel):
             f"features.wave_samples={n}: must be features.hop={self.hop}, or 0",
         )
 
-    def __call__(self, wave: Float32[Array, " time"]) -> Float32[Array, "frame bin"]:
+    def of_power(
+        self, power: Float32[Array, "frame frequency"], wave: Float32[Array, " time"]
+    ) -> Float32[Array, "frame bin"]:
         """Levels in dB, then samples in [-1, 1]."""
-        mel = jnp.maximum(super().__call__(wave), TORCHAUDIO_FLOOR)
+        mel = jnp.maximum(super().of_power(power, wave), TORCHAUDIO_FLOOR)
         if not self.wave_samples:
             return mel
         wave = jnp.pad(wave, (0, len(mel) * self.hop - len(wave)))

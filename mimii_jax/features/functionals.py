@@ -7,6 +7,7 @@ spectra over time by `STATISTICS`, `modulation` keeps their rhythm.
 import itertools
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float32
 
+from mimii_jax import log
 from mimii_jax.errors import require
 from mimii_jax.features.front_ends import (
     CLIPS_IN_CACHE,
@@ -38,7 +40,8 @@ SERIES = (
     "crest",
 )
 ROLLOFF = 0.85  # share of the magnitude below the roll-off
-SUMMED = 27  # bins of a block of cumulated sums
+SUMMED = 27  # bins of a block of the roll-off
+CHUNKS = 2  # that are computed at the same time
 TINY = 1e-10  # least power in a flatness or crest, as in librosa
 MODULATED_BANDS = 32
 HALF_OCTAVES_HZ = 0.25 * 2 ** (np.arange(13) / 2)  # of the modulation, to 16 Hz
@@ -165,24 +168,39 @@ def describe(
 
 
 def _rolloff(magnitude: Float32[Array, "frame frequency"]) -> Float32[Array, " frame"]:
-    """Bin, with its fraction, up to which 85 % of the magnitude lie; 0 for silence."""
-    total = _cumulated(magnitude)
+    """Bin, with its fraction, up to which 85 % of the magnitude lie; 0 for silence.
+
+    Blocks of bins are summed first: only that of the roll-off needs cumulated sums.
+    """
+    n_frames, n_bins = magnitude.shape
+    padded = jnp.pad(magnitude, ((0, 0), (0, -n_bins % SUMMED)))
+    blocks = padded.reshape(n_frames, -1, SUMMED)
+    total = _cumulated(jnp.sum(blocks, axis=2))
     wanted = ROLLOFF * total[:, -1:]
-    under = total < wanted
-    low = jnp.max(jnp.where(under, total, 0), axis=1)
-    high = jnp.min(jnp.where(under, jnp.inf, total), axis=1)
-    at = jnp.sum(under, axis=1) - 1 + _over(wanted[:, 0] - low, high - low)
+    low, high, block = _around(total, wanted)
+    own = jax.vmap(lambda rows, k: lax.dynamic_index_in_dim(rows, k, keepdims=False))
+    inside = low[:, None] + _cumulated(own(blocks, block)[:, :-1])
+    inside = jnp.concatenate([inside, high[:, None]], axis=1)
+    within, high, bins = _around(inside, wanted)
+    low = jnp.maximum(low, within)
+    at = SUMMED * block + bins - 1 + _over(wanted[:, 0] - low, high - low)
     return jnp.maximum(at, 0)
 
 
+def _around(
+    total: Float32[Array, "frame sum"], wanted: Float32[Array, "frame 1"]
+) -> tuple[Array, Array, Array]:
+    """Rising sums next to the wanted one, and how many are less; none less: 0."""
+    under = total < wanted
+    low = jnp.max(jnp.where(under, total, 0), axis=1)
+    high = jnp.min(jnp.where(under, jnp.inf, total), axis=1)
+    return low, high, jnp.sum(under, axis=1)
+
+
 def _cumulated(x: Float32[Array, "frame bin"]) -> Float32[Array, "frame bin"]:
-    """Cumulated sums by products, in blocks; twice as fast as `jnp.cumsum` on a CPU."""
-    n_frames, n_bins = x.shape
-    blocks = jnp.pad(x, ((0, 0), (0, -n_bins % SUMMED))).reshape(n_frames, -1, SUMMED)
-    own = jnp.dot(blocks, np.tri(SUMMED, dtype=np.float32).T, precision="highest")
-    before = np.tri(blocks.shape[1], k=-1, dtype=np.float32).T
-    offset = jnp.dot(own[:, :, -1], before, precision="highest")
-    return (own + offset[:, :, None]).reshape(n_frames, -1)[:, :n_bins]
+    """Cumulated sums by a product, which a CPU does faster than `jnp.cumsum`."""
+    up_to = np.triu(np.ones((x.shape[1], x.shape[1]), np.float32))
+    return jnp.dot(x, up_to, precision="highest")
 
 
 def descriptors(
@@ -260,43 +278,55 @@ def _over(top: Array, bottom: Array) -> Array:
     return jnp.where(bottom > 0, top / jnp.where(bottom > 0, bottom, 1), 0)
 
 
-def _bands(front_end: Linear, wave: Array) -> Array:
-    return bands(front_end(wave))
+class Spectra(NamedTuple):
+    """What groups are computed from."""
+
+    wave: Float32[Array, " time"]
+    power: Float32[Array, "frame frequency"]
+    features: Float32[Array, "frame bin"]  # of the front end
 
 
-def _descriptors(front_end: Linear, wave: Array) -> Array:
-    return descriptors(front_end.power(wave), sample_rate=front_end.sample_rate)
+def _bands(front_end: Linear, of: Spectra) -> Array:
+    return bands(of.features)
 
 
-def _modulation(front_end: Linear, wave: Array) -> Array:
+def _descriptors(front_end: Linear, of: Spectra) -> Array:
+    return descriptors(of.power, sample_rate=front_end.sample_rate)
+
+
+def _modulation(front_end: Linear, of: Spectra) -> Array:
     frame_rate = front_end.sample_rate / front_end.hop
-    return modulation(front_end(wave), frame_rate=frame_rate)
+    return modulation(of.features, frame_rate=frame_rate)
 
 
-def _yamnet(front_end: Linear, wave: Array) -> Array:
+def _yamnet(front_end: Linear, of: Spectra) -> Array:
     rate = front_end.sample_rate
     require(
         rate == SAMPLE_RATE,
         f"features.sample_rate={rate}: must be {SAMPLE_RATE} for yamnet",
     )
-    return yamnet(wave)
+    return yamnet(of.wave)
 
 
-GROUPS: dict[str, Callable[[Linear, Array], Array]] = {
+GROUPS: dict[str, Callable[[Linear, Spectra], Array]] = {
     "bands": _bands,
     "descriptors": _descriptors,
     "modulation": _modulation,
 }
 # Groups that are no functionals, but are compared as they are.
-PRETRAINED: dict[str, Callable[[Linear, Array], Array]] = {"yamnet": _yamnet}
+PRETRAINED: dict[str, Callable[[Linear, Spectra], Array]] = {"yamnet": _yamnet}
 
 
 def functionals(
     front_end: Linear, groups: Sequence[str], wave: Float32[Array, " time"]
 ) -> dict[str, Float32[Array, " column"]]:
-    """The chosen groups of one clip; under `jit` they share its spectrogram."""
+    """The chosen groups of one clip."""
     known = GROUPS | PRETRAINED
-    return {name: known[name](front_end, wave) for name in groups}
+    # Barriers: XLA would compute the spectra again for every group.
+    power = lax.optimization_barrier(front_end.power(wave))
+    features = lax.optimization_barrier(front_end.of_power(power, wave))
+    spectra = Spectra(wave, power, features)
+    return {name: known[name](front_end, spectra) for name in groups}
 
 
 def extract_functionals(
@@ -314,16 +344,22 @@ def extract_functionals(
     audio : i16 [shape=(clip, time)], full scale is 32768; at least one clip
     advance : called after each chunk with the number of its clips
     """
-    at_once = _clips_at_once()
-    size = min(CLIPS_PER_TRANSFER, -(-len(audio) // at_once) * at_once)
-    chunks: list[dict[str, Array]] = []
-    for start in range(0, len(audio), size):
-        part = np.asarray(audio[start : start + size])  # while the last is computed
+    n, at_once = len(audio), _clips_at_once()
+    size = min(CLIPS_PER_TRANSFER, -(-n // (CHUNKS * at_once)) * at_once)
+
+    def of_chunk(start: int) -> dict[str, np.ndarray]:
+        part = np.asarray(audio[start : start + size])
         padded = np.pad(part, ((0, size - len(part)), (0, 0)))
-        jax.block_until_ready(chunks[-1:])
-        chunks.append(_extract_chunk(front_end, groups, padded))
-        advance(len(part))
-    n = len(audio)
+        return jax.device_get(_extract_chunk(front_end, groups, padded))
+
+    chunks: list[dict[str, np.ndarray]] = []
+    starts = range(0, n, size)
+    # A program of few clips keeps one core busy.
+    for start, found in zip(
+        starts, log.ahead(of_chunk, [[s] for s in starts]), strict=True
+    ):
+        chunks += found
+        advance(min(size, n - start))
     return {name: np.concatenate([c[name] for c in chunks])[:n] for name in groups}
 
 
