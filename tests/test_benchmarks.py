@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     memory,
     peers,
     rounds,
+    scale,
     score,
     train,
 )
@@ -209,3 +210,12 @@ def test_ratios_are_medians_over_rounds(capsys):
     ]
     rounds.report("T", "clips", {"ours": 6.0, "peer": 6.0}, turns, ["ours"])
     assert "3.00 (2.00 to 10.00)" in capsys.readouterr().out
+
+
+def test_the_cost_of_data_and_runs_is_printed(capsys):
+    scale.main(["--clips", "2", "--times", "1", "--runs", "2", "--epochs", "1"])
+    row = capsys.readouterr().out.splitlines()[2].strip("| ").split(" | ")
+    assert row[:2] == ["2", "1 x"]
+    cores, per_unit, *others = map(float, row[2:])
+    assert min(others) > 0
+    np.testing.assert_allclose(cores, 2 * per_unit, atol=0.01)
