@@ -185,6 +185,13 @@ def test_memory_of_the_main_program(capsys):
     assert "36" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_memory_of_several_types_as_one_model(capsys):
+    several = ["--types", "fan", "valve", "--seconds", "1", "--scale", "0.01"]
+    memory.main([*several, "--config", "configs/mlp_vae.py:quick"])
+    assert "72 clips" in capsys.readouterr().out
+
+
 @dataclass
 class Rounds:
     """Arguments of a benchmark."""

@@ -4,7 +4,7 @@ python -m experiments.benchmarks.memory                  3,471 wav files of nois
 python -m experiments.benchmarks.memory --simulated      the simulated rail, scale 1
 python -m experiments.benchmarks.memory --root DIR       recordings in DIR
 python -m experiments.benchmarks.memory --types fan pump slider valve toy_car toy_belt \
-    --scale 1.585 --seconds 1                            33,006 files, one model
+    --scale 1.585 --seconds 1                            32,994 files, one model
 
 Runs `python -m mimii_jax.main` for one epoch. Two numbers: the peak resident memory of
 the process, which Linux keeps (VmHWM; that of getrusage would include this process,
