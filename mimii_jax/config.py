@@ -40,6 +40,7 @@ CONTROLS_ONLY, FUNCTIONALS = "controls", "functionals"
 VECTORS = (FUNCTIONALS, "yamnet")  # names of the detector of groups of vectors
 DEFAULT = "default"  # the scoring that adds nothing to the detector's name
 PRECISIONS = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+PLACES = ("device", "disk")  # of the training features
 Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
 
@@ -187,6 +188,7 @@ def _build_detector(
     _choice("train.features", kept_as, PRECISIONS)
     on_cpu = jax.default_backend() == "cpu"
     dtype = jnp.float32 if on_cpu else PRECISIONS[precision]
+    place = _choice("train.features_on", training.pop("features_on"), PLACES)
     names = [k for k in signature(Scoring).parameters if k in scoring]
     of_scoring = {k: scoring.pop(k) for k in names}
     # What else a scoring has belongs to the model, such as a transformer's horizon.
@@ -197,6 +199,7 @@ def _build_detector(
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
         features_dtype=PRECISIONS[kept_as],
+        on_disk=place == "disk",
         settings=_construct("train", Settings, training),
         scoring=Scoring(**of_scoring, pooling=pooling),
         checkpoint=_construct("checkpoint", CheckpointPolicy, config.checkpoint),

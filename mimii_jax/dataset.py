@@ -174,6 +174,7 @@ class Dataset:
             channel=self.channel,
             seconds=seconds or self.seconds,
             decode=decode,
+            sets=len(self._types()) if self.together else 1,
         )
         if count := sum((machine_type, name) in known for name in clips.name):
             log.info(f"{machine_type}: {count} evaluation clips have published labels")

@@ -84,7 +84,8 @@ def add_training(c: Any) -> None:
     c.train.warmup = 0.02  # share of all steps
     c.train.freeze = ()  # parts of the model that aren't trained: ("encoder",)
     c.train.precision = "float32"  # or "bfloat16", of the layers; a CPU keeps float32
-    c.train.features = "float32"  # or "bfloat16": of all clips, in memory
+    c.train.features = "float32"  # or "bfloat16": of all clips
+    c.train.features_on = "device"  # or "disk": in a file, where memory lacks
 
     c.augment = ConfigDict()  # of the training examples, after standardising
     c.augment.names = ()  # such as ("spec_augment",); see features/augment.py

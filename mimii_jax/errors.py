@@ -30,11 +30,13 @@ def require(holds: bool, message: str) -> None:
         raise ConfigError(message)
 
 
-def require_memory(needed: float, what: str) -> None:
-    """Raise ConfigError before an allocation that this machine can't hold."""
-    have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+def require_memory(
+    needed: float, what: str, remedy: str = "choose less", have: float = 0
+) -> None:
+    """Raise ConfigError before an allocation that memory can't hold."""
+    have = have or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     require(
         needed <= have,
         f"{what}: needs {needed / 1e9:,.0f} GB of memory, this machine has "
-        f"{have / 1e9:,.0f} GB; choose less",
+        f"{have / 1e9:,.0f} GB; {remedy}",
     )

@@ -15,6 +15,7 @@ from experiments.benchmarks import (
     memory,
     peers,
     rounds,
+    scale,
     score,
     train,
 )
@@ -184,6 +185,13 @@ def test_memory_of_the_main_program(capsys):
     assert "36" in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_memory_of_several_types_as_one_model(capsys):
+    several = ["--types", "fan", "valve", "--seconds", "1", "--scale", "0.01"]
+    memory.main([*several, "--config", "configs/mlp_vae.py:quick"])
+    assert "72 clips" in capsys.readouterr().out
+
+
 @dataclass
 class Rounds:
     """Arguments of a benchmark."""
@@ -209,3 +217,12 @@ def test_ratios_are_medians_over_rounds(capsys):
     ]
     rounds.report("T", "clips", {"ours": 6.0, "peer": 6.0}, turns, ["ours"])
     assert "3.00 (2.00 to 10.00)" in capsys.readouterr().out
+
+
+def test_the_cost_of_data_and_runs_is_printed(capsys):
+    scale.main(["--clips", "2", "--times", "1", "--runs", "2", "--epochs", "1"])
+    row = capsys.readouterr().out.splitlines()[2].strip("| ").split(" | ")
+    assert row[:2] == ["2", "1 x"]
+    cores, per_unit, *others = map(float, row[2:])
+    assert min(others) > 0
+    np.testing.assert_allclose(cores, 2 * per_unit, atol=0.01)

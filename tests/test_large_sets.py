@@ -9,6 +9,7 @@ from training import epochs
 from wav_files import RATE, noise, put
 
 from configs import functionals, isolation_forest, mlp_vae
+from mimii_jax.config import build
 from mimii_jax.data import dcase, reading
 from mimii_jax.data.clips import join_types
 from mimii_jax.data.recordings import Recordings, concatenate
@@ -118,3 +119,19 @@ def test_features_in_bfloat16_take_half_the_memory_and_train_alike(
     assert half == [size // 2 for size in sizes]
     np.testing.assert_allclose(losses["bfloat16"], losses["float32"], rtol=0.01)
     assert losses["bfloat16"] != losses["float32"]
+
+
+def test_types_that_are_joined_share_what_is_held(tmp_path, monkeypatch):
+    """Each would fit, both don't."""
+    for name in ("fan", "valve"):
+        for number in range(3):
+            path = tmp_path / name / f"train/normal_id_00_{number:08d}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            put(path.parent, path.name, noise(number, RATE))
+    size = 2 * 3 * RATE
+    monkeypatch.setattr(reading, "HELD", size)
+    data = {"machine_types": ("all",), "test_normals": None}
+    together = build(small(root=tmp_path, data=data)).data
+    assert isinstance(together.load("all").audio, Recordings)
+    monkeypatch.setattr(reading, "HELD", 2 * size)
+    assert isinstance(together.load("all").audio, np.ndarray)

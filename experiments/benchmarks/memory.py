@@ -3,6 +3,8 @@
 python -m experiments.benchmarks.memory                  3,471 wav files of noise
 python -m experiments.benchmarks.memory --simulated      the simulated rail, scale 1
 python -m experiments.benchmarks.memory --root DIR       recordings in DIR
+python -m experiments.benchmarks.memory --types fan pump slider valve toy_car toy_belt \
+    --scale 1.585 --seconds 1                            32,994 files, one model
 
 Runs `python -m mimii_jax.main` for one epoch. Two numbers: the peak resident memory of
 the process, which Linux keeps (VmHWM; that of getrusage would include this process,
@@ -26,20 +28,21 @@ from mimii_jax.command import path_of
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 EVERY = 0.2  # s
-RATE, SECONDS = 16_000, 10
+RATE = 16_000
 IDS = {"00": (968, 356), "02": (968, 267), "04": (434, 178)}  # train, anomalous test
 
 
-def write_noise(root: Path, scale: float) -> None:
+def write_noise(
+    folder: Path, scale: float, seconds: float, rng: np.random.Generator
+) -> None:
     """Write noise with the slider's numbers of clips, times `scale`."""
-    rng = np.random.default_rng(0)
     for machine_id, (train, anomalous) in IDS.items():
         counts = {"train/normal": train, "test/normal": 100, "test/anomaly": anomalous}
         for start, count in counts.items():
-            (root / "slider" / start).parent.mkdir(parents=True, exist_ok=True)
+            (folder / start).parent.mkdir(parents=True, exist_ok=True)
             for number in range(max(1, round(scale * count))):
-                path = root / "slider" / f"{start}_id_{machine_id}_{number:08d}.wav"
-                noise = rng.integers(-(2**15), 2**15, SECONDS * RATE, np.int16)
+                path = folder / f"{start}_id_{machine_id}_{number:08d}.wav"
+                noise = rng.integers(-(2**15), 2**15, int(seconds * RATE), np.int16)
                 soundfile.write(path, noise, RATE)
 
 
@@ -49,7 +52,7 @@ def measure(command: list[str]) -> tuple[float, float, float]:
     process = tree = 0
     with subprocess.Popen(command) as job:
         while job.poll() is None:
-            process = max(process, _peak_resident(job.pid))
+            process = max(process, peak_resident(job.pid))
             tree = max(tree, _tree_resident(job.pid))
             time.sleep(EVERY)
     if job.returncode:
@@ -57,7 +60,7 @@ def measure(command: list[str]) -> tuple[float, float, float]:
     return process / 1e9, tree / 1e9, time.perf_counter() - start
 
 
-def _peak_resident(process: int) -> int:
+def peak_resident(process: int) -> int:
     """Peak resident bytes so far; 0 once the process is gone."""
     status = Path(f"/proc/{process}/status").read_text()
     lines = (line.split() for line in status.splitlines())
@@ -89,7 +92,11 @@ def run(args: argparse.Namespace, flags: list[str], folder: Path) -> None:
         what, source = f"recordings in {args.root}", f"data.root={args.root}"
     else:
         what, source = "noise, as wav files", f"data.root={folder / 'noise'}"
-        write_noise(folder / "noise", args.scale)
+        rng = np.random.default_rng(0)
+        for name in args.types:
+            write_noise(folder / "noise" / name, args.scale, args.seconds, rng)
+        if len(args.types) > 1:
+            flags = ["--config.data.machine_types=all", *flags]
     command = [sys.executable, "-m", "mimii_jax.main", "--config", args.config]
     command += ["--config.train.epochs=1", f"--workdir={folder / 'workdir'}"]
     process, tree, seconds = measure([*command, f"--config.{source}", *flags])
@@ -113,6 +120,8 @@ def main(arguments: list[str] | None = None) -> None:
     source.add_argument("--root", type=path_of, help="folder with slider/{train,test}")
     source.add_argument("--simulated", action="store_true", help="no files")
     add("--scale", type=float, default=1.0, help="part of the 3,471 clips (default 1)")
+    add("--seconds", type=float, default=10.0, help="of a file of noise (default 10)")
+    add("--types", nargs="+", default=["slider"], help="of noise, as one model")
     add("--config", default="configs/mlp_vae.py")
     args, flags = parser.parse_known_args(arguments)
     with tempfile.TemporaryDirectory() as folder:

@@ -50,6 +50,7 @@ def read(
     channel: audio.Channel = 0,
     seconds: float | None = None,
     decode: bool = True,
+    sets: int = 1,
 ) -> Clips:
     """Read the recordings of one machine type.
 
@@ -63,8 +64,8 @@ def read(
     labels : of clips whose name has none
     test_normals : normal test clips per ID in the MIMII layout, which has no split;
         None: as many as anomalous ones
-    sample_rate, channel, seconds : what they are resampled, cut or padded to; see
-        `reading.load`
+    sample_rate, channel, seconds, sets : what they are resampled, cut or padded to, and
+        how many machine types are joined; see `reading.load`
     decode : False checks the headers of the files alone; clips have no samples
 
     Returns
@@ -84,6 +85,7 @@ def read(
         seconds=seconds,
         splits={file.path: file.split for file in chosen},
         decode=decode,
+        sets=sets,
     )
     bad = found.bad | unusable
     if bad:

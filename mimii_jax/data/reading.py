@@ -32,6 +32,7 @@ def load(
     seconds: float | None = None,
     splits: Mapping[str, str] | None = None,
     decode: bool = True,
+    sets: int = 1,
 ) -> tuple[Audio, list[Header | None], dict[str, str]]:
     """Read one channel of the files, resampled, cut or padded to one length.
 
@@ -47,11 +48,12 @@ def load(
     seconds : length of the clips; None: the most frequent one
     splits : split of each path, to name the same audio in two splits
     decode : False reads headers alone; clips have no samples
+    sets : number of such sets that are to be joined, and share `HELD`
 
     Returns
     -------
     audio : i16 [shape=(clip, time)], the usable files in the order of `paths`; if they
-        need more than `HELD` bytes, as `Recordings`
+        need more than `HELD / sets` bytes, as `Recordings`
     headers : of each path; None if it has none
     bad : path -> reason, the other files
     """
@@ -71,7 +73,7 @@ def load(
     _say_fitted(lengths, length, rate)
     at_once = 2 * length * min(len(chosen), AT_ONCE)
     require_memory(at_once, f"data.seconds: clips of {length / rate:g} s")
-    held = 2 * length * len(chosen) <= HELD
+    held = 2 * length * len(chosen) <= HELD / sets
     audio = np.empty((len(chosen) if held else 0, length), np.int16)
 
     def read(row: int) -> Content | str:

@@ -1,8 +1,10 @@
 """Detectors that are Flax models, trained for all runs as one program."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +38,12 @@ from mimii_jax.detectors.vectors import (
 )
 from mimii_jax.errors import DataError, require, require_memory
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
-from mimii_jax.features.windows import Standardiser, Windows, clip_moments
+from mimii_jax.features.windows import Moment, Standardiser, Windows, clip_moments
 from mimii_jax.models.model import ModelSpec
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.loop import Features, train_runs
 from mimii_jax.train.mesh import DATA, RUN, make_mesh, put, replicate, replicated
+from mimii_jax.train.records import Records, require_packages, write
 from mimii_jax.train.runs import CheckpointPolicy, Labels, Pretrained, Run, Settings
 from mimii_jax.train.state import TrainState, abstract_runs, make_plan, restore_runs
 from mimii_jax.train.step import group_size
@@ -60,7 +63,9 @@ class NeuralDetector:
     standardise: bool  # bins, by the statistics of a run's clips
     settings: Settings
     scoring: Scoring  # from the errors of a clip to its score
-    features_dtype: Any = jnp.float32  # of the training features in memory
+    features_dtype: Any = jnp.float32  # of the training features
+    # where the training features are: in a file, or on the device
+    on_disk: bool = field(default=False, compare=False)
     scoring_hop: int = 1  # frames from one scored window to the next
     # devices along "run" and "data"; None: automatic
     mesh: tuple[int | None, int | None] = field(default=(None, None), compare=False)
@@ -103,6 +108,13 @@ class NeuralDetector:
         build = self._build(n_samples)
         jax.eval_shape(lambda: getattr(build(rngs=nnx.Rngs(0)), name)(example))
         make_mesh(1, *self.mesh)
+        if self.on_disk:
+            require_packages()
+            processes = jax.process_count()
+            require(
+                processes == 1,
+                f"train.features_on='disk': of one process, not {processes}",
+            )
 
     def fit(
         self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
@@ -231,13 +243,13 @@ class NeuralDetector:
         """Extract features and train."""
         mesh = make_mesh(len(runs), *self.mesh)
         with log.bar("features", len(train) + len(held_out)) as advance:
-            own, others = (
-                self._extract(train, advance),
-                self._extract(held_out, advance),
+            own, moments = self._training_features(
+                train, advance, checkpoints and checkpoints.folder
             )
+            others = self._extract(held_out, advance)
         standardisers = [Standardiser.identity(own.shape[2])] * len(runs)
         if self.standardise:
-            mean, variance = clip_moments(own)
+            mean, variance = map(np.concatenate, zip(*moments, strict=True))
             standardisers = [
                 Standardiser.of_moments(mean[run.clips], variance[run.clips])
                 for run in runs
@@ -264,7 +276,10 @@ class NeuralDetector:
             build,
             self.windows,
             Features(
-                replicate(own, mesh), replicate(others, mesh), standardisers, labels
+                own if isinstance(own, Records) else replicate(own, mesh),
+                replicate(others, mesh),
+                standardisers,
+                labels,
             ),
             self.settings,
             runs,
@@ -273,6 +288,33 @@ class NeuralDetector:
             profile=profile if self.profile else None,
         )
         return FittedNeural.of(self, graph, state)
+
+    def _training_features(
+        self, clips: Clips, advance: Callable[[int], None], folder: Path | None
+    ) -> tuple[Array | Records, list[tuple[Moment, Moment]]]:
+        """Features on a device or in a file; parts of their moments."""
+        shape = (len(clips), *self._shape(clips.audio.shape[1]))
+        if not self.on_disk:
+            size = math.prod(shape) * jnp.dtype(self.features_dtype).itemsize
+            have = (jax.local_devices()[0].memory_stats() or {}).get("bytes_limit", 0)
+            remedy = "use --config.train.features_on=disk"
+            require_memory(size, "features", remedy, have)
+            found = self._extract(clips, advance)
+            return found, [clip_moments(found)] if self.standardise else []
+        moments: list[tuple[Moment, Moment]] = []
+
+        def chunks() -> Iterator[np.ndarray]:
+            n = CLIPS_PER_TRANSFER
+            parts = (clips[i : i + n] for i in range(0, len(clips), n))
+            found = chain((self._extract(part, advance) for part in parts), [None])
+            for chunk, _ in pairwise(found):  # the next is read while this is computed
+                assert chunk is not None
+                if self.standardise:
+                    moments.append(clip_moments(chunk))
+                yield np.asarray(chunk)
+
+        own = write(folder, shape, self.features_dtype, self.windows, chunks())
+        return own, moments
 
     def _extract(self, clips: Clips, advance: Callable[[int], None]) -> Array:
         """Features [clip frame bin] on a local device."""

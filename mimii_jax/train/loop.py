@@ -6,20 +6,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
-from jaxtyping import Array, Float, Float32
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Float32, Int
 
 from mimii_jax import log
 from mimii_jax.errors import ConfigError
 from mimii_jax.features.windows import Standardiser, Windows
 from mimii_jax.train.checkpoints import Checkpoints
-from mimii_jax.train.mesh import agree, replicated
+from mimii_jax.train.mesh import DATA, RUN, agree, put, replicated
+from mimii_jax.train.records import Records
 from mimii_jax.train.runs import Labels, Run, Settings
 from mimii_jax.train.state import (
     Plan,
@@ -29,7 +32,12 @@ from mimii_jax.train.state import (
     restore_runs,
     spread,
 )
-from mimii_jax.train.step import compile_steps, compile_validation, group_size
+from mimii_jax.train.step import (
+    compile_order,
+    compile_steps,
+    compile_validation,
+    group_size,
+)
 
 # Seconds of steps in one dispatch: how often the bar moves and a stop is noticed.
 DISPATCH = 1.0
@@ -43,9 +51,9 @@ class Diverged(ConfigError):
 
 
 class Features(NamedTuple):
-    """Features on every device, and the standardiser of each run."""
+    """Features on every device or in a file, and the standardiser of each run."""
 
-    train: Float[Array, "clip frame bin"]
+    train: Float[Array, "clip frame bin"] | Records
     held_out: Float[Array, "clip frame bin"]
     standardisers: Sequence[Standardiser]
     labels: Labels | None = None  # of a model that classifies
@@ -83,6 +91,10 @@ def train_runs(
     state, plans = spread(mesh, group, state, plan)
     collect = _collector(mesh, len(runs))
     advance = compile_steps(graph, windows, settings, mesh, group)
+    if isinstance(features.train, Records):
+        order = _order(settings.batch_size, per_clip, state, plans, mesh)
+        batches = features.train.batches(order, step, int(plan.total.max()))
+        advance = _fed(advance, batches, mesh)
     validate = compile_validation(graph, windows, mesh, group)
     unit = "windows" if windows.width else "clips"
     progress = Progress(runs, plan, settings.batch_size, step, unit)
@@ -115,6 +127,36 @@ def train_runs(
                 if stop and step < last:
                     raise log.Interrupted
     return graph, collect(state)
+
+
+def _order(
+    batch_size: int, per_clip: int, state: TrainState, plan: Plan, mesh: Mesh
+) -> Callable[[int], Int[np.ndarray, "run batch"]]:
+    """A function step -> examples of its batches, padded for the devices of a row."""
+    keys, plan = jax.device_get((state.key, plan))
+    examples = compile_order(batch_size, per_clip)
+    padding = (0, -batch_size % mesh.shape[DATA])
+
+    def of_step(step: int) -> np.ndarray:
+        found = np.asarray(examples(keys, step, plan))
+        return np.pad(found, ((0, 0), padding), mode="edge")
+
+    return of_step
+
+
+def _fed(
+    advance: Callable[..., TrainState], batches: Iterator[np.ndarray], mesh: Mesh
+) -> Callable[..., TrainState]:
+    """`advance` by steps whose plans bring their batches."""
+
+    def steps(state: TrainState, plans: Plan, records: Records, n: int) -> TrainState:
+        none = np.zeros((0, *records.shape[1:]), records.dtype)
+        for batch in islice(batches, n):
+            found = put(batch, NamedSharding(mesh, P(RUN, DATA)))
+            state = advance(state, plans._replace(batch=found), none, 1)
+        return state
+
+    return steps
 
 
 @cache

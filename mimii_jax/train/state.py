@@ -10,7 +10,7 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Bool, Float32, Int, UInt32
+from jaxtyping import Array, Bool, Float, Float32, Int, UInt32
 
 from mimii_jax.errors import ConfigError, require
 from mimii_jax.features.windows import Standardiser
@@ -50,6 +50,8 @@ class Plan(NamedTuple):
     # classes of all rows of the features; None: the loss needs none
     labels: Int[Leaf, "... row"] | None = None
     held_out_labels: Int[Leaf, "... row"] | None = None
+    # windows of the next step; None: it gathers them from the features
+    batch: Float[Leaf, "... batch width bin"] | None = None
 
 
 def init_runs(

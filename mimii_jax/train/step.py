@@ -2,7 +2,8 @@
 
 Runs that a device steps together are a batch of the step (`vmap`); the rows of the mesh
 have a share of the runs each (`shard_map`) and no communication; the devices of a row
-share each batch. Examples are gathered from the features inside the step.
+share each batch. Examples are gathered from the features inside the step, unless the
+plan brings them, read from a file.
 """
 
 from collections.abc import Callable
@@ -37,8 +38,9 @@ def one_step(
     """One optimiser step of one run; no change once it is done or has diverged."""
     at = state.step % plan.n_steps
     per_clip = windows.per_clip(features.shape[1])
-    index, mask = batch_of(settings.batch_size, per_clip, state, plan)
-    x = state.standardiser.apply(windows.gather(features, index))
+    index, mask = batch_of(settings.batch_size, per_clip, state.key, state.step, plan)
+    found = windows.gather(features, index) if plan.batch is None else plan.batch
+    x = state.standardiser.apply(found.astype(jnp.float32))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     count = jnp.sum(mask)
     if settings.augment:
@@ -74,20 +76,30 @@ def one_step(
 
 
 def batch_of(
-    batch_size: int, per_clip: int, state: TrainState, plan: Plan
+    batch_size: int, per_clip: int, key: Array, step: Array, plan: Plan
 ) -> tuple[Int[Array, " batch"], Bool[Array, " batch"]]:
     """Examples of a run's next batch, and which of them aren't padding."""
     n_devices = get_abstract_mesh().shape.get(DATA, 1)
     batch = jnp.arange(-(-batch_size // n_devices) * n_devices)
-    epoch, at = state.step // plan.n_steps, state.step % plan.n_steps
+    epoch, at = step // plan.n_steps, step % plan.n_steps
     position = at * batch_size + batch
     mask = (batch < batch_size) & (position < plan.n_examples)
     position = jnp.where(mask, position, 0)
-    index = permute(state.key, epoch, plan.n_examples, position)
+    index = permute(key, epoch, plan.n_examples, position)
     index = plan.clips[index // per_clip] * per_clip + index % per_clip
     if n_devices > 1:
         index, mask = lax.with_sharding_constraint((index, mask), P(DATA))
     return index, mask
+
+
+@cache
+def compile_order(batch_size: int, per_clip: int) -> Callable[..., Array]:
+    """A function (keys, step, plan) -> examples [run, batch] of a step."""
+    return jax.jit(
+        jax.vmap(
+            lambda *of: batch_of(batch_size, per_clip, *of)[0], in_axes=(0, None, 0)
+        )
+    )
 
 
 def group_size(mesh: Mesh, n_runs: int) -> int:
