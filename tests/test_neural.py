@@ -15,7 +15,8 @@ from small_clips import RATE, small_clips
 from mimii_jax import log
 from mimii_jax.data.clips import hold_out
 from mimii_jax.detectors.backends import Pooling, Scoring
-from mimii_jax.detectors.neural import FittedNeural, NeuralDetector
+from mimii_jax.detectors.fitted_neural import FittedNeural
+from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.errors import ConfigError, DataError
 from mimii_jax.features.front_ends import LogMel
 from mimii_jax.features.windows import Windows

@@ -48,7 +48,8 @@ from experiments.benchmarks.reference import REFERENCE, SIZES, Size
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import BACKENDS, Scoring
-from mimii_jax.detectors.neural import FittedNeural, NeuralDetector
+from mimii_jax.detectors.fitted_neural import FittedNeural
+from mimii_jax.detectors.neural import NeuralDetector
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, extract, map_clips
 from mimii_jax.features.windows import Standardiser
 from mimii_jax.files import make_folder, replace_file
