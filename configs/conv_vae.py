@@ -21,7 +21,7 @@ def get_config(variant: str = "default") -> ConfigDict:
     c.windows = ConfigDict()
     c.windows.width = 32  # frames
     c.windows.hop = 8  # frames
-    c.windows.scoring_hop = 3  # frames
+    c.windows.scoring_hop = 6  # frames
 
     c.detector = ConfigDict()
     c.detector.name = "conv_vae"

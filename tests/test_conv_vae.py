@@ -73,7 +73,7 @@ def test_the_reference_has_about_a_million_parameters():
 def test_the_literature_variant_has_its_sizes():
     c = conv_vae.get_config("literature")
     assert c.detector.channels == (32, 64, 128, 256, 512)
-    assert (c.windows.width, c.windows.scoring_hop, c.detector.latent) == (32, 3, 40)
+    assert (c.windows.width, c.windows.scoring_hop, c.detector.latent) == (32, 6, 40)
 
 
 @pytest.mark.parametrize(
