@@ -1,7 +1,7 @@
 """Dense autoencoder of the official baseline's widths, one model for all IDs.
 
 python -m mimii_jax.main --config configs/mlp_ae.py --config.data.scale=0.2
-Two CPU cores: average AUC .837 (SD .001 over 3 seeds) on simulated sound at scale .2.
+Average AUC .883, pAUC .714 on two simulated rails (README).
 Variants: `:quick` (seconds)
 """
 
