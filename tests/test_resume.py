@@ -16,7 +16,7 @@ from orbax.checkpoint import v1 as ocp
 
 from mimii_jax.main import INTERRUPTED
 
-KILLS = int(os.environ.get("KILLS", "6"))
+KILLS = int(os.environ.get("KILLS", "10"))
 SAVES_ALWAYS = (
     "--config.train.epochs=20",
     "--config.checkpoint.every_steps=1",
@@ -93,7 +93,7 @@ def test_an_interrupted_training_says_so_and_resumes(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_training_that_is_killed_many_times_ends_with_the_same_bits(
+def test_a_training_that_is_killed_ten_times_ends_with_the_same_bits(
     more_recordings, tmp_path, uninterrupted, number
 ):
     """At random moments; it saves all the time, so while saving, too."""

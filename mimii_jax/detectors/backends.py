@@ -348,6 +348,10 @@ class Banks:
         """The bank of all clips, fitted when an ID needs it."""
         return Fused.fit(self.scoring, self.vectors)
 
+    def of(self, machine_id: str) -> Fused:
+        """The bank of an ID, or that of all clips where it has none."""
+        return self.by_id.get(machine_id) or self.of_all
+
     def unknown(
         self, machine_id: Shaped[np.ndarray, " clip"]
     ) -> Bool[np.ndarray, " clip"]:

@@ -363,6 +363,8 @@ def _kinds(model: Any) -> tuple[type, ...]:
 
 def _require_sound(model: Any) -> None:
     """Raise ValueError for numbers by which scikit-learn would read other memory."""
+    from sklearn.svm import OneClassSVM
+
     for tree in (one.tree_ for one in getattr(model, "estimators_", ())):
         node = np.arange(tree.node_count)
         left, right, feature = tree.children_left, tree.children_right, tree.feature
@@ -374,8 +376,6 @@ def _require_sound(model: Any) -> None:
             raise ValueError("a tree has no such feature")
         if tree.n_features != model.n_features_in_ or not tree.node_count:
             raise ValueError("a tree for other examples")
-    from sklearn.svm import OneClassSVM
-
     if isinstance(model, OneClassSVM):
         n, vectors = int(model._n_support[0]), model.support_vectors_
         shapes = model.support_.shape, model._dual_coef_.shape, vectors.shape[:1]

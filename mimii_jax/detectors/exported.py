@@ -25,18 +25,14 @@ def normal_scores(banks: Banks, ids: Sequence[str]) -> list[Normal]:
             f"scoring.backend='{name}': scikit-learn's models can't be exported; "
             "choose another back-end, such as ldn",
         )
-    return [_bank(banks, one).normal_scores() for one in ids]
+    return [banks.of(one).normal_scores() for one in ids]
 
 
 def of_banks(banks: Banks, x: Float[Array, " column"], ids: Sequence[str]) -> OfIds:
     """Score of a vector against the bank of each ID."""
-    fits = {id(bank): bank for bank in (_bank(banks, one) for one in ids)}
+    fits = {id(bank): bank for bank in map(banks.of, ids)}
     scores = {key: _of_bank(bank, x) for key, bank in fits.items()}
-    return jnp.stack([scores[id(_bank(banks, one))] for one in ids])
-
-
-def _bank(banks: Banks, machine_id: str) -> Fused:
-    return banks.by_id.get(machine_id) or banks.of_all
+    return jnp.stack([scores[id(banks.of(one))] for one in ids])
 
 
 def _of_bank(bank: Fused, x: Float[Array, " column"]) -> Float[Array, ""]:

@@ -260,7 +260,7 @@ def _z_scores(
     """Scores in units of the normal clips of the bank that each is compared with."""
     scores = scores.copy()
     for one in np.unique(machine_id).tolist():
-        rows, bank = machine_id == one, banks.by_id.get(one) or banks.of_all
+        rows, bank = machine_id == one, banks.of(one)
         scores[rows] = z_scores(scores[rows], bank.normal_scores())
     return scores
 

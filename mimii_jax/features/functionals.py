@@ -279,7 +279,7 @@ def _over(top: Array, bottom: Array) -> Array:
 
 
 class Spectra(NamedTuple):
-    """What groups are computed from."""
+    """Wave, spectrogram and features of a clip, from which groups are computed."""
 
     wave: Float32[Array, " time"]
     power: Float32[Array, "frame frequency"]
