@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mimii_jax.data.clips import ALL_TYPES
 from mimii_jax.dataset import Dataset
 from mimii_jax.defaults import flatten
 from mimii_jax.detectors.backends import Pooling, Scoring
@@ -171,10 +172,13 @@ def _build_detector(
         )
     windows = Windows(config.windows.width, config.windows.hop)
     standardise = config.features.standardise
+    of_ids = standardise and tuple(config.data.machine_types) == (ALL_TYPES,)
     if name in ESTIMATORS:
         _choice("scoring.backend", scoring["backend"], ("mean",))
         estimator = _construct("detector", ESTIMATORS[name], own)
-        return ClassicalDetector(estimator, front_end, windows, standardise, pooling)
+        return ClassicalDetector(
+            estimator, front_end, windows, standardise, pooling, of_ids
+        )
     require(
         "train" in config,
         f"detector.name='{name}': this config has no `train` section; start from a "
@@ -198,6 +202,7 @@ def _build_detector(
         windows=windows,
         scoring_hop=config.windows.scoring_hop,
         standardise=standardise,
+        standardise_ids=of_ids,
         features_dtype=PRECISIONS[kept_as],
         on_disk=place == "disk",
         settings=_construct("train", Settings, training),

@@ -99,6 +99,20 @@ def test_faults_score_higher(kind, least):
     assert min(auc(CLIPS.test.label, run) for run in score) >= least
 
 
+def test_the_level_of_an_id_changes_nothing_with_standardised_ids(tmp_path):
+    louder = np.where(CLIPS.machine_id == "02", 4, 1).astype(np.int16)
+    changed = replace(CLIPS, audio=CLIPS.audio * louder[:, None])
+    own = replace(detector("svm"), standardise_ids=True)
+    score = []
+    for clips in (CLIPS, changed):
+        folder, runs = tmp_path / str(len(score)), on_all(clips.train, (0,))
+        made = own.fit(clips.train, clips[:0], runs, folder)
+        score.append(made.score(clips.test))
+        again = own.load(folder, runs).score(clips.test)
+        np.testing.assert_array_equal(again, score[-1])
+    np.testing.assert_allclose(*score, rtol=1e-3)
+
+
 @pytest.mark.parametrize("kind", [slow("forest_windows"), "svm"])
 def test_a_score_is_minus_that_of_scikit_learn(kind):
     """On examples that NumPy makes from the front end's frames."""
@@ -121,7 +135,8 @@ def test_more_windows_than_wanted_are_subsampled_by_the_seed(monkeypatch):
         made = fit("forest_windows")
     assert "seed 1: fitted to 50 of 336 windows" in printed.get()
     numbered = jnp.arange(12.0 * 32).reshape(12, 32, 1)
-    features = jnp.broadcast_to(numbered, (12, 32, 32))
+    frames = jnp.broadcast_to(numbered, (12, 32, 32))
+    features = classical.Features(frames, np.zeros(12, np.int32))
     runs, same = on_all(CLIPS.train), Standardiser.identity(32)
     first, again, other = (
         made.detector._examples(features, runs[s], same) for s in (0, 0, 1)

@@ -90,6 +90,24 @@ def test_faults_score_higher(name, trained):
     assert min(auc(CLIPS.test.label, run) for run in score) == 1
 
 
+def test_the_level_of_an_id_changes_nothing_with_standardised_ids():
+    """With one standardiser for all it does; unknown IDs have that of all clips."""
+    louder = np.where(CLIPS.machine_id == "02", 4, 1).astype(np.int16)
+    changed = replace(CLIPS, audio=CLIPS.audio * louder[:, None])
+    settings = replace(SETTINGS, epochs=2)
+    score = {}
+    for per_id in (True, False):
+        made = neural(standardise_ids=per_id, settings=settings)
+        clips = (CLIPS, changed)
+        score[per_id], again = (fitted(made, c.train).score(c.test) for c in clips)
+        same = np.isclose(score[per_id], again, rtol=1e-3)
+        assert same.all() if per_id else not same.any()
+    unknown = replace(CLIPS.test, machine_id=np.full(12, "77"))
+    made = fitted(neural(standardise_ids=True, settings=settings), CLIPS.train)
+    assert made.detector.groups(unknown.machine_id).tolist() == [0] * 12
+    assert not np.isclose(made.score(unknown), score[True]).any()
+
+
 def test_held_out_clips_are_not_trained_on(tmp_path):
     """Garbage in their place changes nothing but the validation loss."""
     out = hold_out(CLIPS.train.machine_id, 0.34)

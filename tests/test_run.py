@@ -7,8 +7,10 @@ import re
 import shutil
 from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
+import soundfile
 from slowly import slow
 from small_clips import small_clips
 from small_runs import again, small, trained
@@ -30,6 +32,7 @@ from mimii_jax.files import read_arrays
 from mimii_jax.judge import Judge
 from mimii_jax.results.metrics import auc
 from mimii_jax.results.table import CONTROLS, read_scores
+from mimii_jax.scorer import build_scorer, known_ids
 from mimii_jax.simulated import simulate as simulator
 from mimii_jax.train.runs import Run
 from mimii_jax.workdir import Workdir
@@ -270,6 +273,12 @@ def test_one_model_over_all_machine_types(tmp_path, no_figures):
     found = list(judge(files))
     assert [v.score for v in found] == pytest.approx([score[f.name] for f in files])
     assert {v.machine_id for v in found} == {"00", "02"}
+    waves = np.stack([soundfile.read(f, dtype="float32")[0] for f in files])
+    places = np.array([known_ids(judge).index(v.machine_id) for v in found], np.int32)
+    exported, _ = jax.jit(build_scorer(judge))(waves, places)
+    np.testing.assert_allclose(exported, [v.score for v in found], rtol=1e-5)
+    unlike, _ = jax.jit(build_scorer(judge))(waves, 1 - places)  # as the other ID
+    assert not np.isclose(unlike, exported).any()
 
 
 def test_a_bad_file_of_the_last_machine_type_is_found_first(tmp_path, monkeypatch):

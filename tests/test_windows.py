@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mimii_jax.errors import ConfigError
-from mimii_jax.features.windows import Standardiser, Windows, clip_moments
+from mimii_jax.features.windows import Standardiser, Windows, clip_moments, group_rows
 
 
 def standardiser_of(features):
@@ -41,6 +41,26 @@ def test_clips_of_different_level_count_into_the_scale():
     features = jnp.asarray([[[0.0], [0.0]], [[2.0], [2.0]]])
     fitted = standardiser_of(features)
     assert (fitted.mean.item(), fitted.scale.item()) == (1, 1)
+
+
+def test_each_group_has_the_statistics_of_its_clips():
+    features = jax.random.normal(jax.random.key(0), (6, 20, 3))
+    features = features * jnp.arange(1.0, 7)[:, None, None] - 60
+    rows = group_rows(["a", "b", "c"], np.array(list("babbxa")))
+    assert rows.tolist() == [2, 1, 2, 2, 0, 1]
+    made = Standardiser.of_groups(*clip_moments(features), rows, 3)
+    standard = np.asarray(made.of(rows).apply(features))
+    for row, clips in {1: [1, 5], 2: [0, 2, 3], 0: range(6)}.items():
+        alone = standardiser_of(features[np.array(clips)])
+        for clip in np.flatnonzero(rows == row):
+            np.testing.assert_array_equal(standard[clip], alone.apply(features[clip]))
+            again = made.of(row).undo(jnp.asarray(standard[clip]))
+            np.testing.assert_allclose(again, features[clip], rtol=1e-5)
+    np.testing.assert_array_equal(made.mean[3], made.mean[0])  # "c" has no clip
+    bins = Standardiser.identity(3)
+    np.testing.assert_array_equal(made.fitting(bins).mean, made.mean[0])
+    assert bins.fitting(made).mean.shape == (4, 3)
+    assert made.fitting(made) is made
 
 
 def test_the_identity_leaves_every_bit():

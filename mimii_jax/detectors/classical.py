@@ -6,23 +6,34 @@ imports PyTorch where that is installed.
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
 from mimii_jax.detectors.backends import FOLDS, Pooling
 from mimii_jax.detectors.detector import NormalScores
-from mimii_jax.detectors.vectors import FOLDER, NormalVectors, write_clip_length
+from mimii_jax.detectors.vectors import (
+    FOLDER,
+    NormalVectors,
+    read_ids,
+    write_clip_length,
+)
 from mimii_jax.errors import ConfigError, DataError, require, require_memory
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
-from mimii_jax.features.windows import Moment, Standardiser, Windows, clip_moments
+from mimii_jax.features.windows import (
+    Moment,
+    Standardiser,
+    Windows,
+    clip_moments,
+    group_rows,
+)
 from mimii_jax.files import file_errors, make_folder, replace_file
 from mimii_jax.results.metrics import median_and_spread, z_scores
 from mimii_jax.train.runs import Run
@@ -121,6 +132,17 @@ class ExactSVM:
         return OneClassSVM(nu=self.nu, gamma=width, cache_size=1000)
 
 
+class Features(NamedTuple):
+    """Features of clips, and the row of each in a standardiser."""
+
+    frames: Float32[Array, "clip frame bin"]
+    groups: Int[np.ndarray, " clip"]
+
+    def of(self, rows: Int[np.ndarray, " row"]) -> "Features":
+        """Those of some clips."""
+        return Features(self.frames[rows], self.groups[rows])
+
+
 @dataclass(frozen=True)
 class ClassicalDetector:
     """Flattened windows of frames, scored by a scikit-learn model."""
@@ -130,12 +152,16 @@ class ClassicalDetector:
     windows: Windows
     standardise: bool  # bins, by the statistics of a run's clips
     pooling: Pooling  # from the scores of a clip's windows to its score
+    # by the statistics of a run's clips of the same machine ID, where it has any
+    standardise_ids: bool = False
+    ids: tuple[str, ...] = field(default=(), compare=False)  # of the training clips
 
     one_process = True
 
     def training(self) -> object:
         """Everything but the pooling."""
-        return (self.estimator, self.front_end, self.windows, self.standardise)
+        standardise = (self.standardise, self.standardise_ids)
+        return (self.estimator, self.front_end, self.windows, *standardise)
 
     def check(self, n_samples: int) -> None:
         """Raise `ConfigError` unless a window fits into clips of this length."""
@@ -146,14 +172,15 @@ class ClassicalDetector:
         self, train: Clips, held_out: Clips, runs: Sequence[Run], folder: Path | None
     ) -> "FittedClassical":
         """Fit a model per run, and score normal clips by models not fitted to them."""
+        own = replace(self, ids=tuple(train.ids) if self.standardise_ids else ())
         if folder:
-            write_clip_length(folder, train.audio.shape[1])
+            write_clip_length(folder, train.audio.shape[1], own.ids)
         if folder and (folder / MODEL).exists():
             return self.load(folder, runs)
-        features, others = self._extract(train), self._extract(held_out)
-        moments = clip_moments(features) if self.standardise else None
+        features, others = own._extract(train), own._extract(held_out)
+        moments = clip_moments(features.frames) if self.standardise else None
         models, standardisers, unseen = [], [], []
-        per_clip = self.windows.per_clip(features.shape[1])
+        per_clip = self.windows.per_clip(features.frames.shape[1])
         with log.bar("fitting", len(runs), "models") as advance:
             for run in runs:
                 if (count := len(run.clips) * per_clip) > MAX_EXAMPLES:
@@ -161,13 +188,13 @@ class ClassicalDetector:
                         f"seed {run.seed}: fitted to {MAX_EXAMPLES:,} of {count:,} "
                         "windows, drawn at random"
                     )
-                model = self._fit_one(features, moments, run)
-                unseen.append(self._unseen(features, others, moments, run, model))
+                model = own._fit_one(features, moments, run)
+                unseen.append(own._unseen(features, others, moments, run, model))
                 models.append(model[0])
                 standardisers.append(model[1])
                 advance(1)
         normal = NormalVectors.of(np.stack(unseen), train, held_out, runs)
-        fitted = FittedClassical(self, models, standardisers, normal)
+        fitted = FittedClassical(own, models, standardisers, normal)
         if folder:
             normal.save(folder / UNSEEN)
             fitted.save(folder)
@@ -203,23 +230,29 @@ class ClassicalDetector:
         standard = [Standardiser(*map(jnp.asarray, s)) for s in standardisers]
         unseen = folder / UNSEEN  # which older workdirs lack
         normal = NormalVectors.load(unseen, len(runs)) if unseen.exists() else None
-        return FittedClassical(self, models, standard, normal)
+        ids = read_ids(folder) if self.standardise_ids else ()
+        return FittedClassical(replace(self, ids=tuple(ids)), models, standard, normal)
 
-    def _extract(self, clips: Clips) -> Array:
-        """Features [clip frame bin]."""
+    def _extract(self, clips: Clips) -> Features:
+        groups = group_rows(self.ids, clips.machine_id)
         if not len(clips):
             wave = jax.ShapeDtypeStruct((clips.audio.shape[1],), np.float32)
-            return jnp.zeros((0, *jax.eval_shape(self.front_end, wave).shape))
+            shape = jax.eval_shape(self.front_end, wave).shape
+            return Features(jnp.zeros((0, *shape)), groups)
+        rows = np.arange(len(clips))
         with log.bar("features", len(clips)) as advance:
-            return extract(self.front_end, clips.audio, np.arange(len(clips)), advance)
+            frames = extract(self.front_end, clips.audio, rows, advance)
+        return Features(frames, groups)
 
     def _fit_one(
-        self, features: Array, moments: tuple[Moment, Moment] | None, run: Run
+        self, features: Features, moments: tuple[Moment, Moment] | None, run: Run
     ) -> Model:
         """Fit a model to the clips of a run."""
-        standardiser = Standardiser.identity(features.shape[2])
+        standardiser = Standardiser.identity(features.frames.shape[2])
         if moments:
-            standardiser = Standardiser.of_moments(*(one[run.clips] for one in moments))
+            mean, variance = (one[run.clips] for one in moments)
+            groups = features.groups[run.clips]
+            standardiser = Standardiser.of_groups(mean, variance, groups, len(self.ids))
         examples = self._examples(features, run, standardiser)
         with warnings.catch_warnings():
             # Nystroem takes every example where there are fewer: as intended.
@@ -228,18 +261,19 @@ class ClassicalDetector:
 
     def _unseen(
         self,
-        features: Array,
-        others: Array,
+        features: Features,
+        others: Features,
         moments: tuple[Moment, Moment] | None,
         run: Run,
         model: Model,
     ) -> Float32[np.ndarray, "clip segment"]:
         """Score held-out clips, or each tenth by a model of the rest; 0 for others."""
-        per_clip = self.windows.per_clip(features.shape[1])
-        scores = np.zeros((len(features) + len(others), per_clip), np.float32)
+        per_clip = self.windows.per_clip(features.frames.shape[1])
+        n, n_others = len(features.frames), len(others.frames)
+        scores = np.zeros((n + n_others, per_clip), np.float32)
         if len(run.validation):
             rows = run.validation
-            scores[len(features) + rows] = self._outlyingness(others[rows], *model)
+            scores[n + rows] = self._outlyingness(others.of(rows), *model)
             return scores
         require(len(run.clips) > 1, "a single normal clip; must be at least 2")
         fold = np.arange(len(run.clips)) % FOLDS
@@ -247,35 +281,47 @@ class ClassicalDetector:
             rest = replace(run, clips=run.clips[fold != one])
             of_rest = self._fit_one(features, moments, rest)
             # Models have scales of their own; clips known to both align them.
-            known = features[rest.clips[:: -(-len(rest.clips) // ALIGNED)]]
+            known = features.of(rest.clips[:: -(-len(rest.clips) // ALIGNED)])
             middle, spread = median_and_spread(self._outlyingness(known, *model))
             rows = run.clips[fold == one]
             z = z_scores(
-                self._outlyingness(features[rows], *of_rest),
+                self._outlyingness(features.of(rows), *of_rest),
                 self._outlyingness(known, *of_rest),
             )
             scores[rows] = middle + spread * z
         return scores
 
     def _outlyingness(
-        self, features: Array, model: Any, standardiser: Standardiser
+        self, features: Features, model: Any, standardiser: Standardiser
     ) -> Float[np.ndarray, "clip segment"]:
         """Outlyingness of every window under a model."""
-        index = jnp.arange(len(features) * self.windows.per_clip(features.shape[1]))
-        x = standardiser.apply(self.windows.gather(features, index))
+        n_clips, n_frames, _ = features.frames.shape
+        index = np.arange(n_clips * self.windows.per_clip(n_frames))
+        x = self._flat_windows(features, index, standardiser)
         # scikit-learn's score is higher for more normal examples.
-        return -np.reshape(model.score_samples(_flat(x)), (len(features), -1))
+        return -np.reshape(model.score_samples(x), (n_clips, -1))
 
     def _examples(
-        self, features: Array, run: Run, standardiser: Standardiser
+        self, features: Features, run: Run, standardiser: Standardiser
     ) -> np.ndarray:
-        per_clip = self.windows.per_clip(features.shape[1])
+        per_clip = self.windows.per_clip(features.frames.shape[1])
         index = (run.clips[:, None] * per_clip + np.arange(per_clip)).ravel()
         if len(index) > MAX_EXAMPLES:
             rng = np.random.default_rng(run.seed)
             index = np.sort(rng.choice(index, MAX_EXAMPLES, replace=False))
-        x = self.windows.gather(features, jnp.asarray(index))
-        return _flat(standardiser.apply(x))
+        return self._flat_windows(features, index, standardiser)
+
+    def _flat_windows(
+        self,
+        features: Features,
+        index: Int[np.ndarray, " window"],
+        standardiser: Standardiser,
+    ) -> Float32[np.ndarray, "window column"]:
+        """Standardised windows, on the host."""
+        clip = index // self.windows.per_clip(features.frames.shape[1])
+        x = self.windows.gather(features.frames, jnp.asarray(index))
+        x = standardiser.of(features.groups[clip]).apply(x)
+        return np.asarray(x).reshape(len(x), -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,8 +337,11 @@ class FittedClassical:
         """Outlyingness of every window under every run's model."""
         detector = self.detector
 
+        groups = group_rows(detector.ids, clips.machine_id)
+
         def of_chunk(rows: np.ndarray) -> np.ndarray:
-            features = extract(detector.front_end, clips.audio, rows, advance)
+            frames = extract(detector.front_end, clips.audio, rows, advance)
+            features = Features(frames, groups[rows])
             pairs = zip(self.models, self.standardisers, strict=True)
             scores = [detector._outlyingness(features, *pair) for pair in pairs]
             return np.stack(scores)[..., None]
@@ -390,8 +439,3 @@ def _require_share(nu: float) -> None:
 def _require_positive(field: str, value: float | None) -> None:
     positive = value is None or value > 0
     require(positive, f"detector.{field}={value}: must be positive")
-
-
-def _flat(x: Array) -> np.ndarray:
-    """Examples on the host, one per row."""
-    return np.asarray(x).reshape(len(x), -1)

@@ -122,6 +122,7 @@ class FittedNeural:
         at_once, n_clips = clips_at_once(windows), max(len(clips), 1)
         per_device = min(CLIPS_PER_TRANSFER, -(-n_clips // mesh.size))
         size = mesh.size * -(-per_device // at_once) * at_once
+        groups = self.detector.groups(clips.machine_id)
         found: list[Any] = []
         with log.bar(task, len(clips)) as advance:
             for start in range(0, n_clips, size):
@@ -129,8 +130,9 @@ class FittedNeural:
                 audio = np.asarray(clips.audio[start : start + size])
                 padded = np.pad(audio, ((0, size - len(audio)), (0, 0)))
                 found[-1:] = map(np.asarray, found[-1:])
-                chunk = put(padded, NamedSharding(mesh, P((RUN, DATA))))
-                found.append(program(models, chunk))
+                rows = np.resize(groups[start : start + size], size)
+                chunk = put((padded, rows), NamedSharding(mesh, P((RUN, DATA))))
+                found.append(program(models, *chunk))
                 advance(len(audio))
         return np.concatenate(found)[: len(clips)].swapaxes(0, 1)
 
@@ -158,15 +160,17 @@ class FittedNeural:
         tiles = windows.tiles(n_frames)
         index = np.arange(windows.per_clip(n_frames))
         of_clip = compile_explanation(self.graph, front_end, windows)
+        groups = self.detector.groups(clips.machine_id)
         features = np.empty((len(clips), n_frames, n_bins), np.float32)
         expected, tracks = np.full_like(features, np.nan), []
         with jax.debug_nans(False):
             for i, audio in enumerate(clips.audio):
                 features[i], expected[i][tiles], track = of_clip(
-                    models, jnp.asarray(audio)
+                    models, jnp.asarray(audio), groups[i]
                 )
                 tracks.append(np.asarray(track))
-        error = ((features - expected) / models.standardiser.scale) ** 2
+        scale = np.atleast_2d(models.standardiser.of(groups).scale)
+        error = ((features - expected) / scale[:, None]) ** 2
         centres = nnx.merge(self.graph, models.params, models.fixed).segment_centres()
         frames = (windows.hop * index[:, None] + centres[None]).ravel()
         seconds = frames * front_end.hop / clips.sample_rate
@@ -188,6 +192,7 @@ class FittedNeural:
         banks = self.banks[run] if self.banks else None
         if banks:
             normal_scores(banks, ids)
+        groups = detector.groups(np.array(ids)).tolist()
 
         def of_wave(wave: Array) -> OfIds:
             features = lax.optimization_barrier(detector.front_end(wave))
@@ -196,12 +201,17 @@ class FittedNeural:
             x = features[starts[:, None] + np.arange(windows.width_in(n_frames))]
             model = nnx.merge(self.graph, models.params, models.fixed)
             method = getattr(model, detector.scoring.representation)
-            vectors = method(models.standardiser.apply(x))
-            summary = detector.scoring.summary(vectors.reshape(-1, vectors.shape[-1]))
-            summary = lax.optimization_barrier(summary)
-            if banks:
-                return of_banks(banks, summary[1:], ids)
-            return jnp.broadcast_to(summary[0], len(ids))
+
+            def of_group(group: int) -> OfIds:
+                vectors = method(models.standardiser.of(group).apply(x))
+                vectors = vectors.reshape(-1, vectors.shape[-1])
+                summary = lax.optimization_barrier(detector.scoring.summary(vectors))
+                if banks:
+                    return of_banks(banks, summary[1:], ids)
+                return jnp.broadcast_to(summary[0], len(ids))
+
+            scores = {group: of_group(group) for group in set(groups)}
+            return jnp.stack([scores[group][i] for i, group in enumerate(groups)])
 
         return of_wave
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array
+from jaxtyping import Array, Int, Shaped
 
 from mimii_jax import log
 from mimii_jax.data.clips import Clips
@@ -21,13 +21,19 @@ from mimii_jax.detectors.fitted_neural import FittedNeural
 from mimii_jax.detectors.vectors import (
     FOLDER,
     NormalVectors,
-    read_classes,
     read_clip_length,
+    read_ids,
     write_clip_length,
 )
 from mimii_jax.errors import DataError, require, require_memory
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, FrontEnd, extract
-from mimii_jax.features.windows import Moment, Standardiser, Windows, clip_moments
+from mimii_jax.features.windows import (
+    Moment,
+    Standardiser,
+    Windows,
+    clip_moments,
+    group_rows,
+)
 from mimii_jax.models.model import ModelSpec
 from mimii_jax.train.checkpoints import Checkpoints
 from mimii_jax.train.loop import Features, train_runs
@@ -55,10 +61,14 @@ class NeuralDetector:
     # where the training features are: in a file, or on the device
     on_disk: bool = field(default=False, compare=False)
     scoring_hop: int = 1  # frames from one scored window to the next
+    # by the statistics of a run's clips of the same machine ID, where it has any
+    standardise_ids: bool = False
     # devices along "run" and "data"; None: automatic
     mesh: tuple[int | None, int | None] = field(default=(None, None), compare=False)
     checkpoint: CheckpointPolicy = field(default=CheckpointPolicy(), compare=False)
     profile: bool = field(default=False, compare=False)  # the training, by JAX
+    # of the training clips, where the model or the standardiser depends on them
+    ids: tuple[str, ...] = field(default=(), compare=False)
 
     one_process = False
 
@@ -67,7 +77,8 @@ class NeuralDetector:
         spec = self.model
         fields = {k: v for k, v in spec.fields.items() if k not in SCORING_FIELDS}
         model = (spec.model, fields, spec.dtype)
-        features = (self.front_end, self.features_dtype, self.windows, self.standardise)
+        standardise = (self.standardise, self.standardise_ids)
+        features = (self.front_end, self.features_dtype, self.windows, *standardise)
         return (*features, model, self.settings)
 
     def check(self, n_samples: int) -> None:
@@ -113,10 +124,9 @@ class NeuralDetector:
         restored.
         """
         n_samples = train.audio.shape[1]
-        classes = train.ids if self.model.classifies else []
+        own = self._of_ids(train.ids if self._needs_ids else ())
         if folder:
-            write_clip_length(folder, n_samples, classes)
-        own = self._of_classes(classes)
+            write_clip_length(folder, n_samples, own.ids)
         checkpoints = Checkpoints(folder, self.checkpoint) if folder else None
         try:
             fitted = own._restore_finished(n_samples, runs, checkpoints) or (
@@ -142,7 +152,7 @@ class NeuralDetector:
     def load(self, folder: Path, runs: Sequence[Run]) -> FittedNeural:
         """Read the latest checkpoint of the same runs."""
         n_samples = read_clip_length(folder)
-        own = self._of_classes(read_classes(folder) if self.model.classifies else [])
+        own = self._of_ids(read_ids(folder) if self._needs_ids else ())
         checkpoints = Checkpoints(folder, self.checkpoint, writes=False)
         try:
             fitted = own._restore(n_samples, len(runs), checkpoints)
@@ -180,9 +190,24 @@ class NeuralDetector:
         )
         return "_".join(filter(None, map(str, parts)))
 
-    def _of_classes(self, classes: Sequence[str]) -> "NeuralDetector":
-        """With a model for as many classes."""
-        return replace(self, model=replace(self.model, n_classes=len(classes) or 1))
+    def groups(
+        self, machine_id: Shaped[np.ndarray, " clip"]
+    ) -> Int[np.ndarray, " clip"]:
+        """Row of each clip in a standardiser; 0 for an unknown ID."""
+        return group_rows(self._group_ids, machine_id)
+
+    @property
+    def _group_ids(self) -> tuple[str, ...]:
+        return self.ids if self.standardise_ids else ()
+
+    @property
+    def _needs_ids(self) -> bool:
+        return self.model.classifies or self.standardise_ids
+
+    def _of_ids(self, ids: Sequence[str]) -> "NeuralDetector":
+        """For clips of these IDs, the classes of a model that classifies."""
+        model = replace(self.model, n_classes=len(ids) or 1)
+        return replace(self, model=model, ids=tuple(ids))
 
     def shape(self, n_samples: int) -> tuple[int, int]:
         """Frames and bins of a clip."""
@@ -197,7 +222,8 @@ class NeuralDetector:
     def _abstract(self, n_samples: int, n_runs: int) -> tuple[Any, TrainState]:
         """Graph, and shapes and types of the state of all runs."""
         _, n_bins = self.shape(n_samples)
-        return abstract_runs(self._build(n_samples), self.settings, n_runs, n_bins)
+        like = Standardiser.identity(n_bins, len(self._group_ids))
+        return abstract_runs(self._build(n_samples), self.settings, n_runs, like)
 
     def _restore(
         self, n_samples: int, n_runs: int, checkpoints: Checkpoints
@@ -236,10 +262,16 @@ class NeuralDetector:
             )
             others = self._extract(held_out, advance)
         standardisers = [Standardiser.identity(own.shape[2])] * len(runs)
+        groups = Labels(*(self.groups(c.machine_id) for c in (train, held_out)))
         if self.standardise:
             mean, variance = map(np.concatenate, zip(*moments, strict=True))
             standardisers = [
-                Standardiser.of_moments(mean[run.clips], variance[run.clips])
+                Standardiser.of_groups(
+                    mean[run.clips],
+                    variance[run.clips],
+                    groups.train[run.clips],
+                    len(self._group_ids),
+                )
                 for run in runs
             ]
         build, labels = self._build(train.audio.shape[1]), None
@@ -268,6 +300,7 @@ class NeuralDetector:
                 replicate(others, mesh),
                 standardisers,
                 labels,
+                groups if self._group_ids else None,
             ),
             self.settings,
             runs,

@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float32, Int16
+from jaxtyping import Array, Float32, Int, Int16
 
 from mimii_jax.detectors.backends import Scoring
 from mimii_jax.features.front_ends import FrontEnd, map_clips
@@ -40,13 +40,13 @@ def clips_at_once(windows: Windows) -> int:
 @cache
 def compile_explanation(
     graph: nnx.GraphDef, front_end: FrontEnd, windows: Windows
-) -> Callable[[Models, Array], tuple[Array, Array, Array]]:
-    """A function of a run's models and a clip: features, expected ones, track."""
+) -> Callable[[Models, Array, Array], tuple[Array, Array, Array]]:
+    """A function of a run's models, a clip and its row: features, expected, track."""
 
     @jax.jit
-    def of_clip(models: Models, audio: Array) -> tuple[Array, Array, Array]:
+    def of_clip(models: Models, audio: Array, row: Array) -> tuple[Array, Array, Array]:
         model = nnx.merge(graph, models.params, models.fixed)
-        standardiser = models.standardiser
+        standardiser = models.standardiser.of(row)
         features = front_end(audio.astype(np.float32) / 32768)
         expected = model.predict(
             standardiser.apply(features[windows.tiles(len(features))])
@@ -69,31 +69,35 @@ def compile_summaries(
     group: int,
     mesh: Mesh,
 ) -> Callable[..., Float32[Array, "clip run ..."]]:
-    """A function of models and audio; every device scores its share of the clips."""
+    """A function of models, audio and groups; devices share the clips."""
 
     @partial(jax.jit, out_shardings=replicated(mesh))
     @partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(P(), P((RUN, DATA))),
+        in_specs=(P(), P((RUN, DATA)), P((RUN, DATA))),
         out_specs=P((RUN, DATA)),
     )
-    def score_chunk(models: Models, audio: Int16[Array, "clip time"]) -> Array:
-        def of_clip(features: Array) -> Array:
+    def score_chunk(
+        models: Models, audio: Int16[Array, "clip time"], groups: Int[Array, " clip"]
+    ) -> Array:
+        def of_clip(clip: tuple[Array, Array]) -> Array:
+            features, row = clip
             index = jnp.arange(windows.per_clip(len(features)))
             x = windows.gather(features[None], index)
 
             def of_run(run: Models) -> Array:
                 model = nnx.merge(graph, run.params, run.fixed)
-                vectors = getattr(model, representation)(run.standardiser.apply(x))
+                standard = run.standardiser.of(row).apply(x)
+                vectors = getattr(model, representation)(standard)
                 vectors = vectors.reshape(-1, vectors.shape[-1])  # [segment column]
                 return scoring.summary(vectors) if scoring else vectors
 
             return lax.map(of_run, models, batch_size=group if group > 1 else None)
 
-        features = map_clips(front_end, audio)
+        pairs = map_clips(front_end, audio), groups
         at_once = clips_at_once(windows)
         # Few clips at a time, so that only their windows exist.
-        return lax.map(of_clip, features, batch_size=at_once if at_once > 1 else None)
+        return lax.map(of_clip, pairs, batch_size=at_once if at_once > 1 else None)
 
     return score_chunk

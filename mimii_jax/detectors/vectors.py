@@ -97,11 +97,9 @@ class NormalVectors:
         return NormalScores(self.name[rows], self.machine_id[rows], scores)
 
 
-def write_clip_length(
-    folder: Path, n_samples: int, classes: Sequence[str] = ()
-) -> None:
-    """Keep the length of the clips of a fit, and the classes of a classifier."""
-    about = {"n_samples": n_samples} | ({"classes": list(classes)} if classes else {})
+def write_clip_length(folder: Path, n_samples: int, ids: Sequence[str] = ()) -> None:
+    """Keep the length of the clips of a fit, and IDs that its models depend on."""
+    about = {"n_samples": n_samples} | ({"classes": list(ids)} if ids else {})
     _write(folder / SHAPE, BytesIO(json.dumps(about).encode()))
 
 
@@ -110,8 +108,8 @@ def read_clip_length(folder: Path) -> int:
     return _read_shape(folder, lambda about: int(about["n_samples"]))
 
 
-def read_classes(folder: Path) -> list[str]:
-    """Classes that the models in a folder tell apart."""
+def read_ids(folder: Path) -> list[str]:
+    """IDs that the models in a folder depend on."""
     return _read_shape(folder, lambda about: list(map(str, about["classes"])))
 
 

@@ -1,13 +1,14 @@
 """Standardised bins and windows of frames: from features to examples of a model."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, ArrayLike, Float, Float32, Int, Shaped
 
 from mimii_jax.errors import require
 
@@ -15,15 +16,19 @@ Moment = Float[np.ndarray, "clip bin"]
 
 
 class Standardiser(NamedTuple):
-    """Shift and scale per bin; a pytree, saved with the model."""
+    """Shift and scale per bin; a pytree, saved with the model.
 
-    mean: Float32[Array, " bin"]
-    scale: Float32[Array, " bin"]
+    With groups of clips, such as machine IDs, row 0 is of all clips, then each group's.
+    """
+
+    mean: Float32[Array, "*row bin"]
+    scale: Float32[Array, "*row bin"]
 
     @classmethod
-    def identity(cls, n_bins: int) -> "Standardiser":
+    def identity(cls, n_bins: int, n_groups: int = 0) -> "Standardiser":
         """Standardiser that changes no bit."""
-        return cls(jnp.zeros(n_bins), jnp.ones(n_bins))
+        shape = (1 + n_groups, n_bins) if n_groups else (n_bins,)
+        return cls(jnp.zeros(shape), jnp.ones(shape))
 
     @classmethod
     def of_moments(cls, mean: Moment, variance: Moment) -> "Standardiser":
@@ -35,15 +40,63 @@ class Standardiser(NamedTuple):
         scale = np.where(total > 0, np.sqrt(total), 1.0)
         return cls(jnp.float32(mean.mean(0)), jnp.float32(scale))
 
-    def apply(self, features: Float32[Array, "... bin"]) -> Float32[Array, "... bin"]:
-        """Standardise features of any leading shape."""
-        shape = (1,) * (features.ndim - 1) + self.mean.shape
-        return (features - self.mean.reshape(shape)) / self.scale.reshape(shape)
+    @classmethod
+    def of_groups(
+        cls,
+        mean: Moment,
+        variance: Moment,
+        row: Int[np.ndarray, " clip"],
+        n_groups: int,
+    ) -> "Standardiser":
+        """`of_moments` of all clips and of each group's; all for one without clips."""
+        if not n_groups:
+            return cls.of_moments(mean, variance)
+        every = [np.ones(len(row), bool), *(row == 1 + i for i in range(n_groups))]
+        chosen = [one if one.any() else every[0] for one in every]
+        found = [cls.of_moments(mean[one], variance[one]) for one in chosen]
+        return cls(*map(jnp.stack, zip(*found, strict=True)))
 
-    def undo(self, standard: Float32[Array, "... bin"]) -> Float32[Array, "... bin"]:
+    def of(self, row: Int[ArrayLike, "*clip"]) -> "Standardiser":
+        """Rows of the groups of clips; itself without groups."""
+        if self.mean.ndim == 1:
+            return self
+        return Standardiser(self.mean[row], self.scale[row])
+
+    def fitting(self, other: "Standardiser") -> "Standardiser":
+        """With as many rows as another: its own, or the row of all clips."""
+        if self.mean.shape == other.mean.shape:
+            return self
+        of_all = self.of(0)
+        shape = other.mean.shape
+        return Standardiser(*(jnp.broadcast_to(leaf, shape) for leaf in of_all))
+
+    def apply(
+        self, features: Float32[Array, "*clip frame bin"]
+    ) -> Float32[Array, "*clip frame bin"]:
+        """Standardise frames; each clip's by its row, if there are any."""
+        mean, scale = self._for(features)
+        return (features - mean) / scale
+
+    def undo(
+        self, standard: Float32[Array, "*clip frame bin"]
+    ) -> Float32[Array, "*clip frame bin"]:
         """Inverse of `apply`."""
-        shape = (1,) * (standard.ndim - 1) + self.mean.shape
-        return standard * self.scale.reshape(shape) + self.mean.reshape(shape)
+        mean, scale = self._for(standard)
+        return standard * scale + mean
+
+    def _for(self, features: Array) -> tuple[Any, Any]:
+        """Mean and scale, with the axes of features."""
+        *rows, n_bins = self.mean.shape
+        shape = (*rows, *(1,) * (features.ndim - self.mean.ndim), n_bins)
+        return self.mean.reshape(shape), self.scale.reshape(shape)
+
+
+def group_rows(
+    ids: Sequence[str], machine_id: Shaped[np.ndarray, " clip"]
+) -> Int[np.ndarray, " clip"]:
+    """Row of each clip in a `Standardiser` with these groups; 0 for any other ID."""
+    row = {one: 1 + i for i, one in enumerate(ids)}
+    return np.array([row.get(one, 0) for one in machine_id.tolist()], np.int32)
 
 
 def clip_moments(features: Float[Array, "clip frame bin"]) -> tuple[Moment, Moment]:

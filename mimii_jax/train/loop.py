@@ -57,6 +57,7 @@ class Features(NamedTuple):
     held_out: Float[Array, "clip frame bin"]
     standardisers: Sequence[Standardiser]
     labels: Labels | None = None  # of a model that classifies
+    groups: Labels | None = None  # of standardisers that have any
 
 
 def train_runs(
@@ -79,7 +80,7 @@ def train_runs(
     state is saved and `Interrupted` raised.
     """
     per_clip = windows.per_clip(features.train.shape[1])
-    plan = make_plan(settings, runs, per_clip, features.labels)
+    plan = make_plan(settings, runs, per_clip, features.labels, features.groups)
     graph, state = init_runs(build, settings, runs, features.standardisers)
     step = 0
     if checkpoints:

@@ -47,7 +47,7 @@ class Run:
 
 
 class Labels(NamedTuple):
-    """Class of each clip, for models that learn to tell them apart."""
+    """Class, or group, of each clip."""
 
     train: Int[np.ndarray, " clip"]
     held_out: Int[np.ndarray, " clip"]

@@ -50,6 +50,9 @@ class Plan(NamedTuple):
     # classes of all rows of the features; None: the loss needs none
     labels: Int[Leaf, "... row"] | None = None
     held_out_labels: Int[Leaf, "... row"] | None = None
+    # groups of all rows, of whose standardisers each has one; None: one for all
+    groups: Int[Leaf, "... row"] | None = None
+    held_out_groups: Int[Leaf, "... row"] | None = None
     # windows of the next step; None: it gathers them from the features
     batch: Float[Leaf, "... batch width bin"] | None = None
 
@@ -66,7 +69,7 @@ def init_runs(
     states = []
     for run, standardiser in zip(runs, standardisers, strict=True):
         if run.pretrained:
-            standardiser = run.pretrained.standardiser
+            standardiser = run.pretrained.standardiser.fitting(standardiser)
         state = init(np.uint32(run.seed), standardiser)
         for name in run.changes.keys() - settings.per_run:
             if name not in state.fixed or isinstance(state.fixed[name], nnx.Param):
@@ -80,11 +83,14 @@ def init_runs(
 
 
 def abstract_runs(
-    build: Callable[..., Any], settings: Settings, n_runs: int, n_bins: int
+    build: Callable[..., Any],
+    settings: Settings,
+    n_runs: int,
+    standardiser: Standardiser,
 ) -> tuple[nnx.GraphDef, TrainState]:
     """As `init_runs`, but shapes and types only."""
     graph, init = _initialiser(build, settings)
-    one = jax.eval_shape(init, np.uint32(0), Standardiser.identity(n_bins))
+    one = jax.eval_shape(init, np.uint32(0), standardiser)
     return graph, jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((n_runs, *x.shape), x.dtype), one
     )
@@ -133,6 +139,7 @@ def make_plan(
     runs: Sequence[Run],
     per_clip: int,
     labels: Labels | None = None,
+    groups: Labels | None = None,
 ) -> Plan:
     """Plan of all runs, on the host; rows of clips are padded to the same length."""
     n_clips = max(len(run.clips) for run in runs)
@@ -154,6 +161,8 @@ def make_plan(
             augment={name: np.float32(value) for name, value in values.items()},
             labels=labels and labels.train.astype(np.int32),
             held_out_labels=labels and labels.held_out.astype(np.int32),
+            groups=groups and groups.train,
+            held_out_groups=groups and groups.held_out,
         )
 
     return jax.tree.map(lambda *leaves: np.stack(leaves), *map(of, runs))

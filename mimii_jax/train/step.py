@@ -40,7 +40,10 @@ def one_step(
     per_clip = windows.per_clip(features.shape[1])
     index, mask = batch_of(settings.batch_size, per_clip, state.key, state.step, plan)
     found = windows.gather(features, index) if plan.batch is None else plan.batch
-    x = state.standardiser.apply(found.astype(jnp.float32))
+    standardiser = state.standardiser
+    if plan.groups is not None:
+        standardiser = standardiser.of(plan.groups[index // per_clip])
+    x = standardiser.apply(found.astype(jnp.float32))
     key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
     count = jnp.sum(mask)
     if settings.augment:
@@ -180,7 +183,11 @@ def compile_validation(
 
             def of_clip(i: Array) -> Array:
                 index = plan.validation[i] * per_clip + jnp.arange(per_clip)
-                x = state.standardiser.apply(windows.gather(features, index))
+                standardiser = state.standardiser
+                if plan.held_out_groups is not None:
+                    row = plan.held_out_groups[plan.validation[i]]
+                    standardiser = standardiser.of(row)
+                x = standardiser.apply(windows.gather(features, index))
                 key, known = jax.random.fold_in(jax.random.key(0), i), ()
                 if plan.held_out_labels is not None:
                     label = plan.held_out_labels[index // per_clip]
