@@ -48,7 +48,7 @@ def base_config() -> ConfigDict:
     c.features.n_mels = 128
     c.features.fmin = 0.0  # Hz
     c.features.fmax = placeholder(float)  # Hz; None: half the sample rate
-    c.features.standardise = False  # per bin, by training statistics
+    c.features.standardise = False  # per bin; with machine_types=all, per ID too
 
     c.scoring = ConfigDict()
     # "mean" of the errors, or how far they are from those of normal clips: "knn",
