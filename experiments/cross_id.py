@@ -10,6 +10,9 @@ Columns are the test clips of each ID, their average, and all clips pooled. Furt
 columns: --config.data.evaluation=PATH, a folder of the evaluation clips with their
 published labels in it; or --config.data.evaluation=simulated.
 
+With --banks, clips are also compared with the training clips of their own ID and of all
+IDs, and `scorings_*.md` has the differences.
+
 With --config.data.machine_types=all --sets all type, rows are one model over all
 machine types, and one of each.
 """
@@ -17,6 +20,7 @@ machine types, and one of each.
 import re
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +31,7 @@ from experiments.matrix_tables import (
     heat_map,
     matrix_blocks,
     matrix_markdown,
+    scoring_lines,
     terminal_table,
 )
 from experiments.reported import FIRST_REPORT
@@ -38,6 +43,8 @@ from mimii_jax.errors import ConfigError
 from mimii_jax.files import make_folder, replace_file
 from mimii_jax.report.figures import write_figure
 from mimii_jax.report.of_workdir import write_report
+from mimii_jax.report.page import Table
+from mimii_jax.report.tables import markdown
 from mimii_jax.results.per_id import evaluate
 from mimii_jax.results.table import select_split
 from mimii_jax.workdir import Workdir
@@ -112,6 +119,14 @@ def write_matrices(workdir: Path, name: str) -> list[tuple[Matrix, dict[str, str
             write_figure(heat_map(matrix, metric), path)
     rows = evaluate(outside_matrices(scores), **how)
     blocks = [block for matrix in found for block in matrix_blocks(matrix, reported)]
+    for machine_type, group in groupby(found, lambda m: m.name.rpartition(", ")[2]):
+        scored = list(group)
+        for metric in METRICS if len(scored) > 1 else ():
+            lines = scoring_lines(scored, metric)
+            path = workdir / f"scorings_{machine_type}_{metric}.md"
+            replace_file(path, markdown(*lines).encode())
+            title = f"{machine_type}: means over IDs by one scoring minus by another"
+            blocks.append(Table(title, *lines))
     write_report(workdir, rows, blocks)
     return [(matrix, reported) for matrix in found]
 

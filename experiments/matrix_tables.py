@@ -3,8 +3,8 @@
 import csv
 import io
 import re
-from collections.abc import Iterator, Mapping
-from itertools import product
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise, product
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,6 +16,7 @@ from experiments.matrix import METRICS, Matrix
 from mimii_jax.report.page import Table
 from mimii_jax.report.tables import Lines, digits, markdown, mean_sd
 from mimii_jax.results.metrics import Estimate
+from mimii_jax.results.per_id import MEAN
 
 BETTER, WORSE = "▲", "▼"
 
@@ -76,6 +77,19 @@ def forgetting_lines(matrix: Matrix) -> Lines:
     for row in matrix.rows:
         if changes := matrix.forgetting(row):
             lines.append([row.split()[-1], *(signed(c) + mark(c) for c in changes)])
+    return head, lines
+
+
+def scoring_lines(found: Sequence[Matrix], metric: str) -> Lines:
+    """By each scoring minus by the next, mean over IDs: a row per training set."""
+    pairs = list(pairwise(found))
+    models = [matrix.name.rpartition(", ")[0] for matrix in found]
+    head = [METRICS[metric], *(f"{a} minus {b}" for a, b in pairwise(models))]
+    lines = []
+    for row in found[0].rows:
+        own = [[one.estimate(row, MEAN, metric) for one in pair] for pair in pairs]
+        changes = [a.minus(b) if a and b else None for a, b in own]
+        lines.append([row, *(signed(c) + mark(c) if c else "" for c in changes)])
     return head, lines
 
 

@@ -16,6 +16,8 @@ from experiments.matrix_tables import (
     legend,
     matrix_lines,
     matrix_markdown,
+    scoring_lines,
+    signed,
     terminal_table,
 )
 from mimii_jax.results.per_id import MEAN, POOLED, evaluate
@@ -92,6 +94,18 @@ def test_a_change_that_not_every_seed_agrees_on_is_noise():
     change = matrix.change("id 00", MEAN)
     assert change.interval[0] > 0
     assert not change.beyond_noise
+
+
+def test_scorings_of_the_same_runs_are_compared_in_pairs():
+    worse = table({row: {"00": -2.0} for row in ROWS[1:]}, "mlp_vae")
+    found = [*matrices(table(), bootstrap=50), *matrices(worse, bootstrap=50)]
+    (_, name), lines = scoring_lines(found, "auc")
+    assert name == "mlp_vae minus mlp_vae"
+    assert lines[0] == ["all", ".000 (.000 to .000)"]
+    for row, change in lines[1:]:
+        own = [one.estimate(row, MEAN) for one in found]
+        assert change == signed(own[0].minus(own[1])) + " ▲"
+        assert change.startswith("+")
 
 
 def test_forgetting_is_what_the_other_ids_lose():
