@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from slowly import slow
 
 from experiments.benchmarks import accelerator, accelerator_tables
 from experiments.benchmarks.reference import REFERENCE, SIZES
@@ -66,9 +65,8 @@ def missing_modules():
     }
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], slow([*QUICK, "--runs", "1", "--out"])], ids=str
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["--help"], [*QUICK, "--runs", "1", "--out"]])
 def test_it_needs_jax_flax_optax_orbax_and_what_these_need(arguments, tmp_path):
     missing = missing_modules()
     other = {"sklearn", "librosa", "ml_collections", "soundfile", "soxr", "matplotlib"}

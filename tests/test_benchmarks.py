@@ -219,6 +219,7 @@ def test_ratios_are_medians_over_rounds(capsys):
     assert "3.00 (2.00 to 10.00)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_cost_of_data_and_runs_is_printed(capsys):
     scale.main(["--clips", "2", "--times", "1", "--runs", "2", "--epochs", "1"])
     row = capsys.readouterr().out.splitlines()[2].strip("| ").split(" | ")

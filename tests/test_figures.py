@@ -154,6 +154,7 @@ def test_raw_features_without_an_explanation_are_drawn_alone(tmp_path, drawn):
     assert [path.stem for path in write_figures(tmp_path)] == ["spectrograms_fan"]
 
 
+@pytest.mark.slow
 def test_figures_of_many_ids_show_the_first_and_say_so(tmp_path, drawn):
     ids = {f"{i:02d}": (3, 3) for i in range(80)}
     write_scores(some_scores(ids), tmp_path / "scores.csv")

@@ -84,6 +84,7 @@ def test_a_run_among_several_starts_from_the_same_bits_as_alone():
         assert max(moved) > 1e-2  # the training does something
 
 
+@pytest.mark.slow
 def test_one_run_spreads_its_batch_with_the_same_losses():
     _, one = train_on(held_out=1)
     _, spread = train_on(held_out=1, mesh=(1, 4))

@@ -90,6 +90,7 @@ def test_faults_score_higher(name, trained):
     assert min(auc(CLIPS.test.label, run) for run in score) == 1
 
 
+@pytest.mark.slow
 def test_the_level_of_an_id_changes_nothing_with_standardised_ids():
     """With one standardiser for all it does; unknown IDs have that of all clips."""
     louder = np.where(CLIPS.machine_id == "02", 4, 1).astype(np.int16)

@@ -70,6 +70,7 @@ def test_training_gives_the_same_bits(mesh, group, from_disk, tmp_path, monkeypa
         assert (a["train_loss"], a["val_loss"]) == (b["train_loss"], b["val_loss"])
 
 
+@pytest.mark.slow
 def test_devices_that_share_a_batch(from_disk, monkeypatch):
     _, found = train_on(mesh=(1, 3))  # 16 examples in shares of 6
     monkeypatch.undo()
@@ -105,7 +106,7 @@ def test_a_stopped_training_resumes_within_an_epoch(
     [
         # XLA fuses a standardiser into the loss that follows where it gathers windows
         # itself, as a multiply-add on CPUs that have one: another rounding.
-        (mlp_vae, "float32", True, 1e-5),
+        slow(mlp_vae, "float32", True, 1e-5),
         slow(mlp_vae, "float32", False, 0),
         slow(conv_vae, "bfloat16", False, 0),
         slow(id_classifier, "float32", False, 0),
