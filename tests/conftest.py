@@ -25,6 +25,7 @@ LEAVES = (
     "train.shuffle",
     "results.metrics",
     "detectors.backends",
+    "detectors.distances",
 )
 install_import_hook([f"mimii_jax.{leaf}" for leaf in LEAVES], "beartype.beartype")
 
