@@ -30,6 +30,13 @@ def require(holds: bool, message: str) -> None:
         raise ConfigError(message)
 
 
+def require_positive(section: str, **values: float | None) -> None:
+    """Raise ConfigError unless each field of a section is positive, or None."""
+    for field, value in values.items():
+        positive = value is None or value > 0
+        require(positive, f"{section}.{field}={value}: must be positive")
+
+
 def require_memory(
     needed: float, what: str, remedy: str = "choose less", have: float = 0
 ) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Float32, Int, Int16
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 from mimii_jax.features.stft import (
     clip_spectrum,
     decibels,
@@ -75,7 +75,9 @@ class Linear:
     fmax: float | None  # None: half the sample rate
 
     def __post_init__(self) -> None:
-        _require_positive(self, "sample_rate", "n_fft", "hop")
+        require_positive(
+            "features", sample_rate=self.sample_rate, n_fft=self.n_fft, hop=self.hop
+        )
         band = f"features.fmin={self.fmin}, features.fmax={self.fmax}"
         require(
             0 <= self.fmin < self.top <= self.sample_rate / 2,
@@ -125,7 +127,7 @@ class LogMel(Linear):
     htk: ClassVar[bool] = False  # HTK's mels without norm
 
     def __post_init__(self) -> None:
-        _require_positive(self, "n_mels")
+        require_positive("features", n_mels=self.n_mels)
         super().__post_init__()
 
     @property
@@ -219,7 +221,7 @@ class Raw:
     hop: int  # in samples
 
     def __post_init__(self) -> None:
-        _require_positive(self, "sample_rate", "hop")
+        require_positive("features", sample_rate=self.sample_rate, hop=self.hop)
 
     @property
     def frequencies(self) -> None:
@@ -293,9 +295,3 @@ def map_clips(
         batch_size=CLIPS_IN_CACHE,
     )
     return features[: len(audio)]
-
-
-def _require_positive(front_end: Linear | Raw, *fields: str) -> None:
-    for field in fields:
-        n = getattr(front_end, field)
-        require(n > 0, f"features.{field}={n}: must be positive")

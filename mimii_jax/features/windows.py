@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, ArrayLike, Float, Float32, Int, Shaped
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 
 Moment = Float[np.ndarray, "clip bin"]
 
@@ -119,8 +119,7 @@ class Windows:
     hop: int = 1  # frames from one window to the next
 
     def __post_init__(self) -> None:
-        for field, n in (("width", self.width), ("hop", self.hop)):
-            require(n is None or n > 0, f"windows.{field}={n}: must be positive")
+        require_positive("windows", width=self.width, hop=self.hop)
 
     def width_in(self, n_frames: int) -> int:
         """Frames of a window in clips of `n_frames`; ConfigError if none fits."""

@@ -12,7 +12,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 from mimii_jax.models.likelihood import SQUARED, n_heads
 from mimii_jax.models.mlp import VAE, Heads, Latent, require_widths
 from mimii_jax.models.model import Examples, Segments
@@ -55,8 +55,7 @@ class ConvVAE(VAE):
             f"detector.strides={tuple(strides)}: must be two positive integers for "
             f"each of the {len(channels)} channels",
         )
-        for field, n in (("kernel_blocks", kernel_blocks), ("segment", segment)):
-            require(n is None or n > 0, f"detector.{field}={n}: must be positive")
+        require_positive("detector", kernel_blocks=kernel_blocks, segment=segment)
         self.segment = shape[0] if segment is None else segment
         self.strides = tuple(map(tuple, strides))
         self.sizes = level_sizes((shape[0], shape[1]), self.strides)

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 from mimii_jax.models.angular import Angular, unit
 from mimii_jax.models.model import Examples, RunVariable
 from mimii_jax.models.residual import GROUP, Spectrogram, Spectrum, drawn
@@ -60,12 +60,9 @@ class IDClassifier(nnx.Module):
             len(channels) > 0 and all(n > 0 and n % GROUP == 0 for n in channels),
             f"detector.channels={tuple(channels)}: must be multiples of {GROUP}",
         )
-        for field, n in (
-            ("blocks", blocks),
-            ("embedding", embedding),
-            ("centres", centres),
-        ):
-            require(n > 0, f"detector.{field}={n}: must be positive")
+        require_positive(
+            "detector", blocks=blocks, embedding=embedding, centres=centres
+        )
         require(0 <= mixup <= 1, f"detector.mixup={mixup}: must be from 0 to 1")
         frames, bins = shape
         self.mels, self.mixup = bins - spectrum_bins, mixup

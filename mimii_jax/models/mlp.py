@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 from mimii_jax.models.likelihood import (
     SQUARED,
     n_heads,
@@ -201,7 +201,7 @@ class MLPAE(Autoencoder):
         rngs: nnx.Rngs,
     ) -> None:
         require_widths("hidden", hidden, latent)
-        require(scale > 0, f"detector.scale={scale}: must be positive")
+        require_positive("detector", scale=scale)
         require_likelihood(likelihood)
         layer: Any = {"dtype": dtype, "rngs": rngs}
         mirrored = tuple(reversed(hidden))

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 from mimii_jax.models.angular import ARCFACE, Angular, unit
 from mimii_jax.models.conv_vae import level_sizes, matmul
 from mimii_jax.models.model import Examples, RunVariable
@@ -60,9 +60,7 @@ class STgramMFN(nnx.Module):
             f"detector.bottlenecks={tuple(bottlenecks)}: must be four positive "
             "integers each: expansion, channels, blocks, stride",
         )
-        widths = {"channels": channels, "top": top, "embedding": embedding}
-        for field, n in widths.items():
-            require(n > 0, f"detector.{field}={n}: must be positive")
+        require_positive("detector", channels=channels, top=top, embedding=embedding)
         self.frames, self.mels = shape[0], shape[1] - wave_samples
         require(
             self.mels > 0,

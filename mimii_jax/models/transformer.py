@@ -11,7 +11,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, DTypeLike, Float, Int
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 from mimii_jax.models.attention import DecoderLayer, EncoderLayer, KVCache
 from mimii_jax.models.likelihood import (
     GAUSSIAN,
@@ -85,8 +85,7 @@ class Transformer(nnx.Module):
         )
         sizes = {"width": width, "heads": heads, "feed_forward": feed_forward}
         depths = {"encoder_layers": encoder_layers, "decoder_layers": decoder_layers}
-        for field, n in (sizes | depths).items():
-            require(n > 0, f"detector.{field}={n}: must be positive")
+        require_positive("detector", **sizes, **depths)
         require(
             width % heads == 0,
             f"detector.width={width}: must be a multiple of detector.heads={heads}",

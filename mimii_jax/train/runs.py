@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Int, Shaped
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 from mimii_jax.features.windows import Standardiser
 
 PER_RUN = frozenset({"epochs", "learning_rate"})  # settings in which runs may differ
@@ -153,9 +153,12 @@ class Settings:
     weight_decay: float = 0.0  # of every parameter per step, times the learning rate
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "learning_rate"):
-            value = getattr(self, name)
-            require(value > 0, f"train.{name}={value}: must be positive")
+        require_positive(
+            "train",
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            learning_rate=self.learning_rate,
+        )
         require(
             self.schedule in SCHEDULES,
             f"train.schedule='{self.schedule}': must be one of {', '.join(SCHEDULES)}",
