@@ -16,19 +16,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array
 
-from mimii_jax.errors import require
+from mimii_jax.errors import require, require_positive
 
 RUN, DATA = "run", "data"
 PATIENCE_S = 60  # until all processes of a job are there
 
 
 def make_mesh(n_runs: int, run: int | None = None, data: int | None = None) -> Mesh:
-    """A mesh of `run` rows with `data` devices each; None or 0: automatic.
+    """A mesh of `run` rows with `data` devices each; None: automatic.
 
     By default it has every accelerator: as many rows as there are runs, if that divides
     the devices. The virtual devices of a CPU are the same cores: by default one of each
     process is used.
     """
+    require_positive("mesh", run=run, data=data)
     devices = jax.devices()
     if devices[0].platform == "cpu" and not (run or data):
         first = {device.process_index: device for device in reversed(devices)}
@@ -36,7 +37,7 @@ def make_mesh(n_runs: int, run: int | None = None, data: int | None = None) -> M
     limit = len(devices) // data if data else min(n_runs, len(devices))
     divisors = (n for n in range(1, limit + 1) if not len(devices) % n)
     rows = run or max(divisors, default=0)
-    columns = data or (len(devices) // rows if rows else 0)
+    columns = data or len(devices) // rows
     require(
         0 < rows * columns <= len(devices),
         f"mesh.run={run}, mesh.data={data}: JAX has {len(devices)} devices; leave one "
