@@ -232,7 +232,7 @@ INTRODUCTION = """\
 
 `python -m experiments.calibrate_slide_rail {}`
 
-All sound here is simulated, by `mimii_jax/slide_rail/simulate.py`. The real numbers are
+All sound here is simulated, by `mimii_jax/simulated/simulate.py`. The real numbers are
 those of all MIMII slide rail clips at -6 dB, 8 channels averaged (librosa's defaults,
 n_fft 2048, hop 512), and the published AUC of the official autoencoder. ✓ and ✗ mark
 the cells that the simulator is calibrated to: means within one standard deviation

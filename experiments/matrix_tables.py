@@ -43,7 +43,7 @@ def mark(change: Estimate | None) -> str:
 
 
 def signed(change: Estimate) -> str:
-    """As in -.043 (-.061 to -.020)."""
+    """Change and interval, as in -.043 (-.061 to -.020)."""
     span = change.interval
     text = f" ({_signed(span[0])} to {_signed(span[1])})" if span else ""
     return _signed(change.mean) + text

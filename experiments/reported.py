@@ -18,13 +18,13 @@ class Reported:
     pooled: float | None = None
 
     def __str__(self) -> str:
-        """As in a table: .87 / .65 / .63, .72."""
+        """Text for a table: .87 / .65 / .63, .72."""
         text = f"{' / '.join(map(digits, self.ids))}, {digits(self.average)}"
         return text + (f" (pooled {digits(self.pooled)})" if self.pooled else "")
 
 
 def digits(value: float) -> str:
-    """.87, without a leading zero; a third decimal where it was given."""
+    """Decimals without a leading zero, as in .87; a third one where it was given."""
     text = f"{value:.3f}".removesuffix("0")
     return text.removeprefix("0")
 

@@ -98,10 +98,7 @@ def _read(cell: Cell, workdir: Path) -> Scores:
 
 
 def _alarms(cells: Sequence[tuple[Cell, Path]]) -> Iterator[FalseAlarms]:
-    """Yield the false alarms of each detector, of all simulations together.
-
-    Of a detector in several cells the first one counts, as in the other tables.
-    """
+    """Yield each detector's false alarms over all simulations, from its first cell."""
     found: dict[tuple[str, str], dict[int, FalseAlarms]] = {}
     for cell, path in cells:
         if (path / "normals.csv").is_file():

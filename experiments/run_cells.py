@@ -135,10 +135,7 @@ def _text(config: Config) -> str:
 
 @contextmanager
 def _pool(args: argparse.Namespace) -> Iterator[tuple[Executor, int]]:
-    """Open a pool to run processes from, and their standard input.
-
-    Closing it makes them save and end.
-    """
+    """Open a pool for processes, and their standard input, whose end stops them."""
     if args.backend == "dask":
         try:
             from distributed import Client

@@ -1,4 +1,4 @@
-"""What every command shares: errors of the user and the system as one line."""
+"""Errors of the user and the system as one line; the parser of the commands' flags."""
 
 import argparse
 import errno

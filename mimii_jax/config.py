@@ -1,4 +1,4 @@
-"""From a ConfigDict to typed objects, and the registry of what can be built."""
+"""Build typed objects from a ConfigDict; the registry of their classes."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,7 +47,7 @@ Config = Any  # a ConfigDict, of whose fields a type checker knows nothing
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Which test clips count, and how AUC and pAUC are measured."""
+    """Choice of test clips, and settings of AUC and pAUC."""
 
     split: str
     bootstrap: int  # replicates of the 95 % intervals

@@ -20,7 +20,7 @@ SIMULATED_IDS, EVALUATION_IDS = ("00", "02", "04"), ("01", "03", "05")
 
 @dataclass(frozen=True)
 class Dataset:
-    """Which clips to train and test on; the fields are those of a config's `data`."""
+    """Choice of training and test clips; the fields are those of a config's `data`."""
 
     root: str  # "": simulated machines
     machine_types: tuple[str, ...]  # ("all",): one model over all there are
@@ -97,7 +97,7 @@ class Dataset:
         return [ALL_TYPES] if self.together else self._types()
 
     def _types(self) -> list[str]:
-        """The machine types that are chosen, or all that there are."""
+        """The chosen machine types; all if none is chosen."""
         chosen = [one for one in self.machine_types if one != ALL_TYPES]
         if not self.root:
             return chosen or list(simulator.MACHINES)

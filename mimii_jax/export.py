@@ -148,7 +148,7 @@ def _pad(x: Array, widths: Any, mode: str = "constant", **more: Any) -> Array:
 
 
 def _percentiles(x: Array, shares: np.ndarray) -> Array:
-    """By sorting: ONNX has no bits of floats."""
+    """Percentiles by sorting: ONNX has no bits of floats."""
     return jnp.percentile(x, 100 * shares, axis=0)
 
 

@@ -131,7 +131,7 @@ class Judge:
 
     @property
     def sample_rate(self) -> int:
-        """Of the front end, in Hz."""
+        """Sampling rate of the front end, in Hz."""
         front_end: Any = self.experiment.front_end
         return front_end.sample_rate
 
@@ -229,7 +229,7 @@ class Judge:
         return join_types([clips]) if self.experiment.data.together else clips
 
     def _explain(self, best: Mapping[int, _Piece]) -> dict[int, Arrays]:
-        """Why each piece has its score, by the first model that tells."""
+        """Explain the score of each piece, by the first model that can."""
         clips = self._clips(
             [piece.clip.audio[0] for piece in best.values()],
             [piece.machine_id for piece in best.values()],

@@ -115,7 +115,7 @@ def learn(
 
 
 def files_of(workdir: Path) -> Sequence[Path]:
-    """What loading a workdir takes: neither report nor vectors of clips scored once."""
+    """Files that loading a workdir needs: no report, no vectors of scored clips."""
     inside = (path for path in sorted(workdir.rglob("*")) if path.is_file())
     small = ("config.json", "run.json", "clips.csv", "scores.csv", "normals.csv")
     return [

@@ -58,7 +58,7 @@ def quiet() -> None:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Within, this thread shows neither lines nor bars; warnings are shown."""
+    """Show neither lines nor bars of this thread in a block; warnings are shown."""
     token = _silent.set(True)
     try:
         yield
@@ -243,7 +243,7 @@ def request_stop(*_: object) -> None:
 
 @contextmanager
 def deferred_stop() -> Iterator[None]:
-    """Within, `request_stop` waits for the caller to look at `stop_requested`.
+    """Let `request_stop` wait in a block, for the caller to look at `stop_requested`.
 
     A request that the caller hasn't seen is kept for the next such block.
     """

@@ -121,10 +121,7 @@ def fit(
     workdir: Workdir,
     pretrained: Mapping[int, Any],
 ) -> Iterator[Stage]:
-    """Train the first runs, then those fine-tuned from them; yield each stage.
-
-    `pretrained` are the models of `load_pretrained`.
-    """
+    """Train the first runs, then those fine-tuned from them; yield each stage."""
     if not experiment.detector:
         return
     own = clips.train
@@ -238,7 +235,7 @@ def write_tables(
 
 
 def _seconds_of(tables: Sequence[Scored]) -> dict[str, dict[str, float]]:
-    """By machine type and detector: to train all runs, to score a clip with one."""
+    """Seconds by machine type and detector: to train all runs, to score a clip."""
     return {
         f"{table.test.machine_type[0]}, {table.test.detector[0]}": {
             "train": round(table.seconds[0], 3),

@@ -1,4 +1,4 @@
-"""Headless Chromium, for pages: what it makes of one, and what it complains about."""
+"""Screenshots, measures and errors of pages, by headless Chromium."""
 
 import json
 import re

@@ -30,7 +30,7 @@ TWO = ((2, 2), (2, 2))
 
 
 def vae(shape, channels=(3, 4), strides=TWO, kernel_blocks=2, segment=1):
-    """Of NumPy's random kernels: JAX's take a second to compile for each shape."""
+    """Model with NumPy's random kernels: JAX's take a second per shape to compile."""
     model = nnx.eval_shape(
         lambda: ConvVAE(
             shape,

@@ -311,7 +311,7 @@ def test_every_bad_file_is_named_with_its_reason(slider):
         assert reason in said[name]
 
 
-def test_skipping_goes_on_with_the_others_and_says_so(slider, capsys):
+def test_skipping_reads_the_others_and_says_so(slider, capsys):
     good = read(slider)
     capsys.readouterr()
     expected = spoil(slider)

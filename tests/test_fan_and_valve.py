@@ -82,7 +82,7 @@ def test_a_pitted_bearing_rings():
 
 def test_a_clogged_fan_turns_slower():
     def fundamental(audio):
-        """Of the blades, nominally 171.5 Hz."""
+        """Fundamental of the blades, nominally 171.5 Hz."""
         power = np.abs(np.fft.rfft(audio)) ** 2
         hertz = np.fft.rfftfreq(len(audio), 1 / SAMPLE_RATE)
         near = (hertz > 140) & (hertz < 200)

@@ -53,7 +53,7 @@ FIELDS = {
 
 
 def classifier(rngs=None, **changes):
-    """Of NumPy's random numbers: JAX's take a second to compile for each shape."""
+    """Model with NumPy's random numbers: JAX's take a second per shape to compile."""
     fields = FIELDS | changes
     shape = (FRAMES, MELS + fields["spectrum_bins"])
     model = nnx.eval_shape(lambda: IDClassifier(shape, **fields, rngs=nnx.Rngs(0)))
@@ -240,7 +240,7 @@ def small_config(root):
 
 @pytest.fixture(scope="module")
 def workdir(tmp_path_factory):
-    """Of a training on two IDs, of which one whistles."""
+    """Workdir of a training on two IDs, of which one whistles."""
     folder = tmp_path_factory.mktemp("classifier")
     dcase.write(whistling(small_clips()), folder / "clips")
     with pytest.MonkeyPatch.context() as patch:

@@ -83,7 +83,7 @@ def test_the_reading_of_imports_finds_them():
     assert "mimii_jax.run" in SOURCES
 
 
-def test_only_run_and_main_and_the_configs_know_config_dicts():
+def test_ml_collections_is_for_main_the_defaults_and_the_configs():
     inside = {m for m in importers("ml_collections") if within(m, PACKAGE)}
     assert inside == {"mimii_jax.main", "mimii_jax.defaults"}
     assert not {m for m in importers("configs") if within(m, PACKAGE)}

@@ -25,7 +25,7 @@ def read_when_needed(monkeypatch):
 
 @pytest.fixture
 def files(tmp_path):
-    """Of other lengths and rates, too, and a bad one."""
+    """Files of other lengths and rates, too, and a bad one."""
     for number, seconds in enumerate((1, 1, 1, 0.5, 1.5)):
         put(tmp_path, f"{number}.wav", noise(number, int(seconds * RATE)))
     (tmp_path / "2.wav").write_bytes(b"RIFF")

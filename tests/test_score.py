@@ -43,7 +43,7 @@ def learn(module, root, path, seeds=(0,), **sections):
 
 @pytest.fixture(scope="module")
 def workdir(root, tmp_path_factory):
-    """Of functionals, on two IDs."""
+    """Workdir of functionals, on two IDs."""
     return learn(functionals, root, tmp_path_factory.mktemp("learned") / "machine7")
 
 

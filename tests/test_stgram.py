@@ -34,7 +34,7 @@ FIELDS = {
 
 
 def model(rngs=None, **changes):
-    """Of NumPy's random numbers: JAX's take a second to compile for each shape."""
+    """Model with NumPy's random numbers: JAX's take a second per shape to compile."""
     fields = FIELDS | changes
     shape = (FRAMES, MELS + fields["wave_samples"])
     blank = nnx.eval_shape(lambda: STgramMFN(shape, **fields, rngs=nnx.Rngs(0)))

@@ -116,7 +116,7 @@ def test_sentences_claim_what_is_beyond_noise_and_no_more():
     assert "nothing to compare" in about_rows(rows_of("plain", plain=0.0))
 
 
-def test_what_is_picked_is_picked_on_one_part_and_told_of_the_other():
+def test_a_row_is_picked_on_one_split_and_reported_on_the_other():
     picked = rows_of("plain", plain=0.0, good=1.0, lucky=0.2)
     reported = rows_of("plain", plain=0.0, good=0.0, lucky=3.0)
     text = about_tuning(picked, reported)
@@ -125,7 +125,7 @@ def test_what_is_picked_is_picked_on_one_part_and_told_of_the_other():
     assert text.endswith(" .000 (.000 to .000) against “plain”: within noise.")
 
 
-def test_sentences_on_a_matrix_tell_of_transfer_and_forgetting():
+def test_sentences_on_a_matrix_are_about_transfer_and_forgetting():
     rows = {"all": 0.5, "id 00": -1.0, "id 02": 0.5, "all, then id 00": -2.0}
     table = Scores.concatenate(shifted(f"m: {name}", by) for name, by in rows.items())
     (matrix,) = matrices(table, bootstrap=100)

@@ -173,7 +173,7 @@ def test_the_window_matrix_never_exists():
     program = compiled_steps(2370, 313, 128, hidden=(64,), batch_size=512)
     memory = program.memory_analysis()
     if memory is None:
-        pytest.skip("this backend does not tell its memory")
+        pytest.skip("this backend has no memory analysis")
     window_matrix = 2370 * 309 * 640 * 4
     assert memory.argument_size_in_bytes > 2370 * 313 * 128 * 4
     assert memory.temp_size_in_bytes < window_matrix / 100

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Of a copy of the sources: a build leaves files beside them."""
+    """Wheel of a copy of the sources: a build leaves files beside them."""
     source = tmp_path_factory.mktemp("source") / "mimii"
     unwanted = shutil.ignore_patterns("__pycache__")
     for name in ("mimii_jax", "configs"):

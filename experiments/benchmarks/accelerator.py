@@ -313,7 +313,7 @@ def attempt(title: str, about: Row, measure: Callable[[], Row]) -> Row:
     begin = time.perf_counter()
     try:
         row = about | measure()
-    except Exception as error:  # a program that fails is a finding; the others go on
+    except Exception as error:  # a program that fails is a finding; the others continue
         line = (str(error).strip() or "no message").split("\n")[0][:200]
         memory = isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
         text = NO_MEMORY if memory else f"{type(error).__name__}: {line}"

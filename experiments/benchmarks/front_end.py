@@ -82,7 +82,7 @@ def by_torch(front_end: LogMel, audio: np.ndarray, batch: int) -> np.ndarray:
 def contestants(
     front_end: LogMel, audio: np.ndarray, batches: list[int]
 ) -> dict[str, Callable[[], np.ndarray]]:
-    """Everyone who takes part."""
+    """All contestants."""
     found = {
         OURS: partial(ours, front_end, audio),
         "librosa": partial(by_librosa, front_end, audio, 1),

@@ -1,4 +1,4 @@
-"""What a number was measured on: processor, cores, versions of packages."""
+"""Processor, cores and versions of packages, for the measured numbers."""
 
 import os
 import platform

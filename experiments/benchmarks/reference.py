@@ -1,6 +1,6 @@
 """Neural detectors of the configs' `:reference`, where ml_collections is missing.
 
-A test holds that they equal what `mimii_jax.config.build` makes of the configs.
+A test holds that they equal those that `mimii_jax.config.build` builds.
 """
 
 from collections.abc import Mapping
@@ -122,7 +122,7 @@ REFERENCE = {
         ),
     ),
 }
-# What a small detector has less of, and its batch.
+# Fields in which a small detector is smaller, and its batch.
 SMALLER: dict[str, tuple[dict[str, Any], int]] = {
     "mlp_vae": ({"hidden": (64, 64)}, 256),
     "conv_vae": ({"channels": (4, 8), "strides": ((4, 4),) * 2}, 4),

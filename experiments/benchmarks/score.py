@@ -35,7 +35,7 @@ Work = Callable[[], Any]
 
 
 def contestants(model: Any, x: np.ndarray, prefixes: list[int]) -> dict[str, Work]:
-    """Everyone who scores a batch; those without a cache at some prefixes only."""
+    """Contestants that score a batch; those without a cache at some prefixes only."""
     patches = jax.jit(model.patches)(x)
     vectors, network = patches[:, :-1], model.network
 

@@ -54,7 +54,7 @@ class Header(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What may be wrong with the samples of a file."""
+    """Possible faults of the samples of a file."""
 
     clipped: float  # share of samples at or over full scale
     constant: bool
@@ -237,7 +237,7 @@ def _decode(
 def _content(
     subtype: str, data: np.ndarray, wave: Int16[np.ndarray, " time"]
 ) -> Content:
-    """What may be wrong with samples, as the file has them and as they are used."""
+    """Find possible faults of a file's samples; hash those that are used."""
     _, factor = WIDE.get(subtype, NARROW)
     low, high = factor * data.min(), factor * data.max()
     full = 32512 if subtype in ("PCM_U8", "PCM_S8") else 32767

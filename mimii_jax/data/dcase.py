@@ -217,7 +217,7 @@ def _draw_split(
 
 
 def ignored_text(names: Sequence[str]) -> str:
-    """Which files aren't taken for recordings."""
+    """Text about files that aren't taken for recordings."""
     if not names:
         return ""
     first = printable(names[0])

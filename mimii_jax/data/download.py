@@ -230,10 +230,7 @@ def _append(
     size: int,
     advance: Callable[[int], None],
 ) -> bool:
-    """Append to `part` until it is whole or the connection breaks; whether it stalled.
-
-    Bytes that only drip are a stall.
-    """
+    """Append to `part` until it is whole or the connection breaks or stalls (True)."""
     have = _size(part)
     headers = {"Accept-Encoding": "identity"}
     if have:

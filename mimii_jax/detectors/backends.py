@@ -64,7 +64,7 @@ class Pooling:
 
 @dataclass(frozen=True)
 class Scoring:
-    """From the errors of a clip's segments and bins, or other vectors, to its score."""
+    """Settings of a clip's score, from errors per segment and bin or other vectors."""
 
     # "mean", the pooled error; or the distance of the pooled errors per bin from those
     # of normal clips: another of `BACKENDS`, or several, "a+b": mean of their z-scores

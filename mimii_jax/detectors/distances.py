@@ -172,7 +172,7 @@ def make_bank(vectors: Float[np.ndarray, "clip dimension"], k: int) -> Bank:
 
 
 def _distances(bank: Bank, x: Array, exclude: Array) -> Float[Array, "clip row"]:
-    """To all rows by one product, so near duplicates are inexact; inf: not in use."""
+    """Distances to all rows by one product, inexact when small; inf: not in use."""
     product = jnp.matmul(x, bank.vectors.T, precision=HIGHEST)
     squares = jnp.sum(x**2, 1)[:, None] + jnp.sum(bank.vectors**2, 1)[None]
     row = jnp.arange(len(bank.vectors))[None]

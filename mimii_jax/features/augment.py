@@ -212,7 +212,7 @@ class Augment:
         }
 
     def changed(self, changes: Mapping[str, Any]) -> "Augment":
-        """With those of the changes that are in `values`."""
+        """Copy with those of the changes that are in `values`."""
         parts = []
         for name, part in self.parts:
             full = {field: f"{name}.{field}" for field in part.numbers()}

@@ -63,7 +63,7 @@ class Standardiser(NamedTuple):
         return Standardiser(self.mean[row], self.scale[row])
 
     def fitting(self, other: "Standardiser") -> "Standardiser":
-        """With as many rows as another: its own, or the row of all clips."""
+        """Match the rows of another: by its own, or by the row of all clips."""
         if self.mean.shape == other.mean.shape:
             return self
         of_all = self.of(0)

@@ -25,7 +25,7 @@ class KVCache(NamedTuple):
     value: Float[Array, "batch head key channel"]
 
     def update(self, new: "KVCache", at: Int[Array, ""]) -> "KVCache":
-        """With the positions of `new` in place of those from `at` on."""
+        """Cache with the positions of `new` in place of those from `at` on."""
         start = (0, 0, at, 0)
         return KVCache(
             lax.dynamic_update_slice(self.key, new.key, start),

@@ -213,7 +213,7 @@ class Layer(nnx.Module):
 
 
 class Pointwise(Layer):
-    """Every pixel alone."""
+    """Filters of single pixels."""
 
     def filter(self, x: Array, kernel: Array) -> Array:
         """Matrix product over channels."""
@@ -221,7 +221,7 @@ class Pointwise(Layer):
 
 
 class Convolution(Layer):
-    """Three by three pixels of all channels."""
+    """Filters of three by three pixels of all channels."""
 
     def filter(self, x: Array, kernel: Array) -> Array:
         """Matrix product over the channels of nine pixels."""
@@ -230,7 +230,7 @@ class Convolution(Layer):
 
 
 class Depthwise(Layer):
-    """Three by three pixels of each channel."""
+    """A filter of three by three pixels for each channel."""
 
     def filter(self, x: Array, kernel: Array) -> Array:
         """Sum of nine weighted images.
@@ -243,7 +243,7 @@ class Depthwise(Layer):
 
 
 class Whole(Layer):
-    """All pixels of each channel."""
+    """A filter of the whole image for each channel."""
 
     def filter(self, x: Array, kernel: Array) -> Array:
         """Weighted sum over the image."""
@@ -279,7 +279,7 @@ def _neighbours(x: Image, stride: int) -> list[Smaller]:
 
 
 def _with_shifted(x: Gram, shifts: Sequence[int]) -> Float[Array, "batch frame bins"]:
-    """Side by side, the frames as many earlier as each shift; zeros outside."""
+    """Frames as many earlier as each shift, side by side; zeros outside."""
     frames = x.shape[1]
     x = jnp.pad(x, ((0, 0), (1, 1), (0, 0)))
     return jnp.concatenate([x[:, 1 - n : 1 - n + frames] for n in shifts], axis=-1)

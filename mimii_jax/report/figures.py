@@ -75,7 +75,7 @@ def write_figures(workdir: Path, split: str = "all") -> list[Path]:
         ("metrics.jsonl", training_figures),
     )
     written = []
-    with rc_context(STYLE), log.bar("drawing", len(sources), "sources") as advance:
+    with rc_context(STYLE), log.bar("drawing", len(sources), "files") as advance:
         for source, draw in sources:
             advance(1)
             if (workdir / source).is_file():
@@ -99,7 +99,7 @@ def _shown(ids: Sequence[str]) -> tuple[list[str], str]:
 
 
 def _legend(figure: Figure, axes: Axes, columns: int) -> None:
-    """Below all panels, with the labels of one."""
+    """Draw a legend below all panels, with the labels of one."""
     handles = axes.get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=columns)
 

@@ -216,7 +216,7 @@ def interval(metric: Estimate | None) -> str:
 
 
 def mean_interval(metric: Estimate | None) -> str:
-    """As in .954 ±.003 (.910-.981)."""
+    """Mean, SD and interval, as in .954 ±.003 (.910-.981)."""
     span = interval(metric)
     return mean_sd(metric) + (f" ({span})" if span else "")
 

@@ -1,4 +1,4 @@
-"""From a score table to AUC and pAUC per machine ID; no JAX."""
+"""AUC and pAUC per machine ID, from a score table; no JAX."""
 
 from dataclasses import dataclass, replace
 

@@ -169,7 +169,7 @@ class FalseAlarms:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of the rate, over clips; thresholds have noise of their own."""
+        """95 % interval of the rate over clips, without the threshold's own noise."""
         return interval(self.rate * self.n_normal, self.n_normal)
 
     @property

@@ -1,6 +1,6 @@
 """Sound of one clip of a simulated fan: rotation, blades, turbulence. Not calibrated.
 
-Harmonics of the blades' passing stand over turbulence that the duct's resonances shape;
+Harmonics of the blades' passing rise above turbulence that the duct's resonances shape;
 speed and turbulence drift slowly. Faults:
 
 - unbalance: harmonics of the rotation, and everything swells once per turn;

@@ -166,10 +166,10 @@ def simulate(
 
 
 def official_counts(machine_type: str) -> dict[str, dict[str, Any]]:
-    """By ID and split: (label, number of clips), as in the official data."""
+    """Label and number of clips by ID and split, as in the official data."""
     if machine_type not in MACHINES:
         known = ", ".join(MACHINES)
-        raise DataError(f"machine type {machine_type}: can't be simulated, as {known}")
+        raise DataError(f"machine type {machine_type}: choose one of {known}")
     return {
         machine_id: {
             "train": ((NORMAL, train),),

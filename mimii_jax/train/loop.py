@@ -281,5 +281,5 @@ def _peak_memory() -> int:
 
 
 def _finite(values: Array | np.ndarray) -> list[float | None]:
-    """JSON has no infinity."""
+    """Replace infinity, which JSON lacks, by None."""
     return [x if np.isfinite(x) else None for x in np.asarray(values).tolist()]

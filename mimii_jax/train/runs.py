@@ -105,7 +105,7 @@ def training_sets(
 
 @dataclass(frozen=True)
 class CheckpointPolicy:
-    """When to save: steps or minutes since the last checkpoint; None: never."""
+    """Steps or minutes from one checkpoint to the next; None: not by these."""
 
     every_steps: int | None = None
     every_minutes: float | None = None
@@ -127,7 +127,7 @@ class Augment(Protocol):
         ...
 
     def changed(self, changes: Mapping[str, float]) -> "Augment":
-        """With the numbers that a run changes."""
+        """Copy with the numbers that a run changes."""
         ...
 
     def __call__(

@@ -1,4 +1,4 @@
-"""In which order an epoch visits its examples: a shuffle that nobody has to store.
+"""Order of the examples of an epoch: a shuffle that nobody has to store.
 
 A Feistel network over a grid that is barely larger than the number of examples maps
 every position of an epoch to a different example; positions that land outside are

@@ -106,10 +106,7 @@ def compile_order(batch_size: int, per_clip: int) -> Callable[..., Array]:
 
 
 def group_size(mesh: Mesh, n_runs: int) -> int:
-    """Runs that a device steps together: all of its runs.
-
-    On a CPU one, whose state stays in the cache.
-    """
+    """Runs that a device steps together: all; a CPU one, whose state fits its cache."""
     on_cpu = mesh.devices.flat[0].platform == "cpu"
     return 1 if on_cpu else -(-n_runs // mesh.shape[RUN])
 
