@@ -39,8 +39,7 @@ class Outcome:
     workdir: Path  # its own, or that of a cell with the same config
     error: str = ""  # one line; "" if it has scores
     failed: bool = False  # False for a training that diverged: that's a finding
-    fresh: bool = False  # whether it ran now
-    seconds: float = 0.0
+    seconds: float | None = None  # None: it didn't run now
 
 
 def run_cells(
@@ -61,9 +60,9 @@ def run_cells(
             for outcome in found:
                 outcomes[outcome.key] = outcome
                 advance(1)
-                text = outcome.error or (
-                    f"{outcome.seconds:.0f} s" if outcome.fresh else "done before"
-                )
+                seconds = outcome.seconds
+                done = "done before" if seconds is None else f"{seconds:.0f} s"
+                text = outcome.error or done
                 log.info(f"{len(outcomes)}/{len(cells)} {outcome.key}: {text}")
     except KeyboardInterrupt:
         log.info("Interrupted. Run the same command again to resume.")
@@ -101,7 +100,7 @@ def _outcomes(
             path, keys = futures[future]
             error, failed, seconds = future.result()
             for key in keys:
-                yield Outcome(key, path, error, failed, True, seconds)
+                yield Outcome(key, path, error, failed, seconds)
 
 
 def _workdirs(out: Path) -> dict[str, Path]:

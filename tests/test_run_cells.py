@@ -56,7 +56,7 @@ def test_a_cell_is_an_ordinary_workdir_and_runs_once(tmp_path):
     assert config["detector"]["n_estimators"] == 1
     before = (tmp_path / "s/a/scores.csv").stat().st_mtime_ns
     outcomes, printed = run(cells, tmp_path)
-    assert not any(o.fresh for o in outcomes.values())
+    assert {o.seconds for o in outcomes.values()} == {None}
     assert printed.count("done before") == 2
     assert (tmp_path / "s/a/scores.csv").stat().st_mtime_ns == before
 
@@ -81,7 +81,7 @@ def test_a_field_that_an_older_workdir_lacks_has_its_default(tmp_path):
     path.write_text(json.dumps(config))
     outcomes, _ = run(cells, tmp_path)
     assert not outcomes["a"].error
-    assert not outcomes["a"].fresh
+    assert outcomes["a"].seconds is None
 
 
 def test_failures_do_not_stop_the_rest(tmp_path):
@@ -134,7 +134,7 @@ def test_cells_with_the_same_config_share_a_workdir(tmp_path):
     assert d.detectors == [f"d: {row}: x" for row in ("all", "id 00", "id 02")]
     outcomes, _ = run({"three/e": forest("e", 5)}, tmp_path)  # of another command
     assert outcomes["three/e"].workdir == tmp_path / "two/c"
-    assert not outcomes["three/e"].fresh
+    assert outcomes["three/e"].seconds is None
 
 
 STUDY = """
