@@ -108,7 +108,7 @@ ALONE = {
 
 @pytest.mark.parametrize("name", [*SCHEDULERS, *ALONE])
 def test_a_scheduler_that_started_several_processes_is_recognised(name, monkeypatch):
-    """The slow tests above join processes; of Kubernetes only this is tested."""
+    """The slow tests above join processes; for Kubernetes this is the only test."""
     for variables in SCHEDULERS.values():
         for variable in variables:
             monkeypatch.delenv(variable, raising=False)
