@@ -1,7 +1,8 @@
 """A set of recordings of one machine type, or of several, in memory."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from typing import Self
 
 import numpy as np
@@ -96,6 +97,11 @@ def split_types(
     parts = [[str(x).partition("/") for x in column] for column in columns]
     own = np.array([first for first, *_ in parts[0]], str)
     return own, *(np.array([rest for *_, rest in part], str) for part in parts)
+
+
+def shuffled(names: Iterable[str]) -> list[str]:
+    """Shuffle names by a hash, alike on every machine and with every NumPy."""
+    return sorted(names, key=lambda name: sha256(f"0/{name}".encode()).digest())
 
 
 def hold_out(

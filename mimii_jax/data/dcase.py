@@ -11,14 +11,13 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from mimii_jax import log
 from mimii_jax.data import audio, own, reading
-from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips
+from mimii_jax.data.clips import ANOMALOUS, NORMAL, UNKNOWN, Clips, shuffled
 from mimii_jax.data.labels import NOTHING, Labels
 from mimii_jax.data.layouts import (
     AUDIO,
@@ -205,9 +204,7 @@ def _draw_split(
                 f"id {machine_id} has only {len(names)} normal clips, too few to hold "
                 f"out {count} for testing; lower data.test_normals={test_normals}"
             )
-        # A hash shuffles alike on every machine and with every version of NumPy.
-        names.sort(key=lambda name: sha256(f"0/{name}".encode()).digest())
-        drawn |= set(names[:count])
+        drawn |= set(shuffled(names)[:count])
     tested = [file.label != NORMAL or file.name in drawn for file in files]
     split = [
         replace(file, split="test" if test else "train")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mimii_jax import log
+from mimii_jax.defaults import flatten
 from mimii_jax.errors import DataError
 from mimii_jax.files import replace_file
 from mimii_jax.report.inputs import Fields, read_json, read_metrics, section, source
@@ -187,8 +188,9 @@ def _made(workdir: Path, config: Fields) -> Iterator[Block]:
             cells = [f"{n:,.0f}" if isinstance(n, int | float) else "" for n in numbers]
             lines.append([stage, *cells])
         yield Table("Training, at its end", head, lines)
-    if fields := list(_flat("", config)):
-        yield Table("Settings (config.json)", ["field", "value"], fields)
+    if fields := flatten(config):
+        lines = [[name, json.dumps(value)] for name, value in fields.items()]
+        yield Table("Settings (config.json)", ["field", "value"], lines)
 
 
 def _times(seconds_of: Any) -> Iterator[list[str]]:
@@ -197,12 +199,3 @@ def _times(seconds_of: Any) -> Iterator[list[str]]:
         match of:
             case {"train": int() | float() as train, "score_clip": float() as clip}:
                 yield [name, f"{train:,.1f}", f"{1000 * clip:,.1f}"]
-
-
-def _flat(prefix: str, value: Any) -> Iterator[list[str]]:
-    """Full name and value of every field of a config."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _flat(f"{prefix}.{key}" if prefix else key, item)
-    else:
-        yield [prefix, json.dumps(value)]
