@@ -247,9 +247,14 @@ class Judge:
         end = n_samples / self.sample_rate
         n_frames = 1 + int(end / self._scale.seconds_per_frame)
         n_segments = max(1, int(np.sum(why["seconds"] <= end)))
-        by_segment = {k: why[k][:n_segments] for k in ("seconds", "track")}
+        seconds = np.minimum(why["seconds"][:n_segments], end)
         by_frame = {k: why[k][:n_frames] for k in ("features", "expected", "error")}
-        return {**why, **by_frame, **by_segment}
+        return {
+            **why,
+            **by_frame,
+            "seconds": seconds,
+            "track": why["track"][:n_segments],
+        }
 
     def _decide(
         self, path: Path, machine_id: str, piece: _Piece, why: Arrays
