@@ -95,6 +95,7 @@ def to_onnx(judge: Judge) -> bytes:
         mock.patch.object(jnp.fft, "rfft", _rfft),
         mock.patch.object(jnp, "pad", _pad),
         mock.patch.object(functionals, "_percentiles", _percentiles),
+        mock.patch.object(functionals, "_chosen", _chosen),
         mock.patch.object(lax, "optimization_barrier", lambda x: x),
     ):
         scorer = build_scorer(judge, lambda of_clip, *rows: jax.vmap(of_clip)(*rows))
@@ -150,6 +151,12 @@ def _pad(x: Array, widths: Any, mode: str = "constant", **more: Any) -> Array:
 def _percentiles(x: Array, shares: np.ndarray) -> Array:
     """Percentiles by sorting: ONNX has no bits of floats."""
     return jnp.percentile(x, 100 * shares, axis=0)
+
+
+def _chosen(rows: Array, index: Array) -> Array:
+    """By sums: jax2onnx indexes no symbolic batch."""
+    is_own = index[:, None] == np.arange(rows.shape[1])[None]
+    return jnp.sum(jnp.where(is_own[..., None], rows, 0), axis=1)
 
 
 def _parser() -> argparse.ArgumentParser:

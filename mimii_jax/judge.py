@@ -12,12 +12,12 @@ from jaxtyping import Float, Int16
 
 from mimii_jax import log
 from mimii_jax.config import Experiment, build
-from mimii_jax.data.audio import of_length, read_wave
+from mimii_jax.data.audio import Content, of_length, read_checked, read_wave
 from mimii_jax.data.clips import ALL_TYPES, UNKNOWN, Clips, join_types
 from mimii_jax.data.layouts import named_id
 from mimii_jax.detectors.detector import Fitted
 from mimii_jax.detectors.vectors import read_clip_length
-from mimii_jax.errors import DataError, require
+from mimii_jax.errors import require
 from mimii_jax.features.front_ends import CLIPS_PER_TRANSFER, extract
 from mimii_jax.files import printable
 from mimii_jax.report.figures import Scale
@@ -50,12 +50,13 @@ class Verdict(NamedTuple):
 
 
 class _Piece(NamedTuple):
-    """The piece of a file that has its score."""
+    """The piece of a file that has its score, and the scores of all pieces."""
 
     clip: Clips
     machine_id: str
     start: float  # in seconds
     score: float
+    track: Sequence[tuple[float, float]]  # start and score of each piece
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,19 +116,22 @@ class Judge:
             yield list(self._judge(part, waves))
 
     def _judge(
-        self, files: Sequence[Path], waves: Sequence[Wave | str]
+        self, files: Sequence[Path], read: Sequence[tuple[Wave, Content] | str]
     ) -> Iterator[Verdict]:
         """Judge a few waves at once; a text is why one can't be read."""
-        good = {i: wave for i, wave in enumerate(waves) if not isinstance(wave, str)}
+        good = {i: one[0] for i, one in enumerate(read) if not isinstance(one, str)}
         ids = {i: self.id_of(files[i]) for i in good}
         best = self._score(good, ids) if good else {}
         reasons = self._explain(best) if best else {}
-        for i, (path, wave) in enumerate(zip(files, waves, strict=True)):
-            if isinstance(wave, str):
-                yield Verdict(str(path), UNREADABLE, note=wave)
-            else:
-                verdict = self._decide(path, ids[i], best[i], reasons.get(i, {}))
-                yield verdict._replace(note=self._note(ids[i], len(wave)))
+        for i, (path, one) in enumerate(zip(files, read, strict=True)):
+            if isinstance(one, str):
+                yield Verdict(str(path), UNREADABLE, note=one)
+                continue
+            wave, content = one
+            why = self._inside(reasons.get(i, {}), len(wave))
+            verdict = self._decide(path, ids[i], best[i], why)
+            notes = [content.fault, *self._notes(ids[i], len(wave))]
+            yield verdict._replace(note="; ".join(filter(None, notes)))
 
     @property
     def sample_rate(self) -> int:
@@ -161,11 +165,8 @@ class Judge:
         """Read a recording as those that were learned from."""
         return read_wave(path, self.sample_rate, self.experiment.data.channel)
 
-    def _read(self, path: Path) -> Wave | str:
-        try:
-            return self.read(path)
-        except DataError as error:
-            return str(error).removeprefix(f"{path}: ")
+    def _read(self, path: Path) -> tuple[Wave, Content] | str:
+        return read_checked(str(path), self.sample_rate, self.experiment.data.channel)
 
     def id_of(self, path: Path) -> str:
         """The ID that is given, or of the file's name or a folder, or the only one."""
@@ -203,11 +204,13 @@ class Judge:
         sums, seeds = np.zeros(len(clips)), len(own.seeds)
         np.add.at(sums, own.name.astype(int), own.score)
         best: dict[int, _Piece] = {}
-        for row, (i, start, _) in enumerate(found):
-            score = sums[row] / seeds
+        tracks: dict[int, list[tuple[float, float]]] = {i: [] for i in waves}
+        for row, (i, first, _) in enumerate(found):
+            start, score = first / self.sample_rate, float(sums[row] / seeds)
+            tracks[i].append((start, score))
             if i not in best or score > best[i].score:
                 clip = clips[row : row + 1]
-                best[i] = _Piece(clip, ids[i], start / self.sample_rate, float(score))
+                best[i] = _Piece(clip, ids[i], start, score, tracks[i])
         return best
 
     def bank_id(self, machine_id: str) -> str:
@@ -236,6 +239,22 @@ class Judge:
         )
         why = next(filter(None, (m.explain(clips) for m in self._models)), None)
         return {i: why.of(row) for row, i in enumerate(best)} if why else {}
+
+    def _inside(self, why: Arrays, n_samples: int) -> Arrays:
+        """Arrays of a file without those of its padding."""
+        if not why or n_samples >= self.n_samples:
+            return why
+        end = n_samples / self.sample_rate
+        n_frames = 1 + int(end / self._scale.seconds_per_frame)
+        n_segments = max(1, int(np.sum(why["seconds"] <= end)))
+        seconds = np.minimum(why["seconds"][:n_segments], end)
+        by_frame = {k: why[k][:n_frames] for k in ("features", "expected", "error")}
+        return {
+            **why,
+            **by_frame,
+            "seconds": seconds,
+            "track": why["track"][:n_segments],
+        }
 
     def _decide(
         self, path: Path, machine_id: str, piece: _Piece, why: Arrays
@@ -278,10 +297,12 @@ class Judge:
     def _draw(self, path: Path, verdict: Verdict, piece: _Piece, why: Arrays) -> None:
         """Write the picture of a file's piece."""
         assert self.pictures
-        if not why:
+        if len(piece.track) > 1:
+            why = {**why, "pieces": np.transpose(piece.track)}
+        if "features" not in why:
             front_end, rows = self.experiment.front_end, np.arange(1)
             found = extract(front_end, piece.clip.audio, rows, lambda n: None)
-            why = {"features": np.asarray(found)[0]}
+            why = {**why, "features": np.asarray(found)[0]}
         groups: dict[str, float] = {}
         for model in self._models:
             for name, z in model.group_scores(piece.clip).items():
@@ -295,7 +316,7 @@ class Judge:
         name = "_".join([*inside.parts[-2:], path.suffix[1:]]) + ".png"
         write_picture(self.pictures / name, title, why, groups, self._scale, place)
 
-    def _note(self, machine_id: str, n_samples: int) -> str:
+    def _notes(self, machine_id: str, n_samples: int) -> list[str]:
         """Remarks on a file's ID and length."""
         notes = []
         if machine_id not in self.ids:
@@ -307,7 +328,7 @@ class Judge:
         if n_samples > length:
             count = -(-n_samples // length)
             notes.append(f"{count} pieces of {length / rate:.3g} s, the highest counts")
-        return "; ".join(notes)
+        return notes
 
 
 def pieces(

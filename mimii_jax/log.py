@@ -107,7 +107,8 @@ def bar(task: str, total: int, unit: str = "clips") -> Iterator[Callable[..., No
         _one_bar.release()
     seconds = time.perf_counter() - start
     if not console.is_terminal and seconds > 2:
-        info(f"{task}: {done:,} {unit}, {last}, {seconds:.0f} s")
+        things = unit if done != 1 else unit.removesuffix("s")
+        info(f"{task}: {done:,} {things}, {last}, {seconds:.0f} s")
 
 
 def in_threads(
@@ -136,7 +137,8 @@ def ahead(work: Callable[[T], R], parts: Sequence[Sequence[T]]) -> Iterator[list
 
 @contextmanager
 def _threads() -> Iterator[ThreadPoolExecutor]:
-    pool = ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1)))
+    count = min(8, 2 * (os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(count, initializer=_silent.set, initargs=(_silent.get(),))
     try:
         yield pool
     finally:

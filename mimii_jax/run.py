@@ -158,7 +158,10 @@ def _score(
 ) -> list[Scored]:
     """Score the test clips by every stage, their fusions and the controls."""
     if not len(test):
-        log.info(f"{test.machine_type}: no test clips, so no scores and no AUC")
+        log.info(
+            f"{test.machine_type}: no test clips, so no AUC; judge recordings by "
+            f"python -m mimii_jax.score --workdir {workdir.path} FILE"
+        )
     tables: list[Scored] = []
     first = None
     for stage in stages:

@@ -66,9 +66,10 @@ class Workdir:
             saved = _tuples(read_json(path))
             config, assumed = fill(saved)
         except (DataError, ValueError, AttributeError, TypeError) as error:
+            reason = str(error).removeprefix(f"{path}: ")
             raise ConfigError(
-                f"{path}: not readable as a workdir's config ({error}); restore it, or "
-                "choose another folder"
+                f"{path}: not readable as a workdir's config ({reason}); restore it, "
+                "or choose another folder"
             ) from error
         if assumed:
             log.info(f"{path}: assumed {', '.join(assumed)}")

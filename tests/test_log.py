@@ -27,6 +27,12 @@ def test_results_of_threads_are_in_order():
     ]
 
 
+def test_threads_of_a_silent_one_are_silent(capsys):
+    with log.silent():
+        log.in_threads("saying", log.info, ["a", "b"])
+    assert capsys.readouterr().out == ""
+
+
 def test_an_error_in_a_thread_is_raised():
     with pytest.raises(ZeroDivisionError):
         log.in_threads("dividing", lambda x: 1 / x, range(3))

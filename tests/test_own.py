@@ -215,7 +215,7 @@ def test_a_test_set_with_the_audio_of_the_training_set_is_named(tmp_path, capsys
     text = "file,split\na.wav,train\nb.wav,test\n"
     load(write(tmp_path / "pump/manifest.csv", text))
     warning = capsys.readouterr().err
-    assert "1 files repeat the audio of another (1 of them in training" in warning
+    assert "the audio of another file (1 across training and test) in 1 of" in warning
     assert "b.wav and " in warning
 
 

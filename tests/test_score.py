@@ -123,6 +123,10 @@ def test_a_long_files_score_is_its_highest_piece(judge, tmp_path):
     assert long.score == max(verdict.score for verdict in judge(parts))
     assert long.decision == "anomaly"
     assert "3 pieces of 1 s" in long.note
+    best = judge._score({0: judge.read(tmp_path / "long.wav")}, {0: long.machine_id})
+    starts, scores = zip(*best[0].track, strict=True)
+    assert starts == (0, 1, 1.5)
+    assert list(scores) == [verdict.score for verdict in judge(parts)]
 
 
 def test_a_short_file_and_another_rate_are_judged_alike(judge, tmp_path):
@@ -135,6 +139,28 @@ def test_a_short_file_and_another_rate_are_judged_alike(judge, tmp_path):
     assert "padded by reflection" in first.note
     assert np.isfinite(first.score)
     assert np.isfinite(second.score)
+
+
+def test_the_reason_lies_within_a_short_file(workdir, tmp_path):
+    wave = sound(np.random.default_rng(4), False, RATE // 4)
+    wave[-400:] = 20000 * np.sin(np.arange(400))  # the padding repeats its end
+    soundfile.write(tmp_path / "short.wav", wave, RATE)
+    judge = Judge.load(workdir, machine_id="00", pictures=tmp_path, **FIELDS)
+    (verdict,) = judge([tmp_path / "short.wav"])
+    assert 0.2 < verdict.second <= 0.25
+
+
+def test_silence_constants_and_full_scale_are_noted(judge, tmp_path):
+    waves = {
+        "digital silence": np.zeros(RATE, np.int16),
+        "one constant value": np.full(RATE, 7, np.int16),
+        "25 % of samples at or over full scale": np.repeat([32767, 1, 2, 3], RATE // 4),
+    }
+    files = [tmp_path / f"{n}.wav" for n in range(len(waves))]
+    for file, wave in zip(files, waves.values(), strict=True):
+        soundfile.write(file, wave.astype(np.int16), RATE)
+    notes = [verdict.note for verdict in judge(files)]
+    assert [note.split(";")[0] for note in notes] == list(waves)
 
 
 def test_ids_are_of_the_flag_the_name_or_the_folder(workdir, tmp_path):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -59,7 +60,14 @@ class Content(NamedTuple):
     clipped: float  # share of samples at or over full scale
     constant: bool
     silent: bool
-    digest: bytes  # equal for equal samples
+
+    @property
+    def fault(self) -> str:
+        """What is wrong, in words; "" if nothing is."""
+        if self.constant:
+            return "digital silence" if self.silent else "one constant value"
+        share = f"{100 * self.clipped:.2g} %"
+        return f"{share} of samples at or over full scale" if self.clipped else ""
 
 
 class _Unusable(Exception):
@@ -72,7 +80,6 @@ def read_wave(
     """Read a whole recording, at `sample_rate` Hz; `DataError` if it can't be used."""
     try:
         with _opened(str(path)) as file:
-            say_resampled(file.samplerate, sample_rate)
             return _decode(file, sample_rate, channel)[0]
     except _Unusable as error:
         raise DataError(f"{path}: {error}") from None
@@ -85,7 +92,7 @@ def read_checked(
     try:
         with _opened(path) as file:
             samples, data = _decode(file, sample_rate, channel)
-            return samples, _content(file.subtype, data, samples)
+            return samples, _content(file.subtype, data)
     except _Unusable as error:
         return str(error)
 
@@ -119,12 +126,20 @@ def of_length(
 def _missing_channel(channels: int, channel: Channel) -> str:
     if channel == MEAN or int(channel) < channels:
         return ""
-    return f"has {channels} channels, counted from 0; choose another data.channel"
+    return f"no channel {channel} (data.channel): it has {channels}, counted from 0"
+
+
+def say_resampled(rate: int, to: int) -> None:
+    """Say once per rate, for all threads, that recordings are resampled."""
+    with _saying:
+        _say_resampled(rate, to)
+
+
+_saying = Lock()
 
 
 @cache
-def say_resampled(rate: int, to: int) -> None:
-    """Say once per rate that recordings are resampled."""
+def _say_resampled(rate: int, to: int) -> None:
     if rate != to:
         text = f"recordings of {rate} Hz are resampled to {to} Hz"
         empty = f"; they hold nothing above {rate / 2:g} Hz" if rate < to else ""
@@ -216,6 +231,7 @@ def _decode(
     dtype, factor = WIDE.get(file.subtype, NARROW)
     if missing := _missing_channel(file.channels, channel):
         raise _Unusable(missing)
+    say_resampled(file.samplerate, rate)
     try:
         data = np.empty((file.frames, file.channels), dtype)
     except (MemoryError, ValueError):
@@ -234,19 +250,21 @@ def _decode(
     return np.ascontiguousarray(wave), data
 
 
-def _content(
-    subtype: str, data: np.ndarray, wave: Int16[np.ndarray, " time"]
-) -> Content:
-    """Find possible faults of a file's samples; hash those that are used."""
+def digest(wave: Int16[np.ndarray, " time"]) -> bytes:
+    """16 bytes that are equal for equal samples."""
+    return hashlib.blake2b(wave.data, digest_size=16).digest()
+
+
+def _content(subtype: str, data: np.ndarray) -> Content:
+    """Find possible faults of samples, as the file has them."""
     _, factor = WIDE.get(subtype, NARROW)
     low, high = factor * data.min(), factor * data.max()
     full = 32512 if subtype in ("PCM_U8", "PCM_S8") else 32767
     clipped = 0.0
     if low <= -32768 or high >= full:
         clipped = float(np.mean((factor * data <= -32768) | (factor * data >= full)))
-    digest = hashlib.blake2b(wave.data, digest_size=16).digest()
     constant = bool(low == high)
-    return Content(clipped, constant, constant and low == 0, digest)
+    return Content(clipped, constant, bool(constant and low == 0))
 
 
 def write(path: Path, samples: Int16[np.ndarray, " time"], rate: int) -> None:

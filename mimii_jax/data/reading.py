@@ -10,6 +10,7 @@ from mimii_jax.data.audio import (
     Channel,
     Content,
     Header,
+    digest,
     of_length,
     read_checked,
     read_header,
@@ -76,30 +77,30 @@ def load(
     held = 2 * length * len(chosen) <= HELD / sets
     audio = np.empty((len(chosen) if held else 0, length), np.int16)
 
-    def read(row: int) -> Content | str:
+    def read(row: int) -> tuple[Content, bytes] | str:
         found = read_checked(chosen[row], rate, channel)
         if isinstance(found, str):
             return found
         samples, content = found
         if held:
             audio[row] = of_length(samples, length)
-        return content
+        return content, digest(samples)
 
     contents: dict[str, Content] = {}
+    digests: dict[str, bytes] = {}
     for row, result in enumerate(
         log.in_threads("reading", read, range(len(chosen)), "files")
     ):
         if isinstance(result, str):
             bad[chosen[row]] = result
             continue
-        contents[chosen[row]] = result
-    warn_of_content(contents, splits or {})
+        contents[chosen[row]], digests[chosen[row]] = result
+    warn_of_content(contents, digests, splits or {})
     if held:
         good_rows = [path in contents for path in chosen]
         return (audio if all(good_rows) else audio[good_rows]), headers, bad
-    digests = np.array([content.digest for content in contents.values()])
-    found = Recordings(np.array([*contents]), digests, length, rate, channel)
-    return found, headers, bad
+    of_files = np.array([*digests]), np.array([*digests.values()])
+    return Recordings(*of_files, length, rate, channel), headers, bad
 
 
 def _say_fitted(lengths: Sequence[int], length: int, rate: int) -> None:
@@ -115,7 +116,9 @@ def _say_fitted(lengths: Sequence[int], length: int, rate: int) -> None:
 
 
 def warn_of_content(
-    contents: Mapping[str, Content], splits: Mapping[str, str] | None = None
+    contents: Mapping[str, Content],
+    digests: Mapping[str, bytes],
+    splits: Mapping[str, str],
 ) -> None:
     """Warn of clipped, silent, constant and equal files, a line per kind."""
     clipped = sorted(
@@ -124,26 +127,29 @@ def warn_of_content(
     first: dict[bytes, str] = {}
     same, leaks = [], []
     for path, content in contents.items():
-        other = first.setdefault(content.digest, path)
+        other = first.setdefault(digests[path], path)
         if other != path and not content.constant:
             same.append(f"{path} and {other}")
-            if splits and splits.get(path) != splits.get(other):
+            if splits.get(path) != splits.get(other):
                 leaks.append(same[-1])
-    leaked = f" ({len(leaks)} of them in training and test)" if leaks else ""
-    for what, files in (
+    repeated = "the audio of another file"
+    if leaks:
+        repeated += f" ({len(leaks)} across training and test)"
+    for what, files, remedy in (
         (
-            "have samples at or over full scale; record at a lower level, or divide "
-            "float files by a number",
+            "samples at or over full scale",
             [f"{path} ({share:.1%})" for share, path in clipped],
+            "; record at a lower level, or scale float files down",
         ),
-        ("are digital silence", [p for p, c in contents.items() if c.silent]),
+        ("digital silence", [p for p, c in contents.items() if c.silent], ""),
         (
-            "hold one constant value",
+            "one constant value",
             [p for p, c in contents.items() if c.constant and not c.silent],
+            "",
         ),
+        (repeated, [*leaks, *same][: len(same)], ""),
     ):
         if files:
-            log.warning(f"{len(files)} files {what}, such as {printable(files[0])}")
-    if same:
-        pair = printable((leaks or same)[0])
-        log.warning(f"{len(same)} files repeat the audio of another{leaked}: {pair}")
+            count = f"{len(files)} of {len(contents)} files"
+            example = printable(files[0])
+            log.warning(f"{what} in {count}, such as {example}{remedy}")

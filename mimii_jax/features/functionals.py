@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float32
+from jaxtyping import Array, Float32, Int
 
 from mimii_jax import log
 from mimii_jax.errors import require
@@ -178,13 +178,19 @@ def _rolloff(magnitude: Float32[Array, "frame frequency"]) -> Float32[Array, " f
     total = _cumulated(jnp.sum(blocks, axis=2))
     wanted = ROLLOFF * total[:, -1:]
     low, high, block = _around(total, wanted)
-    own = jax.vmap(lambda rows, k: lax.dynamic_index_in_dim(rows, k, keepdims=False))
-    inside = low[:, None] + _cumulated(own(blocks, block)[:, :-1])
+    inside = low[:, None] + _cumulated(_chosen(blocks, block)[:, :-1])
     inside = jnp.concatenate([inside, high[:, None]], axis=1)
     within, high, bins = _around(inside, wanted)
     low = jnp.maximum(low, within)
     at = SUMMED * block + bins - 1 + _over(wanted[:, 0] - low, high - low)
     return jnp.maximum(at, 0)
+
+
+def _chosen(
+    rows: Float32[Array, "frame row bin"], index: Int[Array, " frame"]
+) -> Float32[Array, "frame bin"]:
+    """One row of each frame."""
+    return jax.vmap(partial(lax.dynamic_index_in_dim, keepdims=False))(rows, index)
 
 
 def _around(

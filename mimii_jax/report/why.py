@@ -45,12 +45,13 @@ def write_picture(
     scale: Scale,
     place: tuple[Float[np.ndarray, " clip"], float, float] | None,
 ) -> None:
-    """Write a PNG: features; expected ones, error and track; bins, groups; the place.
+    """Write a PNG: features, expected ones, error, track; bins, groups; place, pieces.
 
     Parameters
     ----------
     arrays : `features` [frame bin], of an explanation also `expected`, `error`
-        [frame bin], `seconds`, `track` [segment], of functionals `bins` [bin]
+        [frame bin], `seconds`, `track` [segment], of functionals `bins` [bin]; of a
+        long file `pieces` [2, piece]: start in s, score
     groups : z-score of each group of functionals; may be empty
     place : scores of normal clips, the clip's score, the threshold; None: unknown
     """
@@ -58,6 +59,7 @@ def write_picture(
     panels = [*images, *(name for name in ("track", "bins") if name in arrays)]
     panels += ["groups"] * bool(groups)
     panels += ["place"] * bool(place)
+    panels += ["pieces"] * ("pieces" in arrays)
     with rc_context(STYLE):
         figure = Figure(figsize=(9.6, 1.9 * len(panels) + 0.6))
         axes = dict(
@@ -83,6 +85,12 @@ def write_picture(
             )
         if place:
             _draw_place(axes["place"], *place)
+        if "pieces" in arrays:
+            axes["pieces"].plot(*arrays["pieces"], "o-", color=BLUE, lw=1)
+            title = "score of each piece, the highest counts"
+            axes["pieces"].set(title=title, xlabel="start of the piece (s)")
+            if place:
+                axes["pieces"].axhline(place[2], color="black", ls="--", lw=1)
         write_figure(figure, path)
 
 
