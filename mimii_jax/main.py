@@ -10,9 +10,8 @@ python -m mimii_jax.main --mode evaluate --workdir runs/...    score again
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Iterator
 from datetime import datetime
+from functools import partial
 from itertools import chain, count
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from mimii_jax import log, run
-from mimii_jax.command import FAILED, INTERRUPTED, one_line_errors
+from mimii_jax.command import INTERRUPTED, one_line_errors
 from mimii_jax.errors import ConfigError
-from mimii_jax.files import printable
-from mimii_jax.named import find_config
+from mimii_jax.named import parse_flags
 from mimii_jax.train.mesh import join_processes, keep_compiled_programs
 from mimii_jax.workdir import Workdir
 
@@ -57,6 +55,7 @@ COORDINATOR = flags.DEFINE_string(
 )
 PROCESSES = flags.DEFINE_integer("num_processes", 0, "Number of processes.")
 PROCESS = flags.DEFINE_integer("process_id", -1, "Index of this process, from 0.")
+parse = partial(parse_flags, CONFIG)
 
 
 def main(argv: list[str]) -> None:
@@ -106,49 +105,6 @@ def _new_folder(path: Path) -> Path:
     """Append a number to the path until nothing is there."""
     candidates = (path.with_name(f"{path.name}_{i}") for i in count(2))
     return next(p for p in chain([path], candidates) if not p.exists())
-
-
-def parse(argv: list[str]) -> list[str]:
-    """Parse the flags; print a mistake in them as one line."""
-    argv, file = list(argv), "\0"  # what no path ends with
-    try:
-        for i, before in _config_places(argv):  # so that any folder will do
-            found = find_config(argv[i].removeprefix(before))
-            argv[i], file = before + found, found.split(".py")[0] + ".py"
-        rest = flags.FLAGS(argv)
-        if CONFIG.value is not None:
-            CONFIG.value.keys()  # raises what went wrong when its file was loaded
-        return rest
-    except SystemExit:  # by --help, for absl with 1
-        sys.exit(0)
-    except flags.Error as error:
-        text = str(error)
-    except Exception as error:  # a config is a program: it can fail in any way
-        frames = traceback.extract_tb(error.__traceback__)
-        own = [f for f in frames if f.filename.endswith(file)]
-        place = f"{own[-1].filename}:{own[-1].lineno}: " if own else ""
-        if isinstance(error, SyntaxError) and error.filename:
-            place = f"{error.filename}:{error.lineno}: "
-        text = f"--config: {place}{type(error).__name__}: {error}"
-        if "'get_config'" in str(error):
-            text = f"--config: {file}: defines no get_config()"
-        elif not own and isinstance(error, AttributeError | LookupError):
-            text = f"--config: unknown field: {' '.join(map(str, error.args))}"
-        elif not own and isinstance(error, OSError):
-            text = f"--config: {str(error).strip().splitlines()[-1].strip()}"
-    print(f"error: {printable(' '.join(text.split()))}", file=sys.stderr)
-    sys.exit(FAILED)
-
-
-def _config_places(argv: list[str]) -> Iterator[tuple[int, str]]:
-    """Yield the places of --config's value, and the text before it there."""
-    for i, text in enumerate(argv):
-        flag, equals, _ = text.partition("=")
-        if text.startswith("-") and flag.lstrip("-") == "config":
-            if equals:
-                yield i, f"{flag}="
-            elif i + 1 < len(argv):
-                yield i + 1, ""
 
 
 if __name__ == "__main__":

@@ -169,7 +169,8 @@ def test_a_run_learns_from_its_own_clips_alone():
     assert not np.array_equal(first[2], second[2])
 
 
-@pytest.mark.parametrize("kind", [slow("forest_windows"), "svm"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["forest_windows", "svm"])
 def test_normal_clips_are_scored_by_models_that_were_not_fitted_to_them(kind, tmp_path):
     clips = small_clips(train=15).train
     made, fold = detector(kind), np.arange(30) % 10

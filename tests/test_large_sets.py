@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slowly import slow
 from small_runs import small, trained
 from training import epochs
 from wav_files import RATE, noise, put
@@ -76,7 +77,7 @@ def test_types_are_joined_without_reading(recordings, read_when_needed):
     assert len(joined) == 2 * len(clips)
 
 
-@pytest.mark.parametrize("module", [mlp_vae, functionals, isolation_forest])
+@pytest.mark.parametrize("module", [mlp_vae, functionals, slow(isolation_forest)])
 def test_scores_are_the_same_bits(
     module, recordings, tmp_path, no_figures, monkeypatch
 ):

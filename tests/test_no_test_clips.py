@@ -58,6 +58,7 @@ def test_a_detector_is_trained_and_the_report_has_no_auc(
         run.evaluate(config, workdir, workdir / "again")
 
 
+@pytest.mark.slow
 def test_ids_of_any_text_reach_every_file(normals, tmp_path):
     lines = ["file,id,split,label"]
     for number in range(8):

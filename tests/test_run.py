@@ -171,6 +171,7 @@ def test_training_sets_are_rows_of_one_workdir(
     assert "identical" in again(None, tmp_path / "run")[0]
 
 
+@pytest.mark.slow
 def test_one_training_is_scored_in_several_ways(recordings, tmp_path, no_figures):
     config = small(root=recordings)
     config.scorings = {
@@ -228,6 +229,7 @@ def test_digital_silence_gets_finite_scores(module, tmp_path, no_figures):
     assert np.all(np.isfinite(scores))
 
 
+@pytest.mark.slow
 def test_two_machine_types_have_a_model_each(tmp_path, no_figures):
     for machine_type, seed in (("slider", 0), ("fan", 1)):
         clips = small_clips(ids=("00",), seed=seed)

@@ -269,6 +269,7 @@ def test_pictures_of_functionals(workdir, tmp_path, capfd):
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_a_model_tells_when_and_where_and_several_seeds_are_averaged(root, tmp_path):
     fields = {"train": {"epochs": 3}, "data": {"validation_fraction": 0.2}}
     path = learn(mlp_vae, root, tmp_path / "run", (0, 1), **fields)
