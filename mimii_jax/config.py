@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mimii_jax.data.clips import ALL_TYPES
 from mimii_jax.dataset import Dataset
 from mimii_jax.defaults import flatten
 from mimii_jax.detectors.backends import Pooling, Scoring
@@ -93,16 +92,19 @@ def build(config: Config) -> Experiment:
     name = config.detector.name
     _choice("detector.name", name, {CONTROLS_ONLY, *VECTORS, *ESTIMATORS, *MODELS})
     front_end, rate = _build_front_end(config), config.features.sample_rate
+    data = _construct("data", Dataset, dict(config.data) | {"sample_rate": rate})
     scorings = {}
     if name != CONTROLS_ONLY:
         for suffix, label, scoring in _scorings(config):
-            scorings[suffix, label] = _build_detector(config, front_end, scoring)
+            scorings[suffix, label] = _build_detector(
+                config, front_end, scoring, data.together
+            )
     for companion in config.fuse_with:
         _choice("fuse_with", companion, (FUNCTIONALS,))
         require(sets == ("all",), f"training_sets={sets}: must be all with fuse_with")
     return Experiment(
         name=name,
-        data=_construct("data", Dataset, dict(config.data) | {"sample_rate": rate}),
+        data=data,
         front_end=front_end,
         detector=next(iter(scorings.values()), None),
         scorings=scorings,
@@ -156,7 +158,7 @@ def _build_front_end(config: Config) -> FrontEnd:
 
 
 def _build_detector(
-    config: Config, front_end: FrontEnd, scoring: dict[str, Any]
+    config: Config, front_end: FrontEnd, scoring: dict[str, Any], together: bool
 ) -> Detector:
     own = config.detector.to_dict()
     name = own.pop("name")
@@ -172,7 +174,7 @@ def _build_detector(
         )
     windows = Windows(config.windows.width, config.windows.hop)
     standardise = config.features.standardise
-    of_ids = standardise and tuple(config.data.machine_types) == (ALL_TYPES,)
+    of_ids = standardise and together
     if name in ESTIMATORS:
         _choice("scoring.backend", scoring["backend"], ("mean",))
         estimator = _construct("detector", ESTIMATORS[name], own)
