@@ -91,7 +91,7 @@ def test_faults_score_higher(name, trained):
 
 
 @pytest.mark.slow
-def test_the_level_of_an_id_changes_nothing_with_standardised_ids():
+def test_the_level_of_an_id_changes_nothing_with_standardised_ids(tmp_path):
     """With one standardiser for all it does; unknown IDs have that of all clips."""
     louder = np.where(CLIPS.machine_id == "02", 4, 1).astype(np.int16)
     changed = replace(CLIPS, audio=CLIPS.audio * louder[:, None])
@@ -104,7 +104,9 @@ def test_the_level_of_an_id_changes_nothing_with_standardised_ids():
         same = np.isclose(score[per_id], again, rtol=1e-3)
         assert same.all() if per_id else not same.any()
     unknown = replace(CLIPS.test, machine_id=np.full(12, "77"))
-    made = fitted(neural(standardise_ids=True, settings=settings), CLIPS.train)
+    own = neural(standardise_ids=True, settings=settings)
+    made = fitted(own, CLIPS.train, folder=tmp_path)
+    np.testing.assert_array_equal(made.score(CLIPS.test), score[True])
     assert made.detector.groups(unknown.machine_id).tolist() == [0] * 12
     assert not np.isclose(made.score(unknown), score[True]).any()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 import jax
 import jax.numpy as jnp
@@ -66,6 +67,9 @@ class FittedNeural:
     def score(self, clips: Clips) -> Float[np.ndarray, "run clip"]:
         """Anomaly scores; NaN for a run that diverged."""
         scoring, key = self.detector.scoring, self.detector.vectors_name
+        groups = self.detector.groups(clips.machine_id)
+        if groups.any():  # vectors depend on the clips' IDs, too
+            key += f"_{crc32(groups.tobytes()):08x}"
         vectors = kept(
             self.folder,
             key,
